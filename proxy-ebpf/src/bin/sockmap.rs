@@ -1,0 +1,126 @@
+//! The in-kernel splice: every segment that arrives on a spliced socket goes out on its peer.
+//! Promises: no byte moves unless the target's gate is open for the socket's generation, and no
+//! more than the daemon's credit waits for a slow peer. What it may not redirect it leaves on the
+//! socket, in order, for the daemon. Needs sk_skb verdicts without a parser (5.10) and ring buffers (5.8).
+#![no_std]
+#![no_main]
+
+use aya_ebpf::{
+    btf_maps::{HashMap, PerCpuArray, RingBuf, SockHash},
+    helpers::bpf_get_socket_cookie,
+    macros::{btf_map, stream_verdict},
+    programs::SkBuffContext,
+};
+use proxy_ebpf::{CHARGE_PER_SEGMENT, Cookie, Event, Link, Meter, Target, TargetKey, counter, event};
+
+// Sizes are the least that loads; the daemon sets them from the configuration.
+#[btf_map(name = "targets")]
+static TARGETS: HashMap<TargetKey, Target, 1024> = HashMap::new();
+#[btf_map(name = "links")]
+static LINKS: HashMap<Cookie, Link, 1024> = HashMap::new();
+#[btf_map(name = "meters")]
+static METERS: HashMap<Cookie, Meter, 1024> = HashMap::new();
+#[btf_map(name = "peers")]
+static PEERS: SockHash<Cookie, 1024> = SockHash::new();
+#[btf_map(name = "spliced")]
+static SPLICED: SockHash<Cookie, 1024> = SockHash::new();
+#[btf_map(name = "events")]
+static EVENTS: RingBuf<Event, 262144> = RingBuf::new();
+#[btf_map(name = "counters")]
+static COUNTERS: PerCpuArray<u64, { counter::COUNT as usize }> = PerCpuArray::new();
+
+const SK_PASS: u32 = 1;
+
+/// Why a segment stays on its socket.
+struct Pass {
+    counter: u32,
+}
+
+#[stream_verdict]
+fn verdict(ctx: SkBuffContext) -> u32 {
+    if let Err(Pass { counter }) = redirect(&ctx) {
+        count(counter, 1);
+    }
+    // With a redirect chosen by the helper SK_PASS carries it out; without one the segment stays.
+    SK_PASS
+}
+
+fn redirect(ctx: &SkBuffContext) -> Result<(), Pass> {
+    // SAFETY: the context is the kernel's own, valid for the whole call.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
+    let unlinked = Pass { counter: counter::PASSED_NOT_LINKED };
+    // SAFETY: an entry is replaced, never changed in place, and freed after an RCU grace period.
+    let Some(link) = (unsafe { LINKS.get(&cookie) }) else {
+        return Err(unlinked);
+    };
+    let Some(meter) = METERS.get_ptr_mut(&cookie) else {
+        return Err(unlinked);
+    };
+    // SAFETY: a socket's segments are judged under its lock, so this program is the only writer.
+    let meter = unsafe { &mut *meter };
+
+    let len = u64::from(ctx.len());
+    let charged = meter.charged + len + CHARGE_PER_SEGMENT;
+    if let Some(counter) = reason_to_pass(link, meter, charged) {
+        return Err(pass(meter, cookie, len, counter));
+    }
+    if PEERS.redirect_skb(ctx, cookie, 0) == 0 {
+        return Err(pass(meter, cookie, len, counter::PASSED_NO_PEER));
+    }
+    meter.bytes += len;
+    meter.charged = charged;
+    if charged >= link.notify_at && (meter.notified == 0 || meter.notified_at != link.notify_at) {
+        meter.notified = 1;
+        meter.notified_at = link.notify_at;
+        tell(cookie, event::CREDIT_LOW);
+    }
+    count(counter::REDIRECTED, 1);
+    count(counter::REDIRECTED_BYTES, len);
+    Ok(())
+}
+
+fn reason_to_pass(link: &Link, meter: &Meter, charged: u64) -> Option<u32> {
+    if meter.passing != 0 {
+        return Some(counter::PASSED_AFTER_PASS);
+    }
+    // SAFETY: as for LINKS.
+    let gate = unsafe { TARGETS.get(&link.target) };
+    if gate.is_none_or(|target| target.live != link.generation) {
+        return Some(counter::PASSED_GATE_SHUT);
+    }
+    (charged > link.limit).then_some(counter::PASSED_NO_CREDIT)
+}
+
+fn pass(meter: &mut Meter, cookie: Cookie, len: u64, counter: u32) -> Pass {
+    meter.passed += len;
+    if meter.passing == 0 {
+        meter.passing = 1;
+        tell(cookie, event::PASSING);
+    }
+    Pass { counter }
+}
+
+fn tell(cookie: Cookie, kind: u32) {
+    let event = Event { cookie, kind, _pad: 0 };
+    if EVENTS.output(event, 0).is_err() {
+        count(counter::EVENT_LOST, 1);
+    }
+}
+
+fn count(index: u32, by: u64) {
+    if let Some(value) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: the entry is this CPU's own.
+        unsafe { *value += by };
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+// The kernel's sk_skb helpers are not GPL-only, but cookies and ring buffers may be.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,77 @@
+//! What discovery saw. The only thing that the election ever learns of the world.
+
+use std::net::SocketAddr;
+
+/// One thing seen of a group, by one Sentinel or one node.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Observation {
+    /// The Sentinels there are: configured ones and all that any reachable one knows of, each counted
+    /// once (by its run id). The majority is counted over this set.
+    Sentinels(Vec<SocketAddr>),
+    /// A Sentinel answered for this group.
+    View(SocketAddr, SentinelView),
+    /// A Sentinel does not answer, or cannot answer for this group: it has no view until it does again.
+    SentinelLost(SocketAddr, Failure),
+    /// The nodes there are. A node that left the list is forgotten.
+    Nodes(Vec<SocketAddr>),
+    /// A node answered a role probe.
+    Node(SocketAddr, NodeReport),
+    /// A node's probe failed.
+    NodeLost(SocketAddr, Failure),
+}
+
+/// What one Sentinel says of a group (`SENTINEL MASTER`, or a `+switch-master` event).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentinelView {
+    pub master: SocketAddr,
+    /// `config-epoch`.
+    pub epoch: u64,
+    /// This Sentinel itself thinks the master down (`s_down`, `o_down`), or a failover is on.
+    pub master_down: bool,
+}
+
+/// What one node says of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeReport {
+    pub role: Role,
+    /// `run_id`, else `master_replid`, as far as the node's ACL lets us see one. Another id at the
+    /// same address is another server (rule 8).
+    pub id: Option<String>,
+    /// `repl_backlog_active`, where INFO may be read.
+    pub backlog_active: Option<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Role {
+    Master,
+    Replica(ReplicaLink),
+    /// Alive, but its data set is still being read: neither a master nor a replica yet.
+    Loading,
+}
+
+/// A replica's side of replication.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplicaLink {
+    pub master: Option<SocketAddr>,
+    pub up: bool,
+    /// Seconds since the master was last heard of (`master_last_io_seconds_ago`).
+    pub lag_seconds: Option<u64>,
+    /// Bytes behind the master's offset, where both offsets are known.
+    pub lag_bytes: Option<u64>,
+}
+
+/// Why something could not be asked. Kept short and comparable; the log has the whole error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Failure {
+    Unreachable,
+    TimedOut,
+    /// Wrong password, or NOPERM.
+    Denied,
+    /// Not what it should be: no Sentinel, no Redis, a garbled or oversized reply.
+    Protocol,
+    /// A Sentinel that does not know the master name.
+    UnknownGroup,
+    /// The name does not resolve.
+    Unresolved,
+    Tls,
+}

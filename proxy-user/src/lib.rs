@@ -1,0 +1,15 @@
+//! switchmaster: one address in front of Redis or Valkey; clients reach the current master.
+//!
+//! Data flows left to right and never back:
+//! `discovery` (asks Sentinels and nodes) -> `election` (pure) -> `switch` (writes the targets)
+//! -> `listener` and `datapath` (move bytes). `admin`, `metrics` and `doctor` look on.
+//! Discovery knows no datapath; a datapath knows no Sentinel; only `daemon` sees everything.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod discovery;
+pub mod doctor;
+pub mod election;
+pub mod log;
+pub mod metrics;
