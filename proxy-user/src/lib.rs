@@ -8,8 +8,10 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod datapath;
 pub mod discovery;
 pub mod doctor;
 pub mod election;
 pub mod log;
 pub mod metrics;
+pub mod target;

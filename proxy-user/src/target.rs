@@ -1,0 +1,114 @@
+//! Where each route leads right now: what the switch writes, and listener and datapaths read.
+//! Promises: a byte moves only while [`Gate::passes`] for the generation its connection was made
+//! under; shutting a gate takes effect at once, before any connection is visited.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use proxy_ebpf::TargetKey;
+use tokio::sync::watch;
+
+/// Tells which generation of a target may carry bytes. The kernel's copy is `Target::live`.
+#[derive(Debug, Default)]
+pub struct Gate {
+    live: AtomicU64,
+}
+
+impl Gate {
+    pub fn passes(&self, generation: u64) -> bool {
+        self.live.load(Ordering::Acquire) == generation
+    }
+
+    /// Lets connections of `generation` through, and none of any other.
+    pub fn open(&self, generation: u64) {
+        self.live.store(generation, Ordering::Release);
+    }
+
+    pub fn shut(&self) {
+        self.open(0);
+    }
+}
+
+/// One node that a route leads to: the master, or one of the replicas.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    pub key: TargetKey,
+    pub addr: SocketAddr,
+    pub generation: u64,
+    pub gate: Arc<Gate>,
+    /// Connections that hold a [`Lease`] on this slot.
+    pub load: Arc<AtomicU32>,
+}
+
+impl Slot {
+    /// A place on this slot for one connection.
+    pub fn lease(&self) -> Lease {
+        self.load.fetch_add(1, Ordering::Relaxed);
+        Lease { key: self.key, generation: self.generation, gate: Arc::clone(&self.gate), load: Arc::clone(&self.load) }
+    }
+}
+
+/// What a connection holds as long as it lives: the target and generation it was made under.
+#[derive(Debug)]
+pub struct Lease {
+    pub key: TargetKey,
+    pub generation: u64,
+    gate: Arc<Gate>,
+    load: Arc<AtomicU32>,
+}
+
+impl Lease {
+    /// Whether this connection may still carry bytes.
+    pub fn valid(&self) -> bool {
+        self.gate.passes(self.generation)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The slots of a route that take new connections now; none: new connections are parked.
+pub type Slots = Arc<[Slot]>;
+
+/// The switch's end of a route's slots.
+pub fn channel() -> (watch::Sender<Slots>, watch::Receiver<Slots>) {
+    watch::channel(Slots::from([]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_passes_one_generation_only() {
+        let gate = Gate::default();
+        assert!(!gate.passes(1), "shut at birth");
+        gate.open(2);
+        assert!(!gate.passes(1) && gate.passes(2));
+        gate.shut();
+        assert!(!gate.passes(2));
+    }
+
+    #[test]
+    fn a_lease_counts_in_and_out() {
+        let slot = Slot {
+            key: TargetKey { route: 0, slot: 0 },
+            addr: ([127, 0, 0, 1], 6379).into(),
+            generation: 1,
+            gate: Arc::default(),
+            load: Arc::default(),
+        };
+        let lease = slot.lease();
+        assert_eq!(slot.load.load(Ordering::Relaxed), 1);
+        drop(lease);
+        assert_eq!(slot.load.load(Ordering::Relaxed), 0);
+    }
+}
