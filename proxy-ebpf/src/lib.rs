@@ -78,6 +78,9 @@ pub struct Link {
     pub limit: u64,
     /// Where the daemon wants to be told, to raise `limit` before it is reached.
     pub notify_at: u64,
+    /// The daemon's own marks, handed back in each [`Event`]: which worker, and what it calls the flow.
+    pub worker: u32,
+    pub token: u32,
 }
 
 /// The kernel's half of a spliced socket's state. Only the verdict program writes it.
@@ -110,6 +113,8 @@ pub struct Event {
     pub cookie: Cookie,
     /// One of [`event`].
     pub kind: u32,
+    pub worker: u32,
+    pub token: u32,
     pub _pad: u32,
 }
 
@@ -149,9 +154,9 @@ pub mod counter {
 const _: () = {
     assert!(size_of::<TargetKey>() == 8);
     assert!(size_of::<Target>() == 48);
-    assert!(size_of::<Link>() == 32);
+    assert!(size_of::<Link>() == 40);
     assert!(size_of::<Meter>() == 40);
-    assert!(size_of::<Event>() == 16);
+    assert!(size_of::<Event>() == 24);
 };
 
 #[cfg(feature = "user")]

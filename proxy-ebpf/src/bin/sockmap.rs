@@ -62,17 +62,17 @@ fn redirect(ctx: &SkBuffContext) -> Result<(), Pass> {
     let len = u64::from(ctx.len());
     let charged = meter.charged + len + CHARGE_PER_SEGMENT;
     if let Some(counter) = reason_to_pass(link, meter, charged) {
-        return Err(pass(meter, cookie, len, counter));
+        return Err(pass(link, meter, cookie, len, counter));
     }
     if PEERS.redirect_skb(ctx, cookie, 0) == 0 {
-        return Err(pass(meter, cookie, len, counter::PASSED_NO_PEER));
+        return Err(pass(link, meter, cookie, len, counter::PASSED_NO_PEER));
     }
     meter.bytes += len;
     meter.charged = charged;
     if charged >= link.notify_at && (meter.notified == 0 || meter.notified_at != link.notify_at) {
         meter.notified = 1;
         meter.notified_at = link.notify_at;
-        tell(cookie, event::CREDIT_LOW);
+        tell(link, cookie, event::CREDIT_LOW);
     }
     count(counter::REDIRECTED, 1);
     count(counter::REDIRECTED_BYTES, len);
@@ -91,17 +91,17 @@ fn reason_to_pass(link: &Link, meter: &Meter, charged: u64) -> Option<u32> {
     (charged > link.limit).then_some(counter::PASSED_NO_CREDIT)
 }
 
-fn pass(meter: &mut Meter, cookie: Cookie, len: u64, counter: u32) -> Pass {
+fn pass(link: &Link, meter: &mut Meter, cookie: Cookie, len: u64, counter: u32) -> Pass {
     meter.passed += len;
     if meter.passing == 0 {
         meter.passing = 1;
-        tell(cookie, event::PASSING);
+        tell(link, cookie, event::PASSING);
     }
     Pass { counter }
 }
 
-fn tell(cookie: Cookie, kind: u32) {
-    let event = Event { cookie, kind, _pad: 0 };
+fn tell(link: &Link, cookie: Cookie, kind: u32) {
+    let event = Event { cookie, kind, worker: link.worker, token: link.token, _pad: 0 };
     if EVENTS.output(event, 0).is_err() {
         count(counter::EVENT_LOST, 1);
     }

@@ -3,6 +3,18 @@
 //! connection ends by RST; a half-close is passed on after the bytes before it; nothing moves
 //! while the lease is not valid.
 
+mod copy;
+mod crew;
+mod end;
+mod flow;
+mod mailbox;
+mod pair;
+mod relay;
+mod sockmap;
+mod splice;
+mod tcp_info;
+mod worker;
+
 use std::{
     net::TcpStream,
     sync::Arc,
@@ -12,6 +24,10 @@ use std::{
 use proxy_ebpf::TargetKey;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+pub use self::{
+    copy::Copy,
+    sockmap::{Error as SockmapError, Sockmap},
+};
 use crate::target::Lease;
 
 /// A client and the node it was connected to, both non-blocking.

@@ -1,0 +1,68 @@
+//! The worker threads of a datapath, and how connections are dealt out to them.
+
+use std::{
+    io,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread::JoinHandle,
+};
+
+use super::{
+    Connection, Sever,
+    mailbox::{Mail, Mailbox},
+    splice::Splice,
+    worker::{KernelEvents, Worker},
+};
+
+#[derive(Debug)]
+pub(super) struct Crew {
+    workers: Vec<(Mailbox, JoinHandle<()>)>,
+    next: AtomicUsize,
+}
+
+impl Crew {
+    /// `equip` gives each worker its part in the in-kernel splice, if there is one.
+    pub(super) fn start(
+        name: &'static str,
+        workers: usize,
+        mut equip: impl FnMut(&[Mailbox]) -> io::Result<(Option<Splice>, Option<KernelEvents>)>,
+    ) -> io::Result<Self> {
+        let mailboxes = (0..workers.max(1)).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
+        let mut crew = Vec::with_capacity(mailboxes.len());
+        for (number, mailbox) in mailboxes.iter().enumerate() {
+            let (splice, kernel) = equip(&mailboxes)?;
+            let worker = Worker::new(mailbox.clone(), splice, kernel)?;
+            let thread = std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
+                if let Err(error) = worker.run() {
+                    tracing::error!(%error, datapath = name, "a worker has failed");
+                    // Its connections are dead; a daemon that goes on would look healthy.
+                    std::process::abort();
+                }
+            })?;
+            crew.push((mailbox.clone(), thread));
+        }
+        Ok(Self { workers: crew, next: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn adopt(&self, connection: Connection) {
+        let next = self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len();
+        self.workers[next].0.send(Mail::Adopt(connection));
+    }
+
+    pub(super) fn sever(&self, order: &Sever) {
+        for (mailbox, _) in &self.workers {
+            mailbox.send(Mail::Sever(order.clone()));
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        for (mailbox, _) in &self.workers {
+            mailbox.send(Mail::Stop);
+        }
+        for (_, thread) in self.workers.drain(..) {
+            // A worker that failed has aborted the process.
+            let _ended = thread.join();
+        }
+    }
+}

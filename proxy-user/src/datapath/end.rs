@@ -1,0 +1,175 @@
+//! One socket of a connection, as a worker sees it: what epoll said of it, what still waits to be
+//! written to it, and how many bytes the daemon itself read and wrote (the kernel counts the rest).
+
+use std::{
+    io,
+    net::{Shutdown, TcpStream},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+};
+
+use libc::linger;
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv, send, setsockopt, sockopt},
+};
+use proxy_ebpf::Cookie;
+
+use super::tcp_info::{self, Progress};
+
+#[derive(Debug)]
+pub(super) struct End {
+    socket: TcpStream,
+    /// Unique for the life of the host; the key of the socket in every map.
+    pub(super) cookie: Cookie,
+    /// epoll has said so, and no call has said EAGAIN since.
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// The peer will send no more; what it sent may still wait to be read.
+    pub(super) hung_up: bool,
+    /// Everything it sent was read.
+    pub(super) eof: bool,
+    /// We have said that we will send no more.
+    pub(super) shut: bool,
+    /// Bytes the daemon itself has read from, and written to, this socket.
+    pub(super) read: u64,
+    pub(super) written: u64,
+    /// What the kernel's own count of sent bytes was before our first: an active opener counts its SYN.
+    sent_before: u64,
+    /// Bytes that did not fit into the socket; allocated only while there are any.
+    pending: Vec<u8>,
+    flushed: usize,
+}
+
+/// How a read ended.
+pub(super) enum Read {
+    Bytes(usize),
+    Eof,
+    Empty,
+}
+
+impl End {
+    pub(super) fn new(socket: TcpStream) -> io::Result<Self> {
+        let cookie = tcp_info::cookie(&socket)?;
+        let sent_before = tcp_info::progress(&socket)?.handed_over;
+        Ok(Self {
+            socket,
+            cookie,
+            readable: false,
+            writable: true,
+            hung_up: false,
+            eof: false,
+            shut: false,
+            read: 0,
+            written: 0,
+            sent_before,
+            pending: Vec::new(),
+            flushed: 0,
+        })
+    }
+
+    pub(super) fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<Read> {
+        loop {
+            match recv(self.socket.as_raw_fd(), into, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => {
+                    self.eof = true;
+                    return Ok(Read::Eof);
+                }
+                Ok(n) => {
+                    self.read += n as u64;
+                    return Ok(Read::Bytes(n));
+                }
+                Err(Errno::EAGAIN) => {
+                    self.readable = false;
+                    return Ok(Read::Empty);
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Makes the kernel look at bytes that arrived before the socket was spliced: on such a socket
+    /// recv hands the receive queue to the verdict program first (tcp_bpf_recvmsg_parser, 6.4).
+    pub(super) fn kick(&self) {
+        let mut byte = [0];
+        // What it returns is of no use: passed bytes are announced by the program itself.
+        let _ignored = recv(self.socket.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+    }
+
+    /// Writes what fits and keeps the rest. Must not be called while anything is pending.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        debug_assert!(self.pending.is_empty(), "bytes would overtake each other");
+        let sent = self.send(bytes)?;
+        if sent < bytes.len() {
+            self.pending = bytes[sent..].to_vec();
+            self.flushed = 0;
+        }
+        Ok(())
+    }
+
+    /// True once nothing is pending.
+    pub(super) fn flush(&mut self) -> io::Result<bool> {
+        if self.pending.is_empty() {
+            return Ok(true);
+        }
+        if !self.writable {
+            return Ok(false);
+        }
+        let pending = std::mem::take(&mut self.pending);
+        self.flushed += self.send(&pending[self.flushed..])?;
+        if self.flushed < pending.len() {
+            self.pending = pending;
+        }
+        Ok(self.pending.is_empty())
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match send(self.socket.as_raw_fd(), &bytes[sent..], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+                Ok(n) => sent += n,
+                Err(Errno::EAGAIN) => {
+                    self.writable = false;
+                    break;
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.written += sent as u64;
+        Ok(sent)
+    }
+
+    /// Passes a FIN on.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        if !self.shut {
+            self.shut = true;
+            self.socket.shutdown(Shutdown::Write)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that went into the socket's own send queue so far, whoever put them there.
+    pub(super) fn handed_over(&self) -> io::Result<Progress> {
+        let mut progress = tcp_info::progress(&self.socket)?;
+        progress.handed_over = progress.handed_over.saturating_sub(self.sent_before);
+        Ok(progress)
+    }
+
+    /// Makes the coming close a reset: the peer learns at once, and nothing queued is sent any more.
+    pub(super) fn arm_reset(&self) {
+        let at_once = linger { l_onoff: 1, l_linger: 0 };
+        // A socket that refuses is already gone, and its peer knows.
+        let _ignored = setsockopt(&self.socket, sockopt::Linger, &at_once);
+    }
+}
+
+impl AsFd for End {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,69 @@
+//! One direction of a connection, and who moves its bytes now.
+
+use std::time::{Duration, Instant};
+
+/// Who moves the bytes of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Via {
+    /// The daemon reads and writes.
+    Daemon,
+    /// The verdict program redirects; the daemon is not woken.
+    Kernel,
+    /// On the way back from the kernel: what it redirected has not all reached the receiver's send
+    /// queue, so nothing may be written behind it yet.
+    Draining,
+}
+
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) via: Via,
+    pub(super) since: Instant,
+    /// The sender is in the map whose program redirects (also while `Daemon` after `Draining`: the
+    /// program then passes everything to us).
+    pub(super) spliced: bool,
+    /// Redirected in earlier stays in the kernel; the meter counts the present one.
+    pub(super) redirected_before: u64,
+    /// Never (again) to the kernel: it refused the socket.
+    pub(super) stays: bool,
+    /// The FIN was passed on.
+    pub(super) done: bool,
+    /// When to look again, and how long to wait after that.
+    pub(super) due: Option<Instant>,
+    pub(super) wait: Duration,
+    /// Of the redirected bytes, those already in the route's counters.
+    pub(super) counted: u64,
+}
+
+pub(super) const FIRST_WAIT: Duration = Duration::from_millis(1);
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
+
+impl Flow {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            via: Via::Daemon,
+            since: now,
+            spliced: false,
+            redirected_before: 0,
+            stays: false,
+            done: false,
+            due: None,
+            wait: FIRST_WAIT,
+            counted: 0,
+        }
+    }
+
+    pub(super) fn go(&mut self, via: Via, now: Instant) {
+        self.via = via;
+        self.since = now;
+        self.due = None;
+        self.wait = FIRST_WAIT;
+    }
+
+    /// The next time to look: soon at first, then ever more patiently.
+    pub(super) fn back_off(&mut self, now: Instant) -> Instant {
+        let due = now + self.wait;
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        self.due = Some(due);
+        due
+    }
+}

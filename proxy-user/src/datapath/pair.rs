@@ -1,0 +1,357 @@
+//! A connection: two ends and the flow each way. Decides, flow by flow, who moves the bytes, and
+//! when a flow may change hands without a byte lost, doubled or overtaken.
+
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use nix::sys::epoll::EpollFlags;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    Connection, Traffic,
+    end::End,
+    flow::{Flow, Via},
+    relay::{self, Turn},
+    splice::{Label, Splice},
+};
+use crate::target::Lease;
+
+pub(super) const CLIENT: usize = 0;
+pub(super) const NODE: usize = 1;
+
+/// A flow that came back to the daemon stays at least so long: a receiver that stalls once often
+/// stalls again, and each change of hands costs a dozen system calls.
+const STAY: Duration = Duration::from_millis(100);
+/// A receiver with no more than this unacknowledged keeps up, and may be served by the kernel again.
+const CAUGHT_UP: u64 = 64 << 10;
+/// A flow that the kernel never finishes is given up (by RST, never by a silent cut).
+const GIVE_UP: Duration = Duration::from_secs(600);
+
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) ends: [End; 2],
+    /// `flows[i]` goes from `ends[i]` to the other end.
+    pub(super) flows: [Flow; 2],
+    pub(super) lease: Lease,
+    traffic: Arc<Traffic>,
+    idle_timeout: Duration,
+    moved_at: (u64, Instant),
+    /// Both ends are each other's target in the kernel.
+    joined: bool,
+    token: u32,
+    place: OwnedSemaphorePermit,
+}
+
+/// What a flow needs next.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// An event.
+    Wait,
+    /// Another turn soon.
+    Again,
+    /// A look at that time.
+    Later(Instant),
+    /// Nothing: both flows are finished.
+    Done,
+}
+
+impl Pair {
+    pub(super) fn new(connection: Connection, now: Instant) -> io::Result<Self> {
+        Ok(Self {
+            ends: [End::new(connection.client)?, End::new(connection.node)?],
+            flows: [Flow::new(now), Flow::new(now)],
+            lease: connection.lease,
+            traffic: connection.traffic,
+            idle_timeout: connection.idle_timeout,
+            moved_at: (0, now),
+            joined: false,
+            token: 0,
+            place: connection.place,
+        })
+    }
+
+    /// Prepares the splice. A connection that cannot have it is served by the daemon.
+    pub(super) fn join(&mut self, splice: &mut Splice, index: u32) {
+        self.token = index * 2;
+        match splice.join(&self.ends) {
+            Ok(()) => self.joined = true,
+            // EOPNOTSUPP: the client has half-closed already (CLOSE_WAIT).
+            Err(error) => tracing::debug!(%error, "a connection stays with the daemon"),
+        }
+    }
+
+    /// What epoll shall tell of an end.
+    pub(super) fn interest(&self, side: usize) -> EpollFlags {
+        let mut flags = EpollFlags::EPOLLET | EpollFlags::EPOLLRDHUP;
+        if self.flows[side].via == Via::Daemon {
+            flags |= EpollFlags::EPOLLIN;
+        }
+        if self.flows[1 - side].via == Via::Daemon {
+            flags |= EpollFlags::EPOLLOUT;
+        }
+        flags
+    }
+
+    pub(super) fn step(
+        &mut self,
+        side: usize,
+        splice: Option<&mut Splice>,
+        scratch: &mut [u8],
+        now: Instant,
+    ) -> io::Result<Step> {
+        match (self.flows[side].via, splice) {
+            (Via::Kernel, Some(splice)) => self.step_kernel(side, splice, now),
+            (Via::Draining, Some(splice)) => self.step_draining(side, splice, scratch, now),
+            (_, splice) => self.step_daemon(side, splice, scratch, now),
+        }
+    }
+
+    fn step_daemon(
+        &mut self,
+        side: usize,
+        splice: Option<&mut Splice>,
+        scratch: &mut [u8],
+        now: Instant,
+    ) -> io::Result<Step> {
+        if self.flows[side].done {
+            return Ok(Step::Wait);
+        }
+        let (from, to) = both(&mut self.ends, side);
+        let already = to.written;
+        let turn = relay::turn(from, to, &self.lease, scratch, self.flows[side].spliced)?;
+        let written = to.written - already;
+        self.traffic.add(side, written);
+        match turn {
+            Turn::Blocked => Ok(Step::Wait),
+            Turn::Again => Ok(Step::Again),
+            Turn::Idle => match splice {
+                Some(splice) => self.consider_kernel(side, splice, now),
+                None => Ok(Step::Wait),
+            },
+            Turn::Eof => self.finish(side, splice, now),
+        }
+    }
+
+    /// Every byte of the sender is read: pass its FIN on, once nothing is left behind in the kernel.
+    fn finish(&mut self, side: usize, splice: Option<&mut Splice>, now: Instant) -> io::Result<Step> {
+        if let (true, Some(splice)) = (self.flows[side].spliced, splice) {
+            let fin = 1;
+            if !(self.kernel_is_empty(side, splice)? && self.accounted(side, splice, fin)?) {
+                return self.look_again(side, now);
+            }
+        }
+        self.ends[1 - side].finish()?;
+        self.flows[side].done = true;
+        Ok(if self.flows.iter().all(|flow| flow.done) { Step::Done } else { Step::Wait })
+    }
+
+    fn step_kernel(&mut self, side: usize, splice: &mut Splice, now: Instant) -> io::Result<Step> {
+        if self.ends[side].hung_up {
+            // The kernel does not pass a FIN on; and passed on too early it would cut off the bytes
+            // that still wait for the kernel's worker. So the daemon finishes the flow.
+            self.flows[side].go(Via::Draining, now);
+            return self.look_again(side, now);
+        }
+        let meter = splice.meter(self.ends[side].cookie).map_err(io::Error::other)?;
+        self.count(side, meter.bytes);
+        let flow = &self.flows[side];
+        let waiting = (flow.redirected_before + meter.bytes + self.ends[1 - side].written)
+            .saturating_sub(self.ends[1 - side].handed_over()?.handed_over);
+        if waiting > splice.credit() / 4 {
+            return self.look_again(side, now);
+        }
+        splice.grant(&self.ends[side], self.label(side), meter.charged).map_err(io::Error::other)?;
+        self.flows[side].go(Via::Kernel, now);
+        Ok(Step::Wait)
+    }
+
+    fn step_draining(
+        &mut self,
+        side: usize,
+        splice: &mut Splice,
+        scratch: &mut [u8],
+        now: Instant,
+    ) -> io::Result<Step> {
+        self.ends[side].kick();
+        if !self.kernel_is_empty(side, splice)? {
+            return self.look_again(side, now);
+        }
+        self.flows[side].go(Via::Daemon, now);
+        self.ends[side].readable = true;
+        self.ends[1 - side].writable = true;
+        self.step_daemon(side, Some(splice), scratch, now)
+    }
+
+    /// A flow with nothing to do: may it go (back) to the kernel?
+    fn consider_kernel(&mut self, side: usize, splice: &mut Splice, now: Instant) -> io::Result<Step> {
+        let flow = &self.flows[side];
+        if flow.stays || !self.joined || self.ends[side].hung_up {
+            return Ok(Step::Wait);
+        }
+        let settled = flow.since + STAY;
+        if settled > now {
+            self.flows[side].due = Some(settled);
+            return Ok(Step::Later(settled));
+        }
+        if self.ends[1 - side].handed_over()?.unacknowledged > CAUGHT_UP {
+            return self.look_again(side, now);
+        }
+        if self.flows[side].spliced {
+            if !self.accounted(side, splice, 0)? {
+                return self.look_again(side, now);
+            }
+            splice.leave(&self.ends[side]);
+            let meter = splice.meter(self.ends[side].cookie).map_err(io::Error::other)?;
+            self.count(side, meter.bytes);
+            let flow = &mut self.flows[side];
+            flow.spliced = false;
+            flow.redirected_before += meter.bytes;
+            flow.counted = 0;
+            // One more turn takes what was passed between the check and the leave; it ends up here again.
+            self.ends[side].readable = true;
+            return Ok(Step::Again);
+        }
+        self.enter(side, splice, now);
+        Ok(Step::Wait)
+    }
+
+    /// Gives a flow to the kernel. Nothing the daemon has read may still wait to be written.
+    pub(super) fn enter(&mut self, side: usize, splice: &mut Splice, now: Instant) {
+        if !self.joined {
+            return;
+        }
+        match splice.enter(&self.ends[side], self.label(side)) {
+            Ok(()) => {
+                self.flows[side].spliced = true;
+                self.flows[side].go(Via::Kernel, now);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a flow stays with the daemon");
+                self.flows[side].stays = true;
+            }
+        }
+    }
+
+    /// Everything redirected has reached the receiver's own send queue.
+    fn kernel_is_empty(&self, side: usize, splice: &Splice) -> io::Result<bool> {
+        let redirected = self.redirected(side, splice)?;
+        let to = &self.ends[1 - side];
+        Ok(to.handed_over()?.handed_over >= redirected + to.written)
+    }
+
+    /// Everything the sender sent was redirected or read: nothing hides in a queue of the socket.
+    fn accounted(&self, side: usize, splice: &Splice, fin: u64) -> io::Result<bool> {
+        let from = &self.ends[side];
+        let received = from.handed_over()?.received;
+        Ok(self.redirected(side, splice)? + from.read + fin >= received)
+    }
+
+    fn redirected(&self, side: usize, splice: &Splice) -> io::Result<u64> {
+        let flow = &self.flows[side];
+        if !flow.spliced {
+            return Ok(flow.redirected_before);
+        }
+        let meter = splice.meter(self.ends[side].cookie).map_err(io::Error::other)?;
+        Ok(flow.redirected_before + meter.bytes)
+    }
+
+    fn look_again(&mut self, side: usize, now: Instant) -> io::Result<Step> {
+        let flow = &mut self.flows[side];
+        if flow.via == Via::Draining && now.duration_since(flow.since) > GIVE_UP {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel does not finish a flow"));
+        }
+        Ok(Step::Later(flow.back_off(now)))
+    }
+
+    fn label(&self, side: usize) -> Label {
+        Label { target: self.lease.key, generation: self.lease.generation, token: self.token + side as u32 }
+    }
+
+    fn count(&mut self, side: usize, redirected: u64) {
+        let flow = &mut self.flows[side];
+        self.traffic.add(side, redirected - flow.counted);
+        flow.counted = redirected;
+    }
+
+    pub(super) fn timed(&self) -> bool {
+        !self.idle_timeout.is_zero()
+    }
+
+    pub(super) fn idle_too_long(&mut self, splice: Option<&Splice>, now: Instant) -> bool {
+        if !self.timed() {
+            return false;
+        }
+        let redirected = |side| splice.map_or(0, |splice| self.redirected(side, splice).unwrap_or(0));
+        let moved = self.ends[CLIENT].read + self.ends[NODE].read + redirected(CLIENT) + redirected(NODE);
+        if moved != self.moved_at.0 {
+            self.moved_at = (moved, now);
+        }
+        now.duration_since(self.moved_at.1) >= self.idle_timeout
+    }
+
+    /// Ends a connection that no worker ever owned.
+    pub(super) fn reset(self) {
+        self.ends.iter().for_each(End::arm_reset);
+    }
+
+    pub(super) fn into_parts(self) -> (End, End, Remains) {
+        let cookies = [self.ends[CLIENT].cookie, self.ends[NODE].cookie];
+        let [client, node] = self.ends;
+        let remains = Remains {
+            cookies,
+            flows: self.flows,
+            joined: self.joined,
+            traffic: self.traffic,
+            lease: self.lease,
+            place: self.place,
+        };
+        (client, node, remains)
+    }
+}
+
+/// What is left of a connection when its sockets are closed.
+#[derive(Debug)]
+pub(super) struct Remains {
+    cookies: [u64; 2],
+    flows: [Flow; 2],
+    joined: bool,
+    traffic: Arc<Traffic>,
+    lease: Lease,
+    place: OwnedSemaphorePermit,
+}
+
+impl Remains {
+    /// Adds what the kernel moved since it was last asked.
+    pub(super) fn count(&self, splice: Option<&Splice>) {
+        let Some(splice) = splice else { return };
+        for (side, flow) in self.flows.iter().enumerate().filter(|(_, flow)| flow.spliced) {
+            if let Ok(meter) = splice.meter(self.cookies[side]) {
+                self.traffic.add(side, meter.bytes.saturating_sub(flow.counted));
+            }
+        }
+    }
+
+    pub(super) fn settle(self, splice: Option<&mut Splice>) {
+        if let (true, Some(splice)) = (self.joined, splice) {
+            for (side, flow) in self.flows.iter().enumerate() {
+                splice.forget(self.cookies[side], flow.spliced);
+            }
+        }
+        drop((self.lease, self.place));
+    }
+}
+
+impl Traffic {
+    fn add(&self, side: usize, bytes: u64) {
+        let counter = if side == CLIENT { &self.to_node } else { &self.to_client };
+        counter.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+fn both(ends: &mut [End; 2], side: usize) -> (&mut End, &mut End) {
+    let [client, node] = ends;
+    if side == CLIENT { (client, node) } else { (node, client) }
+}

@@ -1,0 +1,118 @@
+//! The in-kernel splice: once a connection is made, its bytes go from socket to socket without
+//! waking the daemon. Needs CAP_BPF and CAP_NET_ADMIN, and a kernel that passes the self-test.
+//! The `targets` map it reads is the pinned one that the switch writes.
+
+use std::{
+    fmt, io,
+    os::fd::AsFd as _,
+    sync::{Arc, atomic::AtomicUsize},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Map, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{ProgramError, SkSkb},
+};
+use proxy_ebpf::names;
+
+use super::{Connection, Datapath, Sever, crew::Crew, splice::Maps, worker::KernelEvents};
+
+pub struct Sockmap {
+    // Before the object: a worker's flows leave the kernel before the program does.
+    crew: Crew,
+    counters: PerCpuArray<MapData, u64>,
+    _object: Ebpf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the kernel object cannot be loaded: {0}")]
+    Load(#[from] aya::EbpfError),
+    #[error("the kernel object has no {0}; the daemon was built wrongly")]
+    Missing(&'static str),
+    #[error("the kernel refuses the verdict program: {0}")]
+    Program(#[from] ProgramError),
+    #[error("the kernel refuses a map: {0}")]
+    Map(#[from] MapError),
+    #[error("the workers do not start: {0}")]
+    Workers(#[from] io::Error),
+}
+
+impl Sockmap {
+    /// Loads the object and starts `workers` threads for at most `connections` connections.
+    pub fn start(mut object: Ebpf, workers: usize) -> Result<Self, Error> {
+        let program: &mut SkSkb =
+            object.program_mut(names::VERDICT).ok_or(Error::Missing(names::VERDICT))?.try_into()?;
+        program.load()?;
+        let spliced =
+            aya::maps::SockHash::<_, u64>::try_from(object.map(names::SPLICED).ok_or(Error::Missing(names::SPLICED))?)?;
+        let map_fd = spliced.fd().try_clone()?;
+        drop(spliced);
+        let program: &mut SkSkb =
+            object.program_mut(names::VERDICT).ok_or(Error::Missing(names::VERDICT))?.try_into()?;
+        program.attach(&map_fd)?;
+
+        let maps = Maps {
+            links: take(&mut object, names::LINKS)?,
+            meters: take(&mut object, names::METERS)?,
+            peers: take(&mut object, names::PEERS)?,
+            spliced: take(&mut object, names::SPLICED)?,
+        };
+        let counters = take(&mut object, names::COUNTERS)?;
+        let mut ring = Some(RingBuf::try_from(Map::RingBuf(take(&mut object, names::EVENTS)?))?);
+        let flows = Arc::new(AtomicUsize::new(0));
+        let mut number = 0;
+        let crew = Crew::start("sockmap", workers, |mailboxes| {
+            let splice = maps.for_worker(number, &flows).map_err(io::Error::other)?;
+            number += 1;
+            let kernel = match ring.take() {
+                Some(ring) => Some(KernelEvents {
+                    ring,
+                    counters: per_cpu(&counters).map_err(io::Error::other)?,
+                    workers: mailboxes.to_vec(),
+                    lost: 0,
+                }),
+                None => None,
+            };
+            Ok((Some(splice), kernel))
+        })?;
+        Ok(Self { crew, counters: per_cpu(&counters)?, _object: object })
+    }
+
+    /// The verdict program's counters, by `proxy_ebpf::counter`.
+    pub fn counters(&self) -> Result<Vec<u64>, MapError> {
+        (0..proxy_ebpf::counter::COUNT).map(|index| Ok(self.counters.get(&index, 0)?.iter().sum())).collect()
+    }
+}
+
+impl fmt::Debug for Sockmap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sockmap").field("crew", &self.crew).finish_non_exhaustive()
+    }
+}
+
+impl Datapath for Sockmap {
+    fn name(&self) -> &'static str {
+        "sockmap"
+    }
+
+    fn adopt(&self, connection: Connection) {
+        self.crew.adopt(connection);
+    }
+
+    fn sever(&self, order: &Sever) {
+        self.crew.sever(order);
+    }
+}
+
+fn take(object: &mut Ebpf, name: &'static str) -> Result<MapData, Error> {
+    match object.take_map(name) {
+        Some(Map::HashMap(data) | Map::SockHash(data) | Map::PerCpuArray(data) | Map::RingBuf(data)) => Ok(data),
+        _ => Err(Error::Missing(name)),
+    }
+}
+
+fn per_cpu(map: &MapData) -> Result<PerCpuArray<MapData, u64>, MapError> {
+    let again = MapData::from_fd(map.fd().as_fd().try_clone_to_owned()?)?;
+    PerCpuArray::try_from(Map::PerCpuArray(again))
+}

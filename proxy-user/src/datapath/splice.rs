@@ -1,0 +1,127 @@
+//! The kernel's side of the flows of one worker: entries in the maps of the `sockmap` object.
+//! Promises that no more than `credit` waits in the kernel for a receiver: sockmap itself has no
+//! bound (sk_psock_skb_redirect queues whatever comes).
+
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use aya::maps::{HashMap, MapData, MapError, SockHash};
+use proxy_ebpf::{Cookie, Link, Meter, TargetKey};
+
+use super::end::End;
+
+/// What all spliced flows together may leave waiting in the kernel, and one flow at most and least.
+const TOTAL_CREDIT: u64 = 256 << 20;
+const MOST_CREDIT: u64 = 1 << 20;
+const LEAST_CREDIT: u64 = 64 << 10;
+
+pub(super) struct Splice {
+    links: HashMap<MapData, Cookie, Link>,
+    meters: HashMap<MapData, Cookie, Meter>,
+    peers: SockHash<MapData, Cookie>,
+    spliced: SockHash<MapData, Cookie>,
+    worker: u32,
+    /// Spliced flows of all workers.
+    flows: Arc<AtomicUsize>,
+}
+
+/// What a flow is known by in the kernel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Label {
+    pub(super) target: TargetKey,
+    pub(super) generation: u64,
+    pub(super) token: u32,
+}
+
+/// The maps of the loaded object, to be cloned for each worker.
+#[derive(Debug)]
+pub(super) struct Maps {
+    pub(super) links: MapData,
+    pub(super) meters: MapData,
+    pub(super) peers: MapData,
+    pub(super) spliced: MapData,
+}
+
+impl Maps {
+    pub(super) fn for_worker(&self, worker: u32, flows: &Arc<AtomicUsize>) -> Result<Splice, MapError> {
+        Ok(Splice {
+            links: HashMap::try_from(aya::maps::Map::HashMap(again(&self.links)?))?,
+            meters: HashMap::try_from(aya::maps::Map::HashMap(again(&self.meters)?))?,
+            peers: SockHash::try_from(aya::maps::Map::SockHash(again(&self.peers)?))?,
+            spliced: SockHash::try_from(aya::maps::Map::SockHash(again(&self.spliced)?))?,
+            worker,
+            flows: Arc::clone(flows),
+        })
+    }
+}
+
+fn again(map: &MapData) -> Result<MapData, MapError> {
+    MapData::from_fd(map.fd().as_fd().try_clone_to_owned()?)
+}
+
+impl Splice {
+    /// Makes each end the other's target. Needs both established; nothing is redirected yet.
+    pub(super) fn join(&mut self, ends: &[End; 2]) -> Result<(), MapError> {
+        self.peers.insert(ends[0].cookie, ends[1].socket().as_raw_fd(), 0)?;
+        self.peers.insert(ends[1].cookie, ends[0].socket().as_raw_fd(), 0)
+    }
+
+    /// Puts a flow into the kernel. What waits unread on the sender goes first, in order.
+    pub(super) fn enter(&mut self, from: &End, label: Label) -> Result<(), MapError> {
+        let credit = self.credit();
+        let meter = Meter { bytes: 0, charged: 0, passed: 0, passing: 0, notified: 0, notified_at: 0 };
+        self.meters.insert(from.cookie, meter, 0)?;
+        self.links.insert(from.cookie, self.link(label, 0, credit), 0)?;
+        self.spliced.insert(from.cookie, from.socket().as_raw_fd(), 0)?;
+        self.flows.fetch_add(1, Ordering::Relaxed);
+        from.kick();
+        Ok(())
+    }
+
+    /// Takes a flow out. What the kernel has passed stays readable before what comes.
+    pub(super) fn leave(&mut self, from: &End) {
+        self.flows.fetch_sub(1, Ordering::Relaxed);
+        // The socket may have left by itself: the kernel removes closed ones.
+        let _gone = self.spliced.remove(&from.cookie);
+    }
+
+    /// Forgets a socket that is closed; the sockets' own maps drop it by themselves.
+    pub(super) fn forget(&mut self, cookie: Cookie, spliced: bool) {
+        if spliced {
+            self.flows.fetch_sub(1, Ordering::Relaxed);
+        }
+        let _never_joined = self.links.remove(&cookie);
+        let _never_joined = self.meters.remove(&cookie);
+    }
+
+    pub(super) fn meter(&self, cookie: Cookie) -> Result<Meter, MapError> {
+        self.meters.get(&cookie, 0)
+    }
+
+    /// Lets a flow go on from where it is.
+    pub(super) fn grant(&mut self, from: &End, label: Label, charged: u64) -> Result<(), MapError> {
+        let link = self.link(label, charged, self.credit());
+        self.links.insert(from.cookie, link, 0)
+    }
+
+    pub(super) fn credit(&self) -> u64 {
+        let flows = self.flows.load(Ordering::Relaxed).max(1) as u64;
+        (TOTAL_CREDIT / flows).clamp(LEAST_CREDIT, MOST_CREDIT)
+    }
+
+    fn link(&self, label: Label, charged: u64, credit: u64) -> Link {
+        Link {
+            target: label.target,
+            generation: label.generation,
+            limit: charged + credit,
+            notify_at: charged + credit / 2,
+            worker: self.worker,
+            token: label.token,
+        }
+    }
+}

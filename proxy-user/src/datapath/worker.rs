@@ -1,0 +1,361 @@
+//! A thread that owns connections: it waits on epoll, edge-triggered, and moves bytes or, with the
+//! in-kernel splice, watches its sockets for hang-up only (any wider interest would wake it for
+//! every message: sk_psock_verdict_data_ready still calls the socket's waiters).
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    io,
+    os::fd::AsFd as _,
+    time::{Duration, Instant},
+};
+
+use aya::maps::{MapData, RingBuf};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use proxy_ebpf::{Event, counter, event};
+use slab::Slab;
+
+use super::{
+    Connection, Sever, Severed,
+    end::End,
+    flow::{Flow, Via},
+    mailbox::{Mail, Mailbox},
+    pair::{Pair, Step},
+    splice::Splice,
+};
+
+const MAIL: u64 = u64::MAX;
+const KERNEL: u64 = u64::MAX - 1;
+const SCRATCH: usize = 64 << 10;
+/// How often connections with an idle time limit are looked at.
+const IDLE_TICK: Duration = Duration::from_secs(1);
+
+/// The verdict program's voice, heard by one worker for all.
+pub(super) struct KernelEvents {
+    pub(super) ring: RingBuf<MapData>,
+    pub(super) counters: aya::maps::PerCpuArray<MapData, u64>,
+    pub(super) workers: Vec<Mailbox>,
+    pub(super) lost: u64,
+}
+
+pub(super) struct Worker {
+    epoll: Epoll,
+    mailbox: Mailbox,
+    pub(super) splice: Option<Splice>,
+    kernel: Option<KernelEvents>,
+    pairs: Slab<Pair>,
+    /// Flows that had more than a turn's worth.
+    again: Vec<u32>,
+    /// Flows to be looked at later.
+    later: BinaryHeap<Reverse<(Instant, u32, u64)>>,
+    /// Connections with an idle time limit.
+    timed: usize,
+    next_idle_tick: Option<Instant>,
+    scratch: Vec<u8>,
+}
+
+impl Worker {
+    pub(super) fn new(mailbox: Mailbox, splice: Option<Splice>, kernel: Option<KernelEvents>) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(mailbox.bell().as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, MAIL))?;
+        if let Some(kernel) = &kernel {
+            use std::os::fd::{AsRawFd as _, BorrowedFd};
+            // SAFETY: the ring lives as long as the worker, and so does its descriptor.
+            let ring = unsafe { BorrowedFd::borrow_raw(kernel.ring.as_raw_fd()) };
+            epoll.add(ring, EpollEvent::new(EpollFlags::EPOLLIN, KERNEL))?;
+        }
+        Ok(Self {
+            epoll,
+            mailbox,
+            splice,
+            kernel,
+            pairs: Slab::new(),
+            again: Vec::new(),
+            later: BinaryHeap::new(),
+            timed: 0,
+            next_idle_tick: None,
+            scratch: vec![0; SCRATCH],
+        })
+    }
+
+    /// Runs until it is told to stop; then every connection left is reset.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        let mut events = vec![EpollEvent::empty(); 512];
+        loop {
+            let ready = match self.epoll.wait(&mut events, self.timeout()) {
+                Ok(ready) => ready,
+                Err(nix::errno::Errno::EINTR) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            let now = Instant::now();
+            let mut mail = false;
+            for event in &events[..ready] {
+                match event.data() {
+                    MAIL => mail = true,
+                    KERNEL => self.hear_kernel(now),
+                    token => self.on_socket(token as u32, event.events(), now),
+                }
+            }
+            for token in std::mem::take(&mut self.again) {
+                self.step(token, now);
+            }
+            self.look_later(now);
+            // Last, so that a slot freed above is not reused while its old events are at hand.
+            if mail && !self.open_mail(now) {
+                self.sever(&|_| true);
+                return Ok(());
+            }
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        if !self.again.is_empty() {
+            return EpollTimeout::ZERO;
+        }
+        let due = self.later.peek().map(|Reverse((due, ..))| *due);
+        let due = due.into_iter().chain(self.next_idle_tick).min();
+        let Some(due) = due else { return EpollTimeout::NONE };
+        let millis = due.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+        EpollTimeout::try_from(millis.min(60_000) as i32).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn open_mail(&mut self, now: Instant) -> bool {
+        for mail in self.mailbox.take() {
+            match mail {
+                Mail::Adopt(connection) => self.adopt(connection, now),
+                Mail::Sever(order) => self.carry_out(&order),
+                Mail::Kernel(event) => self.on_kernel(event, now),
+                Mail::Audit => self.audit(now),
+                Mail::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn adopt(&mut self, connection: Connection, now: Instant) {
+        let timed = !connection.idle_timeout.is_zero();
+        let mut pair = match Pair::new(connection, now) {
+            Ok(pair) => pair,
+            Err(error) => return tracing::debug!(%error, "a connection ended before it began"),
+        };
+        if !pair.lease.valid() {
+            // The switch came between the connect and now, and its order has already passed here.
+            return pair.reset();
+        }
+        let index = self.pairs.vacant_key();
+        if let Some(splice) = &mut self.splice {
+            pair.join(splice, index as u32);
+            for side in 0..2 {
+                if std::env::var("SM_ONLY").is_ok_and(|v| v != side.to_string()) { pair.flows[side].stays = true; continue; }
+                pair.enter(side, splice, now);
+            }
+        }
+        let watched = (0..2).try_for_each(|side| {
+            let event = EpollEvent::new(pair.interest(side), u64::from(token(index, side)));
+            self.epoll.add(pair.ends[side].as_fd(), event)
+        });
+        if let Err(error) = watched {
+            tracing::warn!(%error, "a connection cannot be watched");
+            self.bury(pair, End::arm_reset);
+            return;
+        }
+        self.timed += usize::from(timed);
+        if timed && self.next_idle_tick.is_none() {
+            self.next_idle_tick = Some(now + IDLE_TICK);
+        }
+        self.pairs.insert(pair);
+    }
+
+    fn on_socket(&mut self, token: u32, flags: EpollFlags, now: Instant) {
+        let (index, side) = place(token);
+        let Some(pair) = self.pairs.get_mut(index) else { return };
+        if flags.contains(EpollFlags::EPOLLERR) {
+            // A dead peer: whatever the other one sends would vanish, so it has to know now.
+            return self.end(index, End::arm_reset);
+        }
+        let end = &mut pair.ends[side];
+        let hung_up = flags.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP);
+        end.hung_up |= hung_up;
+        end.readable |= hung_up || flags.contains(EpollFlags::EPOLLIN);
+        let writable = flags.contains(EpollFlags::EPOLLOUT);
+        end.writable |= writable;
+        if end.readable {
+            self.step(token, now);
+        }
+        if writable {
+            self.step(self::token(index, 1 - side), now);
+        }
+    }
+
+    /// Takes one flow as far as it goes now.
+    fn step(&mut self, token: u32, now: Instant) {
+        let (index, side) = place(token);
+        let Some(pair) = self.pairs.get_mut(index) else { return };
+        let before = [pair.interest(0), pair.interest(1)];
+        match pair.step(side, self.splice.as_mut(), &mut self.scratch, now) {
+            Ok(Step::Wait) => {}
+            Ok(Step::Again) => self.again.push(token),
+            Ok(Step::Later(due)) => self.later.push(Reverse((due, token, pair.ends[side].cookie))),
+            Ok(Step::Done) => return self.end(index, |_| {}),
+            Err(error) => {
+                tracing::trace!(%error, "a connection is reset");
+                return self.end(index, End::arm_reset);
+            }
+        }
+        let Some(pair) = self.pairs.get(index) else { return };
+        for (side, before) in before.into_iter().enumerate() {
+            let interest = pair.interest(side);
+            if interest != before {
+                let mut event = EpollEvent::new(interest, u64::from(self::token(index, side)));
+                if let Err(error) = self.epoll.modify(pair.ends[side].as_fd(), &mut event) {
+                    tracing::warn!(%error, "a connection cannot be watched any more");
+                    return self.end(index, End::arm_reset);
+                }
+            }
+        }
+    }
+
+    fn look_later(&mut self, now: Instant) {
+        while let Some(&Reverse((due, token, cookie))) = self.later.peek() {
+            if due > now {
+                break;
+            }
+            self.later.pop();
+            let (index, side) = place(token);
+            let current = self
+                .pairs
+                .get(index)
+                .is_some_and(|pair| pair.ends[side].cookie == cookie && pair.flows[side].due == Some(due));
+            if current {
+                self.step(token, now);
+            }
+        }
+        if self.next_idle_tick.is_some_and(|due| due <= now) {
+            self.end_idle(now);
+            self.next_idle_tick = (self.timed > 0).then_some(now + IDLE_TICK);
+        }
+    }
+
+    fn end_idle(&mut self, now: Instant) {
+        let splice = self.splice.as_ref();
+        let idle: Vec<usize> = self
+            .pairs
+            .iter_mut()
+            .filter_map(|(index, pair)| pair.idle_too_long(splice, now).then_some(index))
+            .collect();
+        for index in idle {
+            self.end(index, |_| {});
+        }
+    }
+
+    fn hear_kernel(&mut self, now: Instant) {
+        let Some(mut kernel) = self.kernel.take() else { return };
+        while let Some(item) = kernel.ring.next() {
+            let Ok(event) = bytemuck::try_pod_read_unaligned::<Event>(&item) else { continue };
+            match kernel.workers.get(event.worker as usize) {
+                _ if event.worker == 0 => self.on_kernel(event, now),
+                Some(mailbox) => mailbox.send(Mail::Kernel(event)),
+                None => {}
+            }
+        }
+        let lost = kernel.counters.get(&counter::EVENT_LOST, 0).map_or(0, |values| values.iter().sum());
+        if lost != kernel.lost {
+            kernel.lost = lost;
+            kernel.workers.iter().for_each(|mailbox| mailbox.send(Mail::Audit));
+        }
+        self.kernel = Some(kernel);
+    }
+
+    fn on_kernel(&mut self, event: Event, now: Instant) {
+        let (index, side) = place(event.token);
+        let Some(pair) = self.pairs.get_mut(index) else { return };
+        let flow = &mut pair.flows[side];
+        if pair.ends[side].cookie != event.cookie || flow.via != Via::Kernel {
+            return;
+        }
+        if event.kind == event::PASSING {
+            flow.go(Via::Draining, now);
+        }
+        self.step(event.token, now);
+    }
+
+    fn audit(&mut self, now: Instant) {
+        let mut tokens = Vec::new();
+        for (index, pair) in &mut self.pairs {
+            for side in 0..2 {
+                let passing = self
+                    .splice
+                    .as_ref()
+                    .and_then(|splice| splice.meter(pair.ends[side].cookie).ok())
+                    .is_some_and(|m| m.passing != 0);
+                let flow: &mut Flow = &mut pair.flows[side];
+                if flow.via == Via::Kernel {
+                    if passing {
+                        flow.go(Via::Draining, now);
+                    }
+                    tokens.push(token(index, side));
+                }
+            }
+        }
+        for token in tokens {
+            self.step(token, now);
+        }
+    }
+
+    fn carry_out(&mut self, order: &Sever) {
+        let connections = self.sever(&|pair| pair.lease.key == order.key && pair.lease.generation != order.keep);
+        // Nobody waits for it any more when the daemon is going down.
+        let _unheard = order.done.send(Severed { connections, last: Instant::now() });
+    }
+
+    /// Resets all matching connections, clients first: they are the ones who have to reconnect.
+    fn sever(&mut self, doomed: &dyn Fn(&Pair) -> bool) -> usize {
+        let doomed: Vec<usize> = self.pairs.iter().filter(|(_, pair)| doomed(pair)).map(|(index, _)| index).collect();
+        let pairs: Vec<Pair> = doomed.iter().map(|&index| self.take(index)).collect();
+        let mut nodes = Vec::with_capacity(pairs.len());
+        let mut rest = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            let (client, node, remains) = pair.into_parts();
+            client.arm_reset();
+            drop(client);
+            nodes.push(node);
+            rest.push(remains);
+        }
+        for node in nodes {
+            node.arm_reset();
+        }
+        for remains in rest {
+            remains.settle(self.splice.as_mut());
+        }
+        doomed.len()
+    }
+
+    fn end(&mut self, index: usize, before_close: fn(&End)) {
+        let pair = self.take(index);
+        self.bury(pair, before_close);
+    }
+
+    fn take(&mut self, index: usize) -> Pair {
+        let pair = self.pairs.remove(index);
+        self.timed -= usize::from(pair.timed());
+        pair
+    }
+
+    fn bury(&mut self, pair: Pair, before_close: fn(&End)) {
+        let (client, node, remains) = pair.into_parts();
+        before_close(&client);
+        before_close(&node);
+        remains.count(self.splice.as_ref());
+        drop((client, node));
+        remains.settle(self.splice.as_mut());
+    }
+}
+
+/// What epoll and the kernel program call a flow, and the socket it comes from.
+fn token(index: usize, side: usize) -> u32 {
+    (index * 2 + side) as u32
+}
+
+fn place(token: u32) -> (usize, usize) {
+    (token as usize / 2, token as usize % 2)
+}

@@ -1,0 +1,12 @@
+//! The daemon's place in the kernel: its pinned maps, one daemon at a time, and the objects that
+//! the build embedded. Needs CAP_BPF and CAP_NET_ADMIN; CAP_SYS_ADMIN where bpffs is not mounted yet.
+
+mod bpffs;
+mod load;
+mod targets;
+
+pub use self::{
+    bpffs::{DEFAULT_DIR, PinDir},
+    load::{Error, Sizes, load},
+    targets::{KernelTargets, encode},
+};
