@@ -1,6 +1,8 @@
 //! The flags that describe one group and one route, for a daemon without a file. Their values are taken
 //! as text and checked by the same rules as a file's: here is only which flags there are.
 
+use std::fmt;
+
 use clap::{ArgAction, Args, builder::BoolishValueParser};
 
 use crate::config::Setting;
@@ -49,7 +51,7 @@ pub struct Routes {
     username: Option<String>,
     /// The variable that holds the nodes' password (its name, not the password).
     #[arg(long, value_name = "VARIABLE", env = "SWITCHMASTER_PASSWORD_ENV", hide_env_values = true)]
-    password_env: Option<String>,
+    password_env: Option<VariableName>,
     /// The file that holds the nodes' password.
     #[arg(long, value_name = "FILE", env = "SWITCHMASTER_PASSWORD_FILE", hide_env_values = true)]
     password_file: Option<String>,
@@ -58,7 +60,7 @@ pub struct Routes {
     sentinel_username: Option<String>,
     /// The variable that holds the Sentinels' password.
     #[arg(long, value_name = "VARIABLE", env = "SWITCHMASTER_SENTINEL_PASSWORD_ENV", hide_env_values = true)]
-    sentinel_password_env: Option<String>,
+    sentinel_password_env: Option<VariableName>,
     /// The file that holds the Sentinels' password.
     #[arg(long, value_name = "FILE", env = "SWITCHMASTER_SENTINEL_PASSWORD_FILE", hide_env_values = true)]
     sentinel_password_file: Option<String>,
@@ -100,6 +102,23 @@ pub struct Routes {
     admin_token_file: Option<String>,
 }
 
+/// The name of a variable that holds a secret. Someone may give the secret itself by mistake, so it prints
+/// as stars too.
+#[derive(Clone)]
+struct VariableName(String);
+
+impl From<String> for VariableName {
+    fn from(name: String) -> Self {
+        Self(name)
+    }
+}
+
+impl fmt::Debug for VariableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
 impl Routes {
     /// The flags that were given, here or by their variables.
     pub fn settings(&self) -> Vec<Setting> {
@@ -117,10 +136,10 @@ impl Routes {
             ("--node", many(&self.node)),
             ("--commit", one(&self.commit)),
             ("--username", one(&self.username)),
-            ("--password-env", one(&self.password_env)),
+            ("--password-env", one(&self.password_env.as_ref().map(|name| name.0.clone()))),
             ("--password-file", one(&self.password_file)),
             ("--sentinel-username", one(&self.sentinel_username)),
-            ("--sentinel-password-env", one(&self.sentinel_password_env)),
+            ("--sentinel-password-env", one(&self.sentinel_password_env.as_ref().map(|name| name.0.clone()))),
             ("--sentinel-password-file", one(&self.sentinel_password_file)),
             ("--tls", self.tls.then(Vec::new)),
             ("--tls-ca-file", one(&self.tls_ca_file)),

@@ -70,6 +70,19 @@ fn what_clap_refuses_has_the_same_exit_code() {
 }
 
 #[test]
+fn a_password_given_by_mistake_is_not_repeated() {
+    let run = run(&["--listen", "0.0.0.0:1", "--node", "a:1", "--password-env", "hunter2"]);
+    let failure = run.configuration().expect_err("no such variable");
+    for printed in [format!("{run:?} {run:#?}"), format!("{failure} {failure:?}")] {
+        assert!(!printed.contains("hunter2"), "{printed}");
+    }
+    for args in [["run", "--password=hunter2", "x"], ["run", "--password", "hunter2"]] {
+        let error = Cli::try_parse_from([&["switchmaster"], &args[..]].concat()).expect_err("no such flag");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
 fn every_flag_has_its_environment_variable() {
     let command = Cli::command();
     command.clone().debug_assert();
