@@ -1,13 +1,37 @@
 //! What the operator asked for, checked. Everything after this module deals in these types only:
 //! a value of [`Config`] has no impossible combination left in it.
 
+mod address;
+mod check;
+mod choice;
+mod context;
+mod credential;
+mod errors;
+mod file;
+mod flags;
+mod group;
+mod load;
+mod quantity;
+mod raw;
+mod root;
+mod route;
+mod schema;
 mod secret;
+mod section;
+#[cfg(test)]
+mod tests;
+mod tls;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-pub use self::secret::Secret;
+pub use self::{
+    errors::{Errors, Invalid, Position, Problem},
+    flags::Setting,
+    load::{Loaded, from_flags, load, read},
+    secret::Secret,
+};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
