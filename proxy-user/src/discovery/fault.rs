@@ -1,7 +1,7 @@
 //! Why a Sentinel or a node could not be asked: the election's short [`Failure`] and the operator's
 //! whole sentence. Promises that the sentence is short, printable, and free of the password.
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use redis::{ErrorKind, RedisError};
 
@@ -86,20 +86,10 @@ pub fn word(failure: Failure) -> &'static str {
     }
 }
 
+/// The meter's own error, which comes wrapped in an io::Error, which comes wrapped in an Arc.
 fn oversized(error: &RedisError) -> Option<&Oversized> {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(found) = error.downcast_ref::<Oversized>() {
-            return Some(found);
-        }
-        // An io::Error's `source` skips the error it wraps.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(found) = inner.and_then(|inner| inner.downcast_ref::<Oversized>()) {
-            return Some(found);
-        }
-        source = error.source();
-    }
-    None
+    let shared = std::error::Error::source(error)?.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>()?;
+    shared.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
 }
 
 /// One short line: what a server sends may be long, or hold terminal control characters.

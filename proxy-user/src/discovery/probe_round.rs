@@ -122,6 +122,10 @@ impl Prober {
         if !full && info_of(round).is_none() && self.may_info {
             return Ok(self.same_link(round));
         }
+        if round.info == Some(Answer::Never) && round.role.is_none() && self.may_role {
+            // INFO was refused just now: ROLE may tell of the link instead.
+            return Ok(None);
+        }
         let link = self.link(ground, round).await;
         Ok(Some(self.found(Role::Replica(link), replica_offset(round), round)))
     }
