@@ -17,7 +17,7 @@ use super::{
     Ground, Seen,
     board::{Board, Change},
     fault::Fault,
-    membership::{Membership, is_stand_in},
+    membership::{MOST_NODES, MOST_SENTINELS, Membership, is_stand_in},
     pace::{Pace, pace},
     probe_round::Probe,
     report::{Poll, Report, What},
@@ -47,6 +47,7 @@ pub(super) struct Conductor {
     pub(super) counted: Vec<SocketAddr>,
     pub(super) probed: Vec<SocketAddr>,
     pub(super) last_event: Option<Instant>,
+    pub(super) told_crowded: bool,
     pub(super) pace: watch::Sender<Pace>,
     pub(super) reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     pub(super) out: mpsc::Sender<Seen>,
@@ -70,6 +71,7 @@ impl Conductor {
             counted: Vec::new(),
             probed: Vec::new(),
             last_event: None,
+            told_crowded: false,
             pace: watch::Sender::new(Pace::Fast),
             reports: mpsc::channel(REPORTS),
             out,
@@ -215,6 +217,7 @@ impl Conductor {
     async fn bring_up_to_date(&mut self, now: Instant) {
         if self.by_sentinels {
             self.members.refresh(now);
+            self.tell_if_crowded();
             self.seat_sentinels();
             let counted = self.members.counted();
             if counted != self.counted {
@@ -232,6 +235,14 @@ impl Conductor {
         if probed != self.probed {
             self.probed.clone_from(&probed);
             self.say(now, Observation::Nodes(probed)).await;
+        }
+    }
+
+    fn tell_if_crowded(&mut self) {
+        if self.members.crowded() && !self.told_crowded {
+            self.told_crowded = true;
+            let group = &self.ground.group;
+            tracing::warn!(%group, sentinels = MOST_SENTINELS, nodes = MOST_NODES, "more servers than these bounds; the excess is ignored");
         }
     }
 

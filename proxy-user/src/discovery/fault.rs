@@ -57,9 +57,11 @@ impl Fault {
                 "check that it runs, and that the network lets us reach it"
             }
             (Failure::Denied, true) => {
-                "check sentinel_username and sentinel_password; the user needs +sentinel, +ping, +psubscribe and &*"
+                "check sentinel_username and sentinel_password (one that needs none refuses them); the user needs +sentinel, +ping, +psubscribe and &*"
             }
-            (Failure::Denied, false) => "check username and password; the user needs +hello, +ping, and +info for lag",
+            (Failure::Denied, false) => {
+                "check username and password (a node that needs none refuses them); the user needs +hello, +ping, and +info for lag"
+            }
             (Failure::Protocol, true) => {
                 "check that the address is a Sentinel's, usually port 26379, and whether it wants TLS"
             }

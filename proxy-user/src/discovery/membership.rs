@@ -51,6 +51,8 @@ pub(super) struct Membership {
     places: Vec<Place>,
     sentinels: BTreeMap<SocketAddr, Known>,
     nodes: BTreeMap<SocketAddr, (Option<Arc<str>>, Instant)>,
+    /// Somebody found no room.
+    crowded: bool,
 }
 
 impl Membership {
@@ -168,6 +170,11 @@ impl Membership {
         by_addr.into_iter().take(MOST_NODES).map(|(addr, host)| Peer { addr, host }).collect()
     }
 
+    /// More servers than the bounds allow were seen; the excess is ignored.
+    pub(super) fn crowded(&self) -> bool {
+        self.crowded
+    }
+
     fn configured(&self) -> impl Iterator<Item = (SocketAddr, Option<Arc<str>>)> + use<> {
         let pairs: Vec<_> = self
             .places
@@ -198,7 +205,7 @@ impl Membership {
                 let known = Known { host, id, reachable: false, listing: Listing::default(), counts: 0, wanted: now };
                 self.sentinels.insert(addr, known);
             }
-            None => {}
+            None => self.crowded = true,
         }
     }
 
@@ -226,6 +233,8 @@ impl Membership {
                 *wanted = now;
             } else if self.nodes.len() < MOST_NODES {
                 self.nodes.insert(peer.addr, (peer.host, now));
+            } else {
+                self.crowded = true;
             }
         }
         if anyone {

@@ -165,6 +165,7 @@ fn crowds_are_cut_at_the_bound() {
     let nodes = (0..500u16).map(|n| peer(addr(&format!("10.8.{}.{}:1", n / 200, n % 200)))).collect();
     members.answered(a(1), id(1), 501, Some(Listing { peers, nodes }));
     members.refresh(now);
+    assert!(members.crowded());
     assert_eq!(members.counted().len(), MOST_SENTINELS);
     assert_eq!(members.nodes().len(), MOST_NODES);
 }

@@ -122,3 +122,22 @@ impl<K: Copy + Ord> Seats<K> {
         *self = Self::default();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_task_is_noticed_and_an_ended_one_is_not_mourned() {
+        let mut seats: Seats<usize> = Seats::default();
+        seats.start(1, 10, |_| std::future::pending());
+        seats.end(1);
+        seats.start(2, 20, |_| async { panic!("a bug") });
+        let (key, error) = seats.died().await;
+        assert!(key == 2 && error.is_panic());
+        assert_eq!((seats.whose(10), seats.whose(20)), (None, Some(2)));
+        seats.end(2);
+        assert!(!seats.has(2));
+        seats.close().await;
+    }
+}

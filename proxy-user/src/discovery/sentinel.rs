@@ -23,6 +23,7 @@ use super::{
     rhythm::{GAP, GAP_AFTER_FAILURE, Rhythm},
     sentinel_poll::Asker,
 };
+use crate::election::Failure;
 
 /// Every so many polls the other Sentinels and the replicas are asked for too, event or not.
 const DEEP_EVERY: u32 = 3;
@@ -38,7 +39,6 @@ pub(super) async fn run(ground: Arc<Ground>, peer: Peer, rhythm: Rhythm, outlet:
 async fn poll_forever(ground: &Ground, peer: &Peer, mut rhythm: Rhythm, outlet: &Outlet) {
     let mut backoff = Backoff::default();
     loop {
-        let started = Instant::now();
         let fault = match Asker::open(ground, peer).await {
             Ok(asker) => poll_until_failure(ground, asker, &mut rhythm, outlet, &mut backoff).await,
             Err(fault) => fault,
@@ -48,8 +48,7 @@ async fn poll_forever(ground: &Ground, peer: &Peer, mut rhythm: Rhythm, outlet: 
             ground.resolver.doubt(host);
         }
         let wait = backoff.next(rand::random());
-        let started = started.max(Instant::now() - wait);
-        rhythm.rest(started, GAP_AFTER_FAILURE, |_| wait).await;
+        rhythm.rest(Instant::now(), GAP_AFTER_FAILURE, |_| wait).await;
     }
 }
 
@@ -125,7 +124,7 @@ async fn subscribe(ground: &Ground, peer: &Peer) -> Result<(PubSub, Allowance), 
         }
     }
     if heard == 0 {
-        return Err(Fault::new(crate::election::Failure::Denied, "no channel may be subscribed to"));
+        return Err(Fault::new(Failure::Denied, "no channel may be subscribed to"));
     }
     Ok((pubsub, allowance))
 }
@@ -142,7 +141,7 @@ async fn hear(mut stream: PubSubStream, allowance: &Allowance, group: &str, nudg
             }
         };
         let Some(message) = message else {
-            return Fault::new(crate::election::Failure::Unreachable, "the subscription ended");
+            return Fault::new(Failure::Unreachable, "the subscription ended");
         };
         let payload = std::str::from_utf8(message.get_payload_bytes()).unwrap_or_default();
         if let Some(event) = events::parse(message.get_channel_name(), payload, group) {

@@ -22,7 +22,7 @@ enum Manner {
 struct Fake {
     port: u16,
     connections: Arc<AtomicU32>,
-    task: tokio::task::JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 impl Drop for Fake {

@@ -164,11 +164,11 @@ async fn passwords_and_narrow_acls_are_enough() {
     right.sentinel_access = access(Some("narrow"), "s3ntinel");
     let mut run = Run::new(&right);
     run.view(addr(22310), |view| view.master == addr(22300)).await;
-    let sets = run.so_far.iter().filter_map(|seen| match seen {
+    let mut sets = run.so_far.iter().filter_map(|seen| match seen {
         Observation::Sentinels(all) => Some(all.len()),
         _ => None,
     });
-    assert_eq!(sets.last(), Some(3));
+    assert_eq!(sets.next_back(), Some(3));
     wait("the one channel is subscribed to", || run.discovery.status().sentinels[0].subscribed).await;
     run.end().await;
 }
@@ -209,5 +209,17 @@ async fn tls_is_verified() {
         assert_eq!(run.node_lost().await, Failure::Tls, "{bad:?}");
         run.end().await;
     }
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ipv6_and_names_are_followed() {
+    let server = redis(22500, "bind 127.0.0.1 ::1").await;
+    let places = ["::1", "localhost"].map(|host| HostPort { host: host.to_owned(), port: 22500 });
+    let mut run = Run::new(&group(Source::Nodes(places.to_vec())));
+    let v6 = std::net::SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 22500));
+    assert_eq!(run.node(v6).await.role, Role::Master);
+    wait("the name is resolved", || !run.discovery.status().names.iter().all(|name| name.addrs.is_empty())).await;
+    run.end().await;
     drop(server);
 }
