@@ -1,2 +1,110 @@
 //! Asks Sentinels and nodes, and hands what they say to the election as observations.
-//! Knows nothing of routes or datapaths.
+//! Promises that observations of one source come in order, that a Sentinel's view never comes before the
+//! set it is counted in, and that all work and memory is bounded. Knows nothing of routes or datapaths.
+
+mod backoff;
+mod board;
+mod conductor;
+mod dial;
+mod events;
+mod fault;
+mod membership;
+mod meter;
+mod names;
+mod node;
+mod pace;
+mod probe;
+mod probe_round;
+mod reply;
+mod report;
+mod resolve;
+mod rhythm;
+mod seating;
+mod seats;
+mod sentinel;
+mod sentinel_poll;
+mod status;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinError, JoinHandle},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{board::Board, conductor::Conductor, dial::Dialer, resolve::Resolver};
+pub use self::{
+    fault::word,
+    status::{NameStatus, NodeStatus, SentinelStatus, State, Status},
+};
+use crate::{
+    config::{Check, Group, Name},
+    election::Observation,
+};
+
+/// One observation, and when the answer it comes from arrived.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    pub at: Instant,
+    pub observation: Observation,
+}
+
+/// What every asking task of a group stands on.
+#[derive(Debug)]
+struct Ground {
+    group: Name,
+    check: Check,
+    sentinels: Dialer,
+    nodes: Dialer,
+    resolver: Resolver,
+}
+
+/// A running discovery of one group.
+#[derive(Debug)]
+pub struct Discovery {
+    board: Arc<Mutex<Board>>,
+    hurry: watch::Sender<Option<Instant>>,
+    conductor: JoinHandle<()>,
+}
+
+/// Starts to discover `group`, in tasks of its own that end on `stop`. Needs a Tokio runtime. `out`
+/// closes when discovery ended: before `stop`, that means by a bug, and [`Discovery::join`] says which.
+pub fn start(group: &Group, out: mpsc::Sender<Seen>, stop: CancellationToken) -> Discovery {
+    let timeout = group.check.timeout;
+    let ground = Ground {
+        group: Arc::clone(&group.name),
+        check: group.check.clone(),
+        sentinels: Dialer::new(&group.sentinel_access, timeout),
+        nodes: Dialer::new(&group.node_access, timeout),
+        resolver: Resolver::new(timeout),
+    };
+    let board = Arc::new(Mutex::new(Board::new(&group.name)));
+    let (hurry, hurried) = watch::channel(None);
+    let conductor = Conductor::new(ground, &group.source, Arc::clone(&board), out);
+    let conductor = tokio::spawn(conductor.run(hurried, stop));
+    Discovery { board, hurry, conductor }
+}
+
+impl Discovery {
+    pub fn status(&self) -> Status {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner).status(Instant::now())
+    }
+
+    /// Probes every node each few milliseconds until then. A later call replaces an earlier one.
+    pub fn hurry(&self, until: Instant) {
+        self.hurry.send_replace(Some(until));
+    }
+
+    /// Waits until every task has ended, which they do on `stop`.
+    pub async fn join(self) -> Result<(), JoinError> {
+        self.conductor.await
+    }
+}

@@ -1,0 +1,177 @@
+//! Names to addresses, with a time limit, a short memory, and a bound on lookups in flight. An address
+//! as text needs no lookup. IPv4-mapped IPv6 addresses become IPv4, so that one server has one address.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{net::lookup_host, sync::Semaphore, time::timeout};
+
+use super::fault::Fault;
+use crate::election::Failure;
+
+/// How long an answer is believed.
+pub(super) const MEMORY: Duration = Duration::from_secs(10);
+/// A failed server's name is asked again, but no more often than this.
+const SOONEST: Duration = Duration::from_secs(1);
+/// Each lookup holds a thread of the runtime until the system's resolver gives up, maybe long after us.
+const IN_FLIGHT: usize = 8;
+const REMEMBERED: usize = 512;
+/// Addresses of one name.
+const MOST: usize = 64;
+
+type Key = (String, u16);
+type Answer = Result<Vec<SocketAddr>, Fault>;
+
+#[derive(Debug)]
+pub(super) struct Resolver {
+    limit: Duration,
+    lookups: Arc<Semaphore>,
+    known: Mutex<HashMap<Key, (Instant, Answer)>>,
+}
+
+impl Resolver {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self { limit, lookups: Arc::new(Semaphore::new(IN_FLIGHT)), known: Mutex::default() }
+    }
+
+    /// Every address of the name, at least one. A name with addresses of both families stands for the
+    /// same servers twice: the family that the system prefers is taken.
+    pub(super) async fn all(&self, host: &str, port: u16) -> Answer {
+        if let Some(addr) = literal(host, port) {
+            return Ok(vec![addr]);
+        }
+        let key = (host.to_owned(), port);
+        if let Some(answer) = self.remembered(&key) {
+            return answer;
+        }
+        let answer = self.ask(host, port).await;
+        self.remember(key, answer.clone());
+        answer
+    }
+
+    /// The one server that a Sentinel means by a name.
+    pub(super) async fn one(&self, host: &str, port: u16) -> Result<SocketAddr, Fault> {
+        let addrs = self.all(host, port).await?;
+        addrs.first().copied().ok_or_else(|| unresolved(host, "it has no address"))
+    }
+
+    /// A server at this name failed: the next question about it goes to the resolver.
+    pub(super) fn doubt(&self, host: &str) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(name, _), (at, _)| name != host || at.elapsed() < SOONEST);
+    }
+
+    fn remembered(&self, key: &Key) -> Option<Answer> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(key).filter(|remembered| fresh(remembered)).map(|(_, answer)| answer.clone())
+    }
+
+    fn remember(&self, key: Key, answer: Answer) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED {
+            known.retain(|_, remembered| fresh(remembered));
+        }
+        if known.len() < REMEMBERED {
+            known.insert(key, (Instant::now(), answer));
+        }
+    }
+
+    async fn ask(&self, host: &str, port: u16) -> Answer {
+        let target = (host.to_owned(), port);
+        let lookups = Arc::clone(&self.lookups);
+        let asking = async {
+            let permit = lookups.acquire_owned().await.map_err(io::Error::other)?;
+            // A task of its own: the permit goes back when the lookup ends, not when we stop waiting.
+            let lookup = tokio::spawn(async move {
+                let found = lookup_host(target).await.map(|found| found.take(MOST).collect::<Vec<_>>());
+                drop(permit);
+                found
+            });
+            lookup.await.map_err(io::Error::other)?
+        };
+        let found = timeout(self.limit, asking)
+            .await
+            .map_err(|_| unresolved(host, "the resolver did not answer in time"))?
+            .map_err(|error| unresolved(host, error))?;
+        let addrs = one_family(found);
+        if addrs.is_empty() { Err(unresolved(host, "it has no address")) } else { Ok(addrs) }
+    }
+}
+
+/// The address that `host` is already, without a lookup.
+pub(super) fn literal(host: &str, port: u16) -> Option<SocketAddr> {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    bare.parse::<IpAddr>().ok().map(|ip| canonical(SocketAddr::new(ip, port)))
+}
+
+/// A failure is forgotten sooner: the name may be there any moment.
+fn fresh((at, answer): &(Instant, Answer)) -> bool {
+    at.elapsed() < if answer.is_ok() { MEMORY } else { SOONEST }
+}
+
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => SocketAddr::new(addr.ip().to_canonical(), addr.port()),
+        // Untouched, for a link-local address keeps its scope.
+        _ => addr,
+    }
+}
+
+fn one_family(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let mut addrs: Vec<SocketAddr> = Vec::new();
+    for addr in found.into_iter().map(canonical) {
+        let same_family = addrs.first().is_none_or(|first| first.is_ipv4() == addr.is_ipv4());
+        if same_family && !addrs.contains(&addr) {
+            addrs.push(addr);
+        }
+    }
+    addrs
+}
+
+fn unresolved(host: &str, why: impl std::fmt::Display) -> Fault {
+    Fault::new(Failure::Unresolved, format_args!("{host} does not resolve: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn literals_are_canonical() {
+        for (host, expected) in [
+            ("10.0.0.1", Some("10.0.0.1:1")),
+            ("::1", Some("[::1]:1")),
+            ("[fd00::1]", Some("[fd00::1]:1")),
+            ("::ffff:10.0.0.1", Some("10.0.0.1:1")),
+            ("FD00:0:0::1", Some("[fd00::1]:1")),
+            ("redis.svc", None),
+            ("10.0.0", None),
+            ("", None),
+        ] {
+            assert_eq!(literal(host, 1), expected.map(addr), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_dual_stack_name_is_taken_in_one_family_without_doubles() {
+        let found = ["[fd00::1]:1", "10.0.0.1:1", "[fd00::2]:1", "[fd00::1]:1"].map(addr).to_vec();
+        assert_eq!(one_family(found), ["[fd00::1]:1", "[fd00::2]:1"].map(addr));
+    }
+
+    #[tokio::test]
+    async fn localhost_resolves_and_nonsense_does_not() {
+        let resolver = Resolver::new(Duration::from_secs(5));
+        assert!(resolver.one("localhost", 7).await.expect("localhost").ip().is_loopback());
+        assert_eq!(resolver.all("no such name", 7).await.expect_err("nonsense").failure, Failure::Unresolved);
+        resolver.doubt("localhost");
+    }
+}
