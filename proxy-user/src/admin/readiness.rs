@@ -33,7 +33,7 @@ impl Readiness {
 
     /// What is missing, in alphabetical order.
     pub fn waiting_for(&self) -> Vec<String> {
-        self.held().keys().map(|it| it.to_string()).collect()
+        self.held().keys().map(ToString::to_string).collect()
     }
 
     /// A panic elsewhere leaves the map whole: every change to it is one step.

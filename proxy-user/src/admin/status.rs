@@ -43,9 +43,13 @@ pub struct Group {
     pub since_ms: u64,
     pub master: Option<Master>,
     pub replicas: Vec<Replica>,
-    /// As discovery describes them.
+    /// How often discovery asks now: `steady`, `fast` or `hurry`.
+    pub pace: String,
+    /// These three as discovery describes them.
     pub sentinels: Vec<Value>,
     pub nodes: Vec<Value>,
+    /// Configured names, with the addresses they resolve to.
+    pub names: Vec<Value>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,7 +107,7 @@ pub struct RouteTarget {
 
 impl Group {
     /// A group as its verdict has it; `since` is when the verdict's way or reason last changed.
-    /// The lists of Sentinels and nodes are discovery's to fill.
+    /// What discovery knows is left empty, for the caller to fill.
     pub fn from_verdict(name: &Name, verdict: &Verdict, since: Instant, now: Instant) -> Self {
         Self {
             name: name.to_string(),
@@ -112,8 +116,7 @@ impl Group {
             since_ms: milliseconds(now.saturating_duration_since(since)),
             master: verdict.master.as_ref().map(Master::from),
             replicas: verdict.replicas.iter().map(Replica::from).collect(),
-            sentinels: Vec::new(),
-            nodes: Vec::new(),
+            ..Self::default()
         }
     }
 }

@@ -40,40 +40,53 @@ fn group_lines(group: &Group) -> String {
     let mut text = aligned(&[head], 0);
     text.push_str(&aligned(&group.sentinels.iter().map(sentinel_row).collect::<Vec<_>>(), 2));
     text.push_str(&aligned(&group.nodes.iter().map(|it| node_row(it, group)).collect::<Vec<_>>(), 2));
+    text.push_str(&aligned(&group.names.iter().filter_map(name_row).collect::<Vec<_>>(), 2));
     text
 }
 
 fn sentinel_row(it: &Value) -> Vec<String> {
-    let master = field(it, &["master"]);
+    let down = if it.get("master_down") == Some(&Value::Bool(true)) { " (down, it says)" } else { "" };
+    let uncounted = if it.get("counted") == Some(&Value::Bool(false)) { "not counted" } else { "" };
     vec![
         "sentinel".to_owned(),
-        field(it, &["addr", "name"]),
-        field(it, &["state"]),
-        if master.is_empty() { master } else { format!("master {master}") },
-        labelled(it, "epoch", "epoch"),
-        ago(it),
-        field(it, &["error", "last_error"]),
+        field(it, "addr"),
+        field(it, "name"),
+        loud(&field(it, "state"), "answering"),
+        around("master ", &field(it, "master"), down),
+        around("epoch ", &field(it, "epoch"), ""),
+        seen(it),
+        uncounted.to_owned(),
+        failure(it),
     ]
 }
 
 fn node_row(it: &Value, group: &Group) -> Vec<String> {
-    let addr = field(it, &["addr", "name"]);
+    let addr = field(it, "addr");
     let replica = group.replicas.iter().find(|replica| replica.addr.to_string() == addr);
+    let sound = replica.map_or("", |it| if it.sound { "sound" } else { "UNSOUND" });
     let lag = replica.map_or_else(String::new, |it| match (it.lag_bytes, it.lag_seconds) {
         (Some(bytes), _) => format!("lag {bytes} B"),
         (None, Some(seconds)) => format!("lag {seconds} s"),
         (None, None) => String::new(),
     });
-    let sound = replica.map_or("", |it| if it.sound { "sound" } else { "UNSOUND" });
     vec![
         "node".to_owned(),
         addr,
-        field(it, &["role"]),
+        field(it, "name"),
+        loud(&field(it, "state"), "answering"),
+        field(it, "role"),
         sound.to_owned(),
         lag,
-        labelled(it, "latency_us", "us"),
-        field(it, &["error", "last_error"]),
+        around("", &field(it, "latency_us"), " us"),
+        seen(it),
+        failure(it),
     ]
+}
+
+/// Only the names that make trouble: the others are known by their addresses.
+fn name_row(it: &Value) -> Option<Vec<String>> {
+    let error = field(it, "error");
+    (!error.is_empty()).then(|| vec!["name".to_owned(), field(it, "name"), error])
 }
 
 fn route_row(route: &Route) -> Vec<String> {
@@ -103,32 +116,28 @@ fn loud(state: &str, good: &str) -> String {
     if state == good { state.to_owned() } else { state.to_uppercase() }
 }
 
-/// The first of `names` that is there and says something.
-fn field(record: &Value, names: &[&str]) -> String {
-    names.iter().find_map(|name| short(record.get(name)?)).unwrap_or_default()
-}
-
-fn labelled(record: &Value, name: &str, label: &str) -> String {
-    record.get(name).and_then(short).map_or_else(String::new, |it| match label {
-        "us" => format!("{it} us"),
-        _ => format!("{label} {it}"),
-    })
-}
-
-fn ago(record: &Value) -> String {
-    let seen = ["last_seen_ms", "seen_ms_ago", "last_seen_ms_ago"].iter().find_map(|it| record.get(it)?.as_u64());
-    seen.map_or_else(String::new, |it| format!("seen {} ago", span(it)))
-}
-
-fn short(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        // An enum with fields: its name is the word.
-        Value::Object(fields) if fields.len() == 1 => fields.keys().next().cloned(),
-        _ => None,
+/// A field that is there and says something; else nothing.
+fn field(record: &Value, name: &str) -> String {
+    match record.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
     }
+}
+
+fn around(before: &str, text: &str, after: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("{before}{text}{after}") }
+}
+
+fn seen(record: &Value) -> String {
+    record.get("seen_ms_ago").and_then(Value::as_u64).map_or_else(String::new, |it| format!("seen {} ago", span(it)))
+}
+
+/// The last error, as long as the failure lasts.
+fn failure(record: &Value) -> String {
+    let word = field(record, "failure");
+    let error = field(record, "error");
+    if word.is_empty() || error.is_empty() { word } else { error }
 }
 
 /// Two units at most: `850ms`, `12s`, `3m 5s`, `2h 40m`, `9days 3h`.
@@ -185,13 +194,20 @@ mod tests {
                 lag_bytes: None,
             }],
             sentinels: vec![
-                json!({"addr": "10.0.0.10:26379", "state": "up", "master": "10.0.0.1:6379", "epoch": 7, "last_seen_ms": 850}),
-                json!({"addr": "10.0.0.20:26379", "state": "timed-out", "master": null, "error": "no reply\u{1b}[2J within 500ms"}),
+                json!({"addr": "10.0.0.10:26379", "state": "answering", "counted": true, "master": "10.0.0.1:6379",
+                       "epoch": 7, "seen_ms_ago": 850, "failure": null, "error": "connection refused, once"}),
+                json!({"addr": "10.0.0.20:26379", "state": "lost", "master": null, "failure": "timed-out",
+                       "error": "no reply\u{1b}[2J within 500ms"}),
             ],
             nodes: vec![
-                json!({"addr": "10.0.0.1:6379", "role": "master", "latency_us": 310}),
-                json!({"addr": "10.0.0.2:6379", "role": {"replica": {"up": false}}}),
+                json!({"addr": "10.0.0.1:6379", "state": "answering", "role": "master", "latency_us": 310, "new": [1]}),
+                json!({"addr": "10.0.0.2:6379", "state": "asking", "role": "replica"}),
             ],
+            names: vec![
+                json!({"name": "s1.internal", "addrs": ["10.0.0.10:26379"], "error": null}),
+                json!({"name": "s3.internal", "addrs": [], "error": "does not resolve"}),
+            ],
+            ..Group::default()
         };
         let route = Route {
             name: "writes".into(),
@@ -228,10 +244,11 @@ mod tests {
 switchmaster 0.1.0, up 1day, ready
 
 group mymaster: open, master 10.0.0.1:6379, epoch 7, proven for 2h 1m
-  sentinel  10.0.0.10:26379  up         master 10.0.0.1:6379  epoch 7  seen 850ms ago
-  sentinel  10.0.0.20:26379  timed-out                                                 no reply?[2J within 500ms
-  node  10.0.0.1:6379  master                      310 us
-  node  10.0.0.2:6379  replica  UNSOUND  lag 12 s
+  sentinel  10.0.0.10:26379  answering  master 10.0.0.1:6379  epoch 7  seen 850ms ago
+  sentinel  10.0.0.20:26379  LOST                                                      no reply?[2J within 500ms
+  node  10.0.0.1:6379  answering  master                      310 us
+  node  10.0.0.2:6379  ASKING     replica  UNSOUND  lag 12 s
+  name  s3.internal  does not resolve
 
 route writes:  open  0.0.0.0:6379  -> master of mymaster at 10.0.0.1:6379  sockmap  \
 50 connections, 0 parked, 3 severed, 1 switches, 5 refused (not-allowed 1, park-full 4)

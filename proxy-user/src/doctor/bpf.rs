@@ -9,10 +9,7 @@ use aya::{
     sys::{is_map_supported, is_program_supported},
 };
 
-use super::{
-    Check, State,
-    privileges::{Capability, grant},
-};
+use super::{Check, State};
 
 /// Where the kernel shows its types (CONFIG_DEBUG_INFO_BTF).
 const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -67,11 +64,8 @@ fn check(name: &'static str, answer: &Answer) -> Check {
             "not offered by this kernel",
             "a kernel of 5.10 or later with CONFIG_BPF_SYSCALL, CONFIG_NET and CONFIG_INET; or datapath = \"copy\"",
         ),
-        Answer::Refused => {
-            let needed = [Capability::Bpf, Capability::NetAdmin].map(Capability::name);
-            let remedy = format!("{}; with them, look for a seccomp filter or LSM that refuses bpf(2)", grant(&needed));
-            Check::bad(name, State::Unknown, "bpf(2) is not permitted", remedy)
-        }
+        // The datapath that needs it says why, and what to do: once is enough.
+        Answer::Refused => Check::bad(name, State::Unknown, "cannot be probed: bpf(2) is not permitted", ""),
         Answer::Failed(error) => Check::bad(name, State::Unknown, format!("cannot be probed: {error}"), ""),
     }
 }
@@ -129,10 +123,9 @@ mod tests {
     }
 
     #[test]
-    fn every_obstacle_has_a_remedy() {
-        for given in [Answer::No, Answer::Refused] {
-            assert!(check("map type sockhash", &given).remedy.len() > 20);
-            assert_eq!(Support::all(&given).obstacles().count(), 2);
-        }
+    fn what_is_not_offered_has_a_remedy() {
+        assert!(check("map type sockhash", &Answer::No).remedy.contains("CONFIG_BPF_SYSCALL"));
+        assert_eq!(Support::all(&Answer::Refused).obstacles().count(), 2);
+        assert_eq!(Support::all(&Answer::Yes).obstacles().count(), 0);
     }
 }

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::{
-    SelfTest,
+    Check, SelfTest,
     bpf::{Answer, Support},
     privileges::{Capability, Held, grant},
 };
@@ -40,11 +40,17 @@ pub(super) fn name(choice: DatapathChoice) -> Option<&'static str> {
 }
 
 /// In the order in which `auto` would like them, then the helpers that stand in front.
-pub(super) fn judge(held: &Held, support: &Support, self_test: Option<SelfTest>) -> Vec<Ability> {
+/// `pinning`: the check of the bpffs, and its verdict.
+pub(super) fn judge(
+    held: &Held,
+    support: &Support,
+    pinning: (&Check, Verdict),
+    self_test: Option<SelfTest>,
+) -> Vec<Ability> {
     vec![
         later("xdp"),
         later("tc"),
-        sockmap(held, support, self_test),
+        sockmap(held, support, pinning, self_test),
         Ability {
             name: "copy",
             verdict: Verdict::Yes,
@@ -65,37 +71,55 @@ fn later(name: &'static str) -> Ability {
     }
 }
 
-fn sockmap(held: &Held, support: &Support, self_test: Option<SelfTest>) -> Ability {
-    let ability = |verdict, reason: String, remedy: String| Ability { name: "sockmap", verdict, reason, remedy };
+fn sockmap(
+    held: &Held,
+    support: &Support,
+    (bpffs, pinning): (&Check, Verdict),
+    self_test: Option<SelfTest>,
+) -> Ability {
+    let obstacle = privileges(held)
+        .or_else(|| support.obstacles().next().map(|(what, answer)| unsupported(what, answer)))
+        .or_else(|| {
+            (pinning != Verdict::Yes).then(|| (pinning, format!("bpffs: {}", bpffs.found), bpffs.remedy.clone()))
+        });
+    let (verdict, reason, remedy) = obstacle.unwrap_or_else(|| tested(self_test));
+    let remedy = match (verdict, remedy.is_empty()) {
+        (Verdict::Yes, _) => remedy,
+        (_, true) => COPY_WORKS.to_owned(),
+        (_, false) => format!("{remedy}; {COPY_WORKS}"),
+    };
+    Ability { name: "sockmap", verdict, reason, remedy }
+}
+
+const COPY_WORKS: &str = "datapath = \"copy\" works without";
+
+/// Verdict, reason, remedy.
+type Finding = (Verdict, String, String);
+
+fn privileges(held: &Held) -> Option<Finding> {
     let missing = held.missing(&[Capability::Bpf, Capability::NetAdmin]);
-    if !missing.is_empty() {
-        let reason = format!("{} missing", missing.join(" and "));
-        let remedy = format!("{}; datapath = \"copy\" works without", grant(&missing));
-        return ability(Verdict::MissingPrivilege, reason, remedy);
-    }
-    if let Some((what, answer)) = support.obstacles().next() {
-        let copy = "datapath = \"copy\" works without";
-        return match answer {
-            Answer::Refused => ability(
-                Verdict::MissingPrivilege,
-                "bpf(2) is refused in spite of the capabilities".to_owned(),
-                format!(
-                    "allow bpf(2) in the seccomp filter (systemd: SystemCallFilter=bpf) or the LSM's policy; {copy}"
-                ),
-            ),
-            Answer::Failed(error) => ability(Verdict::No, format!("{what} cannot be probed: {error}"), copy.to_owned()),
-            Answer::No | Answer::Yes => {
-                ability(Verdict::No, format!("this kernel does not offer {what}"), format!("a newer kernel; {copy}"))
-            }
-        };
-    }
-    match self_test.map(|run| run()) {
-        Some(Ok(tested)) => ability(Verdict::Yes, format!("self-test passed: {tested}"), String::new()),
-        Some(Err(failure)) => ability(
-            Verdict::No,
-            format!("self-test failed: {failure}"),
-            "a newer kernel (see the lines above); datapath = \"copy\" works without".to_owned(),
+    (!missing.is_empty())
+        .then(|| (Verdict::MissingPrivilege, format!("{} missing", missing.join(" and ")), grant(&missing)))
+}
+
+fn unsupported(what: &str, answer: &Answer) -> Finding {
+    match answer {
+        Answer::Refused => (
+            Verdict::MissingPrivilege,
+            "bpf(2) is refused in spite of the capabilities".to_owned(),
+            "allow bpf(2) in the seccomp filter (systemd: SystemCallFilter=bpf) or in the LSM's policy".to_owned(),
         ),
-        None => ability(Verdict::Yes, "the kernel offers all it needs (self-test not run)".to_owned(), String::new()),
+        Answer::Failed(error) => (Verdict::No, format!("{what} cannot be probed: {error}"), String::new()),
+        Answer::No | Answer::Yes => {
+            (Verdict::No, format!("this kernel does not offer {what}"), "a newer kernel".to_owned())
+        }
+    }
+}
+
+fn tested(self_test: Option<SelfTest>) -> Finding {
+    match self_test.map(|run| run()) {
+        Some(Ok(tested)) => (Verdict::Yes, format!("self-test passed: {tested}"), String::new()),
+        Some(Err(failure)) => (Verdict::No, format!("self-test failed: {failure}"), "a newer kernel".to_owned()),
+        None => (Verdict::Yes, "the kernel offers all it needs (self-test not run)".to_owned(), String::new()),
     }
 }

@@ -80,12 +80,13 @@ impl Check {
 pub fn run(input: Input) -> Report {
     let held = privileges::Held::read();
     let support = bpf::Support::probe();
+    let (bpffs, pinning) = mounts::bpffs(&held);
+    let datapaths = datapaths::judge(&held, &support, (&bpffs, pinning), input.sockmap_self_test);
     let mut checks = vec![kernel::check(), kernel::sockmap_floor()];
     checks.extend(privileges::checks(&held));
-    checks.extend([mounts::bpffs(&held), mounts::cgroup2(), bpf::btf()]);
+    checks.extend([bpffs, mounts::cgroup2(), bpf::btf()]);
     checks.extend(support.checks());
     checks.extend([limits::unprivileged_bpf(), limits::open_files(), diag::sock_destroy(&held)]);
-    let datapaths = datapaths::judge(&held, &support, input.sockmap_self_test);
     Report { checks, datapaths, asked: input.datapath.and_then(datapaths::name) }
 }
 

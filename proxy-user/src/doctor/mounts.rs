@@ -9,43 +9,48 @@ use std::{
 use nix::unistd::{AccessFlags, access};
 
 use super::{
-    Check, State,
-    privileges::{Capability, Held, grant},
+    Check, State, Verdict,
+    privileges::{Capability, Held},
 };
 
 /// Where the daemon looks for a bpffs, and mounts one if there is none.
 const BPFFS: &str = "/sys/fs/bpf";
+/// The daemon's own folder in it.
+const PINS: &str = "switchmaster";
+const NAME: &str = "bpffs";
 
-pub(super) fn bpffs(held: &Held) -> Check {
-    const NAME: &str = "bpffs";
+/// Whether maps can be pinned, which sockmap needs: the check, and the verdict on it.
+pub(super) fn bpffs(held: &Held) -> (Check, Verdict) {
     let mounted = mounted("bpf");
     let Some(path) = mounted.iter().find(|it| it.as_path() == Path::new(BPFFS)).or(mounted.first()) else {
-        let offered = filesystems().is_some_and(|it| has_filesystem(&it, "bpf"));
-        return match (offered, held.has(Capability::SysAdmin)) {
-            (true, true) => Check::ok(NAME, format!("not mounted; the daemon mounts it on {BPFFS}")),
-            (true, false) => Check::bad(
-                NAME,
-                State::No,
-                "not mounted, and mounting it needs CAP_SYS_ADMIN",
-                format!("once, as root: mount -t bpf bpf {BPFFS}; or {}", grant(&["CAP_SYS_ADMIN"])),
-            ),
-            (false, _) => Check::bad(
-                NAME,
-                State::No,
-                "this kernel offers none",
-                "a kernel with CONFIG_BPF_SYSCALL; or datapath = \"copy\", which needs none",
-            ),
-        };
+        let offered = filesystems().is_none_or(|it| has_filesystem(&it, "bpf"));
+        return unmounted(offered, held.has(Capability::SysAdmin));
     };
-    if access(path, AccessFlags::W_OK | AccessFlags::X_OK).is_ok() {
-        return Check::ok(NAME, format!("mounted on {}, writable", path.display()));
+    let ours = path.join(PINS);
+    if writable(path) || writable(&ours) {
+        return (Check::ok(NAME, format!("mounted on {}, writable", path.display())), Verdict::Yes);
     }
-    Check::bad(
-        NAME,
-        State::Warn,
-        format!("mounted on {}, not writable for this user", path.display()),
-        format!("as root: mkdir -m 700 {BPFFS}/switchmaster && chown USER {BPFFS}/switchmaster"),
-    )
+    let found = format!("mounted on {}, not writable for this user", path.display());
+    let remedy =
+        format!("as root: mkdir -m 700 {0} && chown USER {0} && chmod o+x {1}", ours.display(), path.display());
+    (Check::bad(NAME, State::No, found, remedy), Verdict::MissingPrivilege)
+}
+
+fn unmounted(offered: bool, may_mount: bool) -> (Check, Verdict) {
+    if !offered {
+        let remedy = "a kernel with CONFIG_BPF_SYSCALL";
+        return (Check::bad(NAME, State::No, "this kernel offers none", remedy), Verdict::No);
+    }
+    if may_mount {
+        return (Check::ok(NAME, format!("not mounted; the daemon mounts it on {BPFFS}")), Verdict::Yes);
+    }
+    let remedy = format!("once, as root: mount -t bpf bpf {BPFFS}");
+    let check = Check::bad(NAME, State::No, "not mounted, and mounting it needs CAP_SYS_ADMIN", remedy);
+    (check, Verdict::MissingPrivilege)
+}
+
+fn writable(path: &Path) -> bool {
+    access(path, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
 }
 
 pub(super) fn cgroup2() -> Check {
@@ -103,6 +108,15 @@ broken
         assert_eq!(mount_points(MOUNTS, "cgroup2"), [PathBuf::from("/sys/fs/cgroup/unified")]);
         assert_eq!(mount_points(MOUNTS, "bpf"), [PathBuf::from("/mnt/my bpf")]);
         assert!(mount_points(MOUNTS, "xfs").is_empty());
+    }
+
+    #[test]
+    fn without_a_bpffs_it_depends_on_who_may_mount_one() {
+        assert_eq!(unmounted(true, true).1, Verdict::Yes);
+        let (check, verdict) = unmounted(true, false);
+        assert_eq!(verdict, Verdict::MissingPrivilege);
+        assert!(check.found.contains("CAP_SYS_ADMIN") && check.remedy.contains("mount -t bpf"));
+        assert_eq!(unmounted(false, true).1, Verdict::No);
     }
 
     #[test]

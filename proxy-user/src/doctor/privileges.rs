@@ -32,7 +32,7 @@ impl Capability {
         match self {
             Self::Bpf => "loading BPF programs and maps: sockmap needs it",
             Self::NetAdmin => "BPF that touches the network: sockmap needs it",
-            Self::Perfmon => "checks of BPF programs without speculation hardening; good to have, not needed",
+            Self::Perfmon => "BPF programs without speculation hardening; good to have, not needed",
             Self::NetRaw => "severing idle NAT flows; not used by this version",
             Self::SysAdmin => "mounting a bpffs; not needed where one is mounted",
         }
@@ -80,21 +80,19 @@ pub(super) fn checks(held: &Held) -> Vec<Check> {
         Some(uid) => Check::ok("user", format!("uid {uid}")),
         None => Check::bad("user", State::Unknown, "/proc/self/status cannot be read", "mount /proc"),
     };
-    let capabilities = Capability::ALL.iter().map(|it| {
-        if held.has(*it) {
-            return Check::ok(it.name(), format!("held; {}", it.needed_for()));
+    let capabilities = Capability::ALL.iter().map(|it| match (held.has(*it), it) {
+        (true, _) => Check::ok(it.name(), format!("held; {}", it.needed_for())),
+        (false, Capability::Bpf | Capability::NetAdmin) => {
+            Check::bad(it.name(), State::No, format!("not held; {}", it.needed_for()), grant(&[it.name()]))
         }
-        let needed = matches!(it, Capability::Bpf | Capability::NetAdmin);
-        let state = if needed { State::No } else { State::Warn };
-        Check::bad(it.name(), state, format!("not held; {}", it.needed_for()), grant(&[it.name()]))
+        (false, _) => Check::ok(it.name(), format!("not held; {}", it.needed_for())),
     });
     std::iter::once(user).chain(capabilities).collect()
 }
 
-/// How a service gets capabilities.
+/// How a process gets capabilities.
 pub(super) fn grant(names: &[&str]) -> String {
-    let names = names.join(" ");
-    format!("run as root, or with systemd's AmbientCapabilities={names}, or a container's capabilities to add")
+    format!("run as root, or grant {} (systemd: AmbientCapabilities=; containers: capabilities.add)", names.join(" "))
 }
 
 #[cfg(test)]

@@ -21,7 +21,9 @@ fn nobody() -> Held {
 }
 
 fn report(held: &Held, answer: &Answer, test: Option<SelfTest>, asked: Option<&'static str>) -> Report {
-    Report { checks: Vec::new(), datapaths: datapaths::judge(held, &Support::all(answer), test), asked }
+    let bpffs = Check::ok("bpffs", "mounted");
+    let datapaths = datapaths::judge(held, &Support::all(answer), (&bpffs, Verdict::Yes), test);
+    Report { checks: Vec::new(), datapaths, asked }
 }
 
 fn sockmap(report: &Report) -> &Ability {
@@ -56,7 +58,7 @@ fn a_no_names_the_capability_and_offers_copy() {
     let ability = sockmap(&report);
     assert_eq!(ability.verdict, Verdict::MissingPrivilege);
     assert_eq!(ability.reason, "CAP_BPF and CAP_NET_ADMIN missing");
-    assert!(ability.remedy.contains("AmbientCapabilities=CAP_BPF CAP_NET_ADMIN"), "{}", ability.remedy);
+    assert!(ability.remedy.contains("grant CAP_BPF CAP_NET_ADMIN"), "{}", ability.remedy);
     assert!(ability.remedy.contains("\"copy\""), "{}", ability.remedy);
 }
 
@@ -67,6 +69,16 @@ fn the_self_test_runs_only_where_it_can() {
     report(&root(), &Answer::No, never(), None);
     let report = report(&root(), &Answer::Yes, Some(Box::new(|| Err("half-close lost 3 bytes".into()))), None);
     assert!(sockmap(&report).reason.contains("half-close lost 3 bytes"));
+}
+
+#[test]
+fn sockmap_needs_a_place_for_its_pins() {
+    let bpffs = Check::bad("bpffs", State::No, "not mounted", "mount one");
+    let abilities = datapaths::judge(&root(), &Support::all(&Answer::Yes), (&bpffs, Verdict::MissingPrivilege), None);
+    let report = Report { checks: Vec::new(), datapaths: abilities, asked: Some("sockmap") };
+    assert_eq!(report.exit_code(), 77);
+    assert_eq!(sockmap(&report).reason, "bpffs: not mounted");
+    assert!(sockmap(&report).remedy.starts_with("mount one; datapath"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use proxy_ebpf::counter;
 
 use super::{
     Labels, Shared,
-    sample::{GroupSample, NodeRole, NodeSample, REASONS, RouteSample, SentinelSample, Snapshot},
+    sample::{Counts, GroupSample, NodeRole, NodeSample, REASONS, RouteSample, SentinelSample, Snapshot},
 };
 
 #[derive(Debug)]
@@ -93,7 +93,7 @@ fn encode_sentinels(page: &mut Page<'_>, groups: &[GroupSample]) -> fmt::Result 
     let polls = all().flat_map(|(group, it)| {
         it.polls.iter().map(move |(outcome, count)| {
             let [group, sentinel] = labels(group, it);
-            ([group, sentinel, ("outcome", Arc::from(outcome.word()))], *count)
+            ([group, sentinel, ("outcome", Arc::from(*outcome))], *count)
         })
     });
     page.counters("sentinel_polls", "Questions to the Sentinel, by outcome", polls)?;
@@ -114,7 +114,7 @@ fn encode_nodes(page: &mut Page<'_>, groups: &[GroupSample]) -> fmt::Result {
     let probes = all().flat_map(|(group, it)| {
         it.probes.iter().map(move |(outcome, count)| {
             let [group, node] = labels(group, it);
-            ([group, node, ("outcome", Arc::from(outcome.word()))], *count)
+            ([group, node, ("outcome", Arc::from(*outcome))], *count)
         })
     });
     page.counters("node_probes", "Role probes of the node, by outcome", probes)?;
@@ -131,11 +131,29 @@ fn encode_routes(page: &mut Page<'_>, routes: &[RouteSample]) -> fmt::Result {
     page.gauges("connections_active", "Connections paired with a node now", active)?;
     let parked = routes.iter().map(|it| ([("route", Arc::clone(&it.name))], it.parked));
     page.gauges("connections_parked", "Connections that wait for a target now", parked)?;
-    let bytes = routes.iter().flat_map(|it| {
-        [("to-node", it.to_node), ("to-client", it.to_client)]
-            .map(|(direction, count)| ([("route", Arc::clone(&it.name)), ("direction", Arc::from(direction))], count))
-    });
-    page.counters("bytes", "Payload bytes forwarded", bytes)
+    let accepted = routes.iter().map(|it| ([("route", Arc::clone(&it.name))], it.accepted));
+    page.counters("connections", "Connections accepted", accepted)?;
+    let bytes = by_word(routes, "direction", |it| vec![("to-node", it.to_node), ("to-client", it.to_client)]);
+    page.counters("bytes", "Payload bytes forwarded", bytes)?;
+    let refused = by_word(routes, "reason", |it| it.refused.clone());
+    page.counters("refused", "Connections turned away, by reason", refused)?;
+    let parked = by_word(routes, "outcome", |it| it.unparked.clone());
+    page.counters("parked", "Connections that waited for a target, by how that ended", parked)?;
+    let errors = by_word(routes, "error", |it| it.accept_errors.clone());
+    page.counters("accept_errors", "Failed accept(2) calls, by kind", errors)
+}
+
+/// One sample for each count of each route, labelled with its word.
+fn by_word(
+    routes: &[RouteSample],
+    key: &'static str,
+    counts: impl Fn(&RouteSample) -> Counts,
+) -> impl Iterator<Item = (Labels<2>, u64)> {
+    routes.iter().flat_map(move |route| {
+        let name = Arc::clone(&route.name);
+        let labelled = move |(word, count)| ([("route", Arc::clone(&name)), (key, Arc::from(word))], count);
+        counts(route).into_iter().map(labelled)
+    })
 }
 
 fn encode_verdicts(page: &mut Page<'_>, counters: &[u64; counter::COUNT as usize]) -> fmt::Result {

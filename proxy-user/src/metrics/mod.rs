@@ -4,7 +4,6 @@
 
 mod gather;
 mod process;
-mod route;
 mod sample;
 
 #[cfg(test)]
@@ -21,13 +20,10 @@ use std::{
 use prometheus_client::{
     encoding::text::{encode_eof, encode_registry},
     metrics::{counter::Counter, family::Family, histogram::Histogram, info::Info},
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 
-pub use self::{
-    route::{ParkOutcome, Refusal, RouteMetrics},
-    sample::{GroupSample, NodeRole, NodeSample, Outcome, RouteSample, SentinelSample, Snapshot, Source},
-};
+pub use self::sample::{Counts, GroupSample, NodeRole, NodeSample, RouteSample, SentinelSample, Snapshot, Source};
 use crate::config::Name;
 
 /// What a response that carries [`Metrics::encode`] says it is.
@@ -51,7 +47,8 @@ struct Inner {
     ours: Registry,
     process: Registry,
     shared: Arc<Shared>,
-    routes: route::Families,
+    severed: Family<Labels<1>, Counter>,
+    sever_seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
     switches: Family<Labels<1>, Counter>,
     failures: Family<Labels<1>, Counter>,
 }
@@ -68,7 +65,12 @@ impl Metrics {
         let mut ours = Registry::with_prefix("switchmaster");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         ours.register("build", "Which switchmaster this is", build);
-        let routes = route::Families::register(&mut ours);
+        let severed = Family::default();
+        ours.register("severed", "Connections ended by RST at a switch", severed.clone());
+        let new_histogram: fn() -> Histogram = || Histogram::new(SEVER_BUCKETS);
+        let sever_seconds = Family::new_with_constructor(new_histogram);
+        let help = "From the decision to the last RST of a switch";
+        ours.register_with_unit("sever", help, Unit::Seconds, sever_seconds.clone());
         let switches = Family::default();
         ours.register("switches", "Times a group went to another master", switches.clone());
         let failures = Family::default();
@@ -77,7 +79,7 @@ impl Metrics {
         ours.register_collector(Box::new(gather::Gather(Arc::clone(&shared))));
         let mut process = Registry::default();
         process.register_collector(Box::new(process::Process));
-        Self(Arc::new(Inner { ours, process, shared, routes, switches, failures }))
+        Self(Arc::new(Inner { ours, process, shared, severed, sever_seconds, switches, failures }))
     }
 
     /// Names what is asked for the state of groups and routes at each scrape. The first call counts.
@@ -87,14 +89,26 @@ impl Metrics {
         }
     }
 
-    /// The counters of one route; its series exist from here on, at zero.
-    pub fn route(&self, name: &Name) -> RouteMetrics {
-        self.0.routes.route(name)
+    /// Makes the route's series exist at zero, so that a first switch shows as a rise.
+    pub fn route(&self, name: &Name) {
+        drop(self.0.severed.get_or_create(&[("route", Arc::clone(name))]));
     }
 
-    /// Ends the series of a route that was removed. Handles of it count on unseen.
     pub fn forget_route(&self, name: &Name) {
-        self.0.routes.forget(name);
+        self.0.severed.remove(&[("route", Arc::clone(name))]);
+        self.0.sever_seconds.remove(&[("route", Arc::clone(name))]);
+    }
+
+    /// A switch ended `connections` of the route, the last one `took` after the decision.
+    pub fn severed(&self, route: &Name, connections: u64, took: Duration) {
+        let labels = [("route", Arc::clone(route))];
+        self.0.severed.get_or_create(&labels).inc_by(connections);
+        self.0.sever_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// For the status.
+    pub fn severed_total(&self, route: &Name) -> u64 {
+        self.0.severed.get(&[("route", Arc::clone(route))]).map_or(0, |it| it.get())
     }
 
     /// Makes the group's series exist at zero, so that a first switch shows as a rise.
@@ -109,6 +123,11 @@ impl Metrics {
 
     pub fn switched(&self, group: &Name) {
         self.0.switches.get_or_create(&[("group", Arc::clone(group))]).inc();
+    }
+
+    /// For the status.
+    pub fn switches_total(&self, group: &Name) -> u64 {
+        self.0.switches.get(&[("group", Arc::clone(group))]).map_or(0, |it| it.get())
     }
 
     /// A node answered a probe after this long.

@@ -1,13 +1,13 @@
 //! The state of the daemon as one scrape sees it. The daemon fills it from the election's verdict,
 //! from discovery's status and from the kernel's counters; nothing here is kept between scrapes.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::net::SocketAddr;
 
 use proxy_ebpf::counter;
 
 use crate::{
     config::Name,
-    election::{Failure, Reason, Role, Target, Way},
+    election::{Reason, Role, Target, Way},
 };
 
 /// Asked at each scrape; must answer without waiting.
@@ -41,7 +41,8 @@ pub struct SentinelSample {
     /// It answers for this group now.
     pub up: bool,
     pub epoch: Option<u64>,
-    pub polls: BTreeMap<Outcome, u64>,
+    /// `answered` and `failed`.
+    pub polls: Counts,
     pub events: u64,
 }
 
@@ -49,7 +50,8 @@ pub struct SentinelSample {
 pub struct NodeSample {
     pub addr: SocketAddr,
     pub role: NodeRole,
-    pub probes: BTreeMap<Outcome, u64>,
+    /// `answered`, and the failed ones by discovery's word for the failure.
+    pub probes: Counts,
     pub lag_seconds: Option<u64>,
     pub lag_bytes: Option<u64>,
 }
@@ -64,40 +66,17 @@ pub struct RouteSample {
     pub parked: u64,
     pub to_node: u64,
     pub to_client: u64,
+    pub accepted: u64,
+    /// Clients turned away, by reason.
+    pub refused: Counts,
+    /// Waits that ended, by outcome.
+    pub unparked: Counts,
+    /// Failed accept(2) calls, by kind.
+    pub accept_errors: Counts,
 }
 
-/// How a question to a node or a Sentinel ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
-    Answered,
-    Failed(Failure),
-}
-
-impl Outcome {
-    pub const ALL: [Self; 8] = [
-        Self::Answered,
-        Self::Failed(Failure::Unreachable),
-        Self::Failed(Failure::TimedOut),
-        Self::Failed(Failure::Denied),
-        Self::Failed(Failure::Protocol),
-        Self::Failed(Failure::UnknownGroup),
-        Self::Failed(Failure::Unresolved),
-        Self::Failed(Failure::Tls),
-    ];
-
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Answered => "answered",
-            Self::Failed(Failure::Unreachable) => "unreachable",
-            Self::Failed(Failure::TimedOut) => "timed-out",
-            Self::Failed(Failure::Denied) => "denied",
-            Self::Failed(Failure::Protocol) => "protocol",
-            Self::Failed(Failure::UnknownGroup) => "unknown-group",
-            Self::Failed(Failure::Unresolved) => "unresolved",
-            Self::Failed(Failure::Tls) => "tls",
-        }
-    }
-}
+/// Counters by a label value. The values come from a table in the source, so they are bounded.
+pub type Counts = Vec<(&'static str, u64)>;
 
 /// What a node last said it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +90,11 @@ pub enum NodeRole {
 
 impl NodeRole {
     pub const ALL: [Self; 4] = [Self::Master, Self::Replica, Self::Loading, Self::Unknown];
+
+    /// From discovery's word; None: it does not answer.
+    pub fn from_word(word: Option<&str>) -> Self {
+        Self::ALL.into_iter().find(|it| word == Some(it.word())).unwrap_or(Self::Unknown)
+    }
 
     pub fn word(self) -> &'static str {
         match self {

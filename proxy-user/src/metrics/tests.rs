@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -11,6 +10,19 @@ use super::*;
 use crate::election::{Reason, Target, Way};
 
 const PAGE: &str = include_str!("../../../docs/metrics.md");
+
+/// What the daemon may fill in: discovery's words for failures, the listener's for clients.
+const POLLS: [&str; 2] = ["answered", "failed"];
+const PROBES: [&str; 8] =
+    ["answered", "unreachable", "timed-out", "denied", "protocol", "unknown-group", "unresolved", "tls"];
+const REFUSED: [&str; 7] =
+    ["not-allowed", "max-connections", "park-full", "park-timeout", "connect-failed", "connect-timeout", "draining"];
+const UNPARKED: [&str; 5] = ["served", "timed-out", "left", "full", "drained"];
+const ACCEPT_ERRORS: [&str; 4] = ["connection", "files", "memory", "other"];
+
+fn counts<const N: usize>(words: [&'static str; N]) -> Vec<(&'static str, u64)> {
+    words.map(|it| (it, 3)).to_vec()
+}
 
 struct Fixed(Mutex<Snapshot>);
 
@@ -24,7 +36,7 @@ fn node(port: u16) -> NodeSample {
     NodeSample {
         addr: ([10, 0, 0, 1], port).into(),
         role: NodeRole::Master,
-        probes: Outcome::ALL.map(|it| (it, 3)).into(),
+        probes: counts(PROBES),
         lag_seconds: Some(1),
         lag_bytes: Some(64),
     }
@@ -35,7 +47,7 @@ fn snapshot() -> Snapshot {
         addr: "[fd00::1]:26379".parse().unwrap(),
         up: true,
         epoch: Some(7),
-        polls: Outcome::ALL.map(|it| (it, 2)).into(),
+        polls: counts(POLLS),
         events: 5,
     };
     let group = GroupSample {
@@ -54,6 +66,10 @@ fn snapshot() -> Snapshot {
         parked: 1,
         to_node: 100,
         to_client: 200,
+        accepted: 9,
+        refused: counts(REFUSED),
+        unparked: counts(UNPARKED),
+        accept_errors: counts(ACCEPT_ERRORS),
     };
     Snapshot { groups: vec![group], routes: vec![route], sockmap: Some([9; 8]) }
 }
@@ -63,10 +79,8 @@ fn full() -> (Metrics, Arc<Fixed>) {
     let metrics = Metrics::new();
     let source = Arc::new(Fixed(Mutex::new(snapshot())));
     metrics.read_from(Arc::clone(&source) as Arc<dyn Source>);
-    let route = metrics.route(&Arc::from("writes"));
-    route.accepted();
-    route.severed(3, Duration::from_millis(2));
-    route.accept_failed(&io::Error::from_raw_os_error(libc::EMFILE));
+    metrics.route(&Arc::from("writes"));
+    metrics.severed(&Arc::from("writes"), 3, Duration::from_millis(2));
     metrics.group(&Arc::from("mymaster"));
     metrics.switched(&Arc::from("mymaster"));
     metrics.task_failed("listener");
@@ -145,7 +159,7 @@ fn the_page_lists_every_value_of_the_bounded_labels() {
         assert_eq!(labels[key], written, "{key} of {name}");
         checked += 1;
     }
-    assert_eq!(checked, 8, "the table of label values is incomplete");
+    assert_eq!(checked, 9, "the table of label values is incomplete");
 }
 
 #[test]
@@ -168,7 +182,7 @@ fn no_series_is_written_twice() {
     assert_eq!(series.len(), series.iter().collect::<BTreeSet<_>>().len());
     assert!(text.contains("switchmaster_group_way{group=\"mymaster\"} 2\n"));
     assert!(text.contains("switchmaster_sentinel_view_up{group=\"mymaster\",sentinel=\"[fd00::1]:26379\"} 1\n"));
-    assert!(text.contains("switchmaster_accept_errors_total{route=\"writes\",errno=\"EMFILE\"} 1\n"));
+    assert!(text.contains("switchmaster_accept_errors_total{route=\"writes\",error=\"files\"} 3\n"));
 }
 
 #[test]
@@ -201,15 +215,20 @@ fn probes_are_bounded_without_a_scraper() {
 }
 
 #[test]
-fn a_route_tells_the_status_what_it_counted() {
-    let metrics = Metrics::new();
-    let route = metrics.route(&Arc::from("writes"));
-    route.refused(Refusal::ParkFull);
-    route.refused(Refusal::ParkFull);
-    route.severed(5, Duration::ZERO);
-    metrics.route(&Arc::from("writes")).accepted();
-    assert_eq!(route.refused_total(), BTreeMap::from([("park-full".to_owned(), 2)]));
-    assert_eq!((route.connections_total(), route.severed_total()), (1, 5));
+fn the_status_can_read_what_was_counted() {
+    let (metrics, _) = full();
+    metrics.severed(&Arc::from("writes"), 5, Duration::ZERO);
+    assert_eq!(metrics.severed_total(&Arc::from("writes")), 8);
+    assert_eq!(metrics.switches_total(&Arc::from("mymaster")), 1);
+    assert_eq!((metrics.severed_total(&Arc::from("x")), metrics.switches_total(&Arc::from("x"))), (0, 0));
+}
+
+#[test]
+fn roles_are_known_by_discoverys_words() {
+    for role in NodeRole::ALL {
+        assert_eq!(NodeRole::from_word(Some(role.word())), role);
+    }
+    assert_eq!(NodeRole::from_word(None), NodeRole::Unknown);
 }
 
 #[test]
