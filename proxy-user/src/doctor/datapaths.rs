@@ -1,0 +1,125 @@
+//! Datapath by datapath: can it work here, and if not, why and what to do. `copy` always works and is
+//! offered wherever another cannot.
+
+use serde::Serialize;
+
+use super::{
+    Check, SelfTest,
+    bpf::{Answer, Support},
+    privileges::{Capability, Held, grant},
+};
+use crate::config::DatapathChoice;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Yes,
+    /// Privileges are all that is known to be missing.
+    MissingPrivilege,
+    No,
+    NotInThisVersion,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Ability {
+    pub name: &'static str,
+    pub verdict: Verdict,
+    pub reason: String,
+    pub remedy: String,
+}
+
+/// The name of a datapath that can be asked for by name.
+pub(super) fn name(choice: DatapathChoice) -> Option<&'static str> {
+    match choice {
+        DatapathChoice::Auto => None,
+        DatapathChoice::Xdp => Some("xdp"),
+        DatapathChoice::Tc => Some("tc"),
+        DatapathChoice::Sockmap => Some("sockmap"),
+        DatapathChoice::Copy => Some("copy"),
+    }
+}
+
+/// In the order in which `auto` would like them, then the helpers that stand in front.
+/// `pinning`: the check of the bpffs, and its verdict.
+pub(super) fn judge(
+    held: &Held,
+    support: &Support,
+    pinning: (&Check, Verdict),
+    self_test: Option<SelfTest>,
+) -> Vec<Ability> {
+    vec![
+        later("xdp"),
+        later("tc"),
+        sockmap(held, support, pinning, self_test),
+        Ability {
+            name: "copy",
+            verdict: Verdict::Yes,
+            reason: "needs nothing: always possible".to_owned(),
+            remedy: String::new(),
+        },
+        later("steering"),
+        later("bypass"),
+    ]
+}
+
+fn later(name: &'static str) -> Ability {
+    Ability {
+        name,
+        verdict: Verdict::NotInThisVersion,
+        reason: "not in this version".to_owned(),
+        remedy: String::new(),
+    }
+}
+
+fn sockmap(
+    held: &Held,
+    support: &Support,
+    (bpffs, pinning): (&Check, Verdict),
+    self_test: Option<SelfTest>,
+) -> Ability {
+    let obstacle = privileges(held)
+        .or_else(|| support.obstacles().next().map(|(what, answer)| unsupported(what, answer)))
+        .or_else(|| {
+            (pinning != Verdict::Yes).then(|| (pinning, format!("bpffs: {}", bpffs.found), bpffs.remedy.clone()))
+        });
+    let (verdict, reason, remedy) = obstacle.unwrap_or_else(|| tested(self_test));
+    let remedy = match (verdict, remedy.is_empty()) {
+        (Verdict::Yes, _) => remedy,
+        (_, true) => COPY_WORKS.to_owned(),
+        (_, false) => format!("{remedy}; {COPY_WORKS}"),
+    };
+    Ability { name: "sockmap", verdict, reason, remedy }
+}
+
+const COPY_WORKS: &str = "datapath = \"copy\" works without";
+
+/// Verdict, reason, remedy.
+type Finding = (Verdict, String, String);
+
+fn privileges(held: &Held) -> Option<Finding> {
+    let missing = held.missing(&[Capability::Bpf, Capability::NetAdmin]);
+    (!missing.is_empty())
+        .then(|| (Verdict::MissingPrivilege, format!("{} missing", missing.join(" and ")), grant(&missing)))
+}
+
+fn unsupported(what: &str, answer: &Answer) -> Finding {
+    match answer {
+        Answer::Refused => (
+            Verdict::MissingPrivilege,
+            "bpf(2) is refused in spite of the capabilities".to_owned(),
+            "allow bpf(2) in the seccomp filter (systemd: SystemCallFilter=bpf) or in the LSM's policy".to_owned(),
+        ),
+        Answer::Failed(error) => (Verdict::No, format!("{what} cannot be probed: {error}"), String::new()),
+        Answer::No | Answer::Yes => {
+            (Verdict::No, format!("this kernel does not offer {what}"), "a newer kernel".to_owned())
+        }
+    }
+}
+
+fn tested(self_test: Option<SelfTest>) -> Finding {
+    match self_test.map(|run| run()) {
+        Some(Ok(tested)) => (Verdict::Yes, format!("self-test passed: {tested}"), String::new()),
+        Some(Err(failure)) => (Verdict::No, format!("self-test failed: {failure}"), "a newer kernel".to_owned()),
+        None => (Verdict::Yes, "the kernel offers all it needs (self-test not run)".to_owned(), String::new()),
+    }
+}

@@ -1,0 +1,63 @@
+//! The daemon's own CPU time, memory and open files, under the names every Prometheus client uses.
+//! Read from /proc at scrape time; what cannot be read is left out.
+
+use std::{fmt, fs, os::unix::fs::MetadataExt as _};
+
+use nix::{
+    sys::resource::{Resource, UsageWho, getrlimit, getrusage},
+    unistd::{SysconfVar, sysconf},
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet},
+    metrics::MetricType,
+};
+
+#[derive(Debug)]
+pub(super) struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        if let Some(seconds) = cpu_seconds() {
+            encoder
+                .encode_descriptor("process_cpu_seconds", "User and system CPU time.", None, MetricType::Counter)?
+                .encode_counter::<NoLabelSet, _, f64>(&seconds, None)?;
+        }
+        for (name, help, value) in [
+            ("process_resident_memory_bytes", "Resident memory.", resident_bytes()),
+            ("process_open_fds", "Open file descriptors.", open_files()),
+            ("process_max_fds", "The soft limit on open file descriptors.", max_files()),
+        ] {
+            if let Some(value) = value {
+                encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cpu_seconds() -> Option<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
+    let sum = [usage.user_time(), usage.system_time()].map(|it| it.tv_sec() as f64 + it.tv_usec() as f64 / 1e6);
+    Some(sum[0] + sum[1])
+}
+
+fn resident_bytes() -> Option<u64> {
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
+    pages.checked_mul(u64::try_from(page).ok()?)
+}
+
+/// Since Linux 6.2 the folder's size is the count (f1f1f2569901); before, it must be listed.
+fn open_files() -> Option<u64> {
+    let size = fs::metadata("/proc/self/fd").ok()?.size();
+    if size > 0 {
+        return Some(size);
+    }
+    u64::try_from(fs::read_dir("/proc/self/fd").ok()?.count()).ok()
+}
+
+fn max_files() -> Option<u64> {
+    getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft)
+}
