@@ -2,7 +2,11 @@
 //! counted over every known Sentinel: one that is silent weighs against, one that is unknown does not
 //! exist. Memory is bounded by the latest list of Sentinels.
 
-use std::{cmp::Reverse, collections::BTreeMap, net::SocketAddr};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use super::{address::canonical, observation::SentinelView};
 
@@ -56,8 +60,8 @@ impl Ballot {
     /// Replaces the list of Sentinels. Views of those who stay are kept.
     pub(super) fn seat(&mut self, known: Vec<SocketAddr>) {
         let mut before = std::mem::take(&mut self.seats);
-        self.seats =
-            known.into_iter().map(canonical).map(|addr| (addr, before.remove(&addr).unwrap_or_default())).collect();
+        let known: BTreeSet<SocketAddr> = known.into_iter().map(canonical).collect();
+        self.seats = known.into_iter().map(|addr| (addr, before.remove(&addr).unwrap_or_default())).collect();
     }
 
     pub(super) fn cast(&mut self, from: SocketAddr, view: &SentinelView) {

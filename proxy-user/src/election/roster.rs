@@ -1,7 +1,10 @@
 //! The nodes of a group. Holds what each has said; answers who says master and who may be followed.
 //! Memory is bounded by the latest list of nodes: reports of anybody else are not kept.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use super::{
     address::canonical,
@@ -24,8 +27,8 @@ impl Roster {
     /// Replaces the list of nodes. What those who stay have said is kept.
     pub(super) fn enlist(&mut self, known: Vec<SocketAddr>) {
         let mut before = std::mem::take(&mut self.nodes);
-        self.nodes =
-            known.into_iter().map(canonical).map(|addr| (addr, before.remove(&addr).unwrap_or_default())).collect();
+        let known: BTreeSet<SocketAddr> = known.into_iter().map(canonical).collect();
+        self.nodes = known.into_iter().map(|addr| (addr, before.remove(&addr).unwrap_or_default())).collect();
     }
 
     pub(super) fn report(&mut self, from: SocketAddr, report: NodeReport) {

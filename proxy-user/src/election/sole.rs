@@ -38,10 +38,10 @@ fn outlast(roster: &Roster, masters: &[SocketAddr], target: &Target) -> Call {
 
 fn find(roster: &Roster, masters: &[SocketAddr]) -> Call {
     match masters {
+        [_, _, ..] => Call::Close(Reason::TwoMasters, None),
         _ if !roster.all_asked() => Call::Close(Reason::Starting, None),
         [] => Call::Close(Reason::NoMaster, None),
         [only] => follow(roster, *only).unwrap_or(Call::Close(Reason::Unconfirmed, Some(*only))),
-        [_, _, ..] => Call::Close(Reason::TwoMasters, None),
     }
 }
 

@@ -126,6 +126,7 @@ fn a_node_that_left_the_list_is_forgotten() {
          2 nodes=A                  => open A@0 proven
          3 nodes=A,B                => open A@0 proven
          4 B=master                 => open A@0 two-masters
+         4 nodes=A,B,B,A            => open A@0 two-masters
          5 nodes=B                  => open B@0 proven",
     );
 }

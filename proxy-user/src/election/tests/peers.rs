@@ -93,7 +93,7 @@ fn pain_5_the_sentinel_that_held_the_subscription_dies_with_the_master() {
         "0 A=master 1:A@6 2:A@6 3:A@6 => open A@6 proven
          1 1:- A=- A=- A=-            => established A@6 probe-lost
          2 B=master                   => established A@6 probe-lost
-         3 2:B@7                      => closed no-majority
+         3 2:B@7                      => closed disagreement
          4 3:B@7                      => open B@7 proven",
     );
 }
@@ -133,7 +133,7 @@ fn pain_9_answers_that_come_too_early_or_too_late() {
          1 1:B@7 2:B@7                          => closed unconfirmed
          2 B=loading                            => closed unconfirmed
          3 B=master                             => open B@7 proven
-         4 3:A@6                                => open B@7 proven
+         4 A=replica 3:A@6                      => open B@7 proven
          5 1:A@6                                => open B@7 stale-epoch wake 10005",
     );
 }
@@ -151,6 +151,7 @@ fn pain_11_an_address_used_again_by_a_stranger() {
         "1 A=master#a B=replica   => open A@0#a proven
          2 nodes=B,C C=-          => established A@0#a probe-lost
          3 nodes=A,B              => established A@0#a probe-lost
-         4 A=master#other         => closed stranger",
+         4 A=replica#other        => closed stranger
+         5 A=master#other         => open A@0#other proven",
     );
 }

@@ -121,7 +121,7 @@ fn rule_2_the_candidate_must_say_master_itself() {
         ["A=replica", "A=loading", "A=-", "B=master", "A=master A=replica", "A=master A=loading", "A=master A=-"]
     {
         with_sentinels(&format!(
-            "1 1:A@6 2:A@6 3:A@6 {other} => closed unconfirmed wake none
+            "1 {other} 1:A@6 2:A@6 3:A@6 => closed unconfirmed wake none
              2 A=master                  => open A@6 proven"
         ));
     }
@@ -146,7 +146,7 @@ fn rule_3_never_backwards() {
          2 B=master 1:B@7 2:B@7 => open B@7 proven
          3 A=replica            => open B@7 proven
          4 1:A@6 2:A@6          => open B@7 stale-epoch wake 10004
-         5 B=replica A=master   => closed role-lost
+         5 B=replica A=master   => closed stale-epoch
          6 1:A@6                => closed stale-epoch
          99999                  => closed stale-epoch
          100000 1:A@7 2:A@7     => open A@7 proven",
