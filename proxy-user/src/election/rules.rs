@@ -33,3 +33,30 @@ impl From<&Group> for Rules {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Rules;
+    use crate::config::{Access, Check, Commit, Group, HostPort, Source};
+
+    #[test]
+    fn a_group_gives_its_rules() {
+        let members = vec![HostPort { host: "10.0.0.1".into(), port: 6379 }];
+        let group = |source| Group {
+            name: "mymaster".into(),
+            source,
+            commit: Commit::Early,
+            quorum_grace: std::time::Duration::from_secs(7),
+            check: Check { rise: 2, fall: 4, ..Check::default() },
+            require_backlog: true,
+            node_access: Access::default(),
+            sentinel_access: Access::default(),
+        };
+        let nodes = Rules::from(&group(Source::Nodes(members.clone())));
+        assert!(!nodes.sentinels && nodes.require_backlog);
+        assert_eq!((nodes.rise, nodes.fall, nodes.quorum_grace.as_secs()), (2, 4, 7));
+        assert_eq!(nodes.commit, Commit::Early);
+        let sentinels = Rules::from(&group(Source::Sentinels(members)));
+        assert!(sentinels.sentinels && !sentinels.require_backlog, "a backlog is asked for without Sentinels only");
+    }
+}

@@ -170,7 +170,7 @@ fn random_step(random: &mut StdRng, weather: Weather, epoch: u8) -> Step {
     let odd = matches!(weather, Weather::Anything) || random.random_ratio(1, 50);
     let any: u8 = random.random();
     if odd && random.random_ratio(1, 20) {
-        return if any % 2 == 0 { Step::Sentinels(any >> 1) } else { Step::Nodes(any >> 1 | 0b11) };
+        return if any.is_multiple_of(2) { Step::Sentinels(any >> 1) } else { Step::Nodes(any >> 1 | 0b11) };
     }
     let candidate = if odd && random.random_ratio(1, 3) { any } else { epoch };
     let near = if odd { epoch.saturating_add(any % 3).saturating_sub(1) } else { epoch };
@@ -191,7 +191,7 @@ fn random_step(random: &mut StdRng, weather: Weather, epoch: u8) -> Step {
         Step::Node(node, if odd { any } else { usual }, if odd { any >> 3 } else { 7 })
     } else if below(failures) {
         Step::NodeLost(any)
-    } else if any % 3 == 0 {
+    } else if any.is_multiple_of(3) {
         Step::Deadline
     } else {
         Step::Wait(random.random_range(0..4000))
