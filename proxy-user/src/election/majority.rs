@@ -116,7 +116,11 @@ impl Majority {
         if held == Held::Silent {
             return Call::Keep(Way::Established, Reason::ProbeLost).into();
         }
-        let (reason, _) = self.why_shut(count, roster, now);
+        let reason = match self.why_shut(count, roster, now).0 {
+            // Other Sentinels than those who were heard: something was known, so this is no start.
+            Reason::Starting => Reason::NoMajority,
+            reason => reason,
+        };
         if self.is_over(since, now) {
             return Call::Keep(Way::Established, reason).into();
         }

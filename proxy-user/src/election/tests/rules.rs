@@ -39,7 +39,8 @@ fn rule_1_a_removed_sentinel_has_no_vote_any_more() {
         "1 A=master 1:A@6 2:A@6  => open A@6 proven
          2 sentinels=1,3,4       => open A@6 no-majority wake 10002
          3 sentinels=1,2,3       => open A@6 no-majority wake 10002
-         4 2:A@6                 => open A@6 proven wake none",
+         4 2:A@6                 => open A@6 proven wake none
+         5 sentinels=7,8,9       => open A@6 no-majority wake 10005",
     );
 }
 
