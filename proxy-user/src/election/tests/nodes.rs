@@ -117,6 +117,12 @@ fn rule_8_a_stranger_rises_anew() {
          2 A=master#y                              => closed stranger
          3 A=master                                => open A@0#y proven",
     );
+    play(
+        Rules { require_backlog: true, ..rules(false) },
+        "0 nodes=A,B B=replica A=master+backlog#x => open A@0#x proven
+         1 A=master#y A=master#y                  => closed stranger
+         2 A=master+backlog#y                     => open A@0#y proven",
+    );
 }
 
 #[test]
