@@ -10,7 +10,8 @@ pub struct Verdict {
     pub master: Option<Target>,
     /// Why it is so, for the operator.
     pub reason: Reason,
-    /// Every known replica, sound or not.
+    /// Every node that has said replica and is not the master now, sound or not. A node that is not
+    /// listed keeps no connection of a replica route.
     pub replicas: Vec<Replica>,
 }
 

@@ -1,0 +1,199 @@
+//! Rules 1 to 4, for a group run by Sentinels: follow whom a strict majority names and who says
+//! master itself; never at a lower epoch than before; and without a majority let nothing new through
+//! for longer than the grace.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::{
+    ballot::{Agreed, Ballot, Count},
+    roster::Roster,
+    ruling::{Call, Held, Ruling},
+    verdict::{Reason, Target, Way},
+};
+
+#[derive(Debug, Clone)]
+pub(super) struct Majority {
+    pub(super) ballot: Ballot,
+    grace: Duration,
+    /// The highest epoch ever decided.
+    floor: u64,
+    /// Since when no majority upholds the incumbent.
+    unsupported: Option<Instant>,
+    contest: Option<Contest>,
+}
+
+/// A majority's candidate whom a minority at a higher epoch does not name.
+#[derive(Debug, Clone)]
+struct Contest {
+    addr: SocketAddr,
+    epoch: u64,
+    since: Instant,
+}
+
+/// What keeps the majority's candidate from being followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Obstacle {
+    /// Its epoch is below one that was decided before.
+    Stale,
+    /// A minority at a higher epoch names another node, and that node says master too: a failover
+    /// that the majority has yet to hear of.
+    Overtaken,
+    /// The same without the node's word. It may become news; once the grace is over it is none.
+    Contested {
+        until: Option<Instant>,
+    },
+    Unconfirmed,
+}
+
+impl Obstacle {
+    fn reason(self) -> Reason {
+        match self {
+            Self::Stale => Reason::StaleEpoch,
+            Self::Overtaken => Reason::TwoMasters,
+            Self::Contested { .. } => Reason::Disagreement,
+            Self::Unconfirmed => Reason::Unconfirmed,
+        }
+    }
+}
+
+impl Majority {
+    pub(super) fn new(grace: Duration) -> Self {
+        Self { ballot: Ballot::default(), grace, floor: 0, unsupported: None, contest: None }
+    }
+
+    pub(super) fn rule(&mut self, roster: &Roster, incumbent: Option<&Target>, held: Held, now: Instant) -> Ruling {
+        let count = self.ballot.count();
+        self.watch_contest(&count, now);
+        if let Count::Agreed(agreed) = &count
+            && is_news(agreed, incumbent)
+            && self.obstacle(agreed, roster, now).is_none()
+            && let Some(node) = roster.confirmed(agreed.addr)
+        {
+            return self.follow(agreed, node.id());
+        }
+        match incumbent {
+            Some(target) => self.judge(&count, roster, target, held, now),
+            None => self.shut(&count, roster, now),
+        }
+    }
+
+    fn follow(&mut self, agreed: &Agreed, id: Option<&str>) -> Ruling {
+        self.floor = agreed.epoch;
+        self.unsupported = None;
+        Call::Follow(Target { addr: agreed.addr, epoch: agreed.epoch, id: id.map(str::to_owned) }).into()
+    }
+
+    /// Whether the incumbent may stay.
+    fn judge(&mut self, count: &Count, roster: &Roster, target: &Target, held: Held, now: Instant) -> Ruling {
+        match count {
+            Count::Agreed(agreed) if agreed.addr == target.addr => {
+                self.unsupported = None;
+                if overtaken(agreed, roster) {
+                    return self.shut(count, roster, now);
+                }
+                match held {
+                    Held::Silent => Call::Keep(Way::Established, Reason::ProbeLost).into(),
+                    Held::SaysMaster | Held::Nobody => Call::Keep(Way::Open, Reason::Proven).into(),
+                }
+            }
+            // Deposed: what it acknowledges from here on is lost, whether or not its successor is proven yet.
+            Count::Agreed(agreed) if agreed.epoch >= self.floor => self.shut(count, roster, now),
+            Count::Agreed(_) | Count::Unheard | Count::TooFew | Count::Split => {
+                self.outlast(count, roster, target, held, now)
+            }
+        }
+    }
+
+    /// Rule 4: nobody upholds the incumbent, nobody deposes it.
+    fn outlast(&mut self, count: &Count, roster: &Roster, target: &Target, held: Held, now: Instant) -> Ruling {
+        let since = *self.unsupported.get_or_insert(now);
+        if roster.masters().any(|addr| addr != target.addr) {
+            return self.shut(count, roster, now);
+        }
+        if held == Held::Silent {
+            return Call::Keep(Way::Established, Reason::ProbeLost).into();
+        }
+        let reason = match self.why_shut(count, roster, now).0 {
+            // Other Sentinels than those who were heard: something was known, so this is no start.
+            Reason::Starting => Reason::NoMajority,
+            reason => reason,
+        };
+        if self.is_over(since, now) {
+            return Call::Keep(Way::Established, reason).into();
+        }
+        Ruling { call: Call::Keep(Way::Open, reason), wake: self.end(since) }
+    }
+
+    fn shut(&mut self, count: &Count, roster: &Roster, now: Instant) -> Ruling {
+        self.unsupported = None;
+        let (reason, candidate) = self.why_shut(count, roster, now);
+        let wake = match count {
+            Count::Agreed(agreed) => match self.obstacle(agreed, roster, now) {
+                Some(Obstacle::Contested { until }) => until,
+                _ => None,
+            },
+            _ => None,
+        };
+        Ruling { call: Call::Close(reason, candidate), wake }
+    }
+
+    fn why_shut(&self, count: &Count, roster: &Roster, now: Instant) -> (Reason, Option<SocketAddr>) {
+        let reason = match count {
+            Count::Agreed(agreed) => {
+                let obstacle = self.obstacle(agreed, roster, now).unwrap_or(Obstacle::Unconfirmed);
+                return (obstacle.reason(), Some(agreed.addr));
+            }
+            Count::Unheard => Reason::Starting,
+            _ if roster.masters().nth(1).is_some() => Reason::TwoMasters,
+            Count::TooFew => Reason::NoMajority,
+            Count::Split => Reason::Disagreement,
+        };
+        (reason, None)
+    }
+
+    fn obstacle(&self, agreed: &Agreed, roster: &Roster, now: Instant) -> Option<Obstacle> {
+        if agreed.epoch < self.floor {
+            return Some(Obstacle::Stale);
+        }
+        if overtaken(agreed, roster) {
+            return Some(Obstacle::Overtaken);
+        }
+        if let Some(contest) = self.contest.as_ref().filter(|contest| !self.is_over(contest.since, now)) {
+            return Some(Obstacle::Contested { until: self.end(contest.since) });
+        }
+        roster.confirmed(agreed.addr).is_none().then_some(Obstacle::Unconfirmed)
+    }
+
+    /// A contest lasts as long as the same candidate is contested, by whomever and at whatever epoch:
+    /// a Sentinel that invents ever higher epochs cannot hold up a decision for longer than the grace.
+    fn watch_contest(&mut self, count: &Count, now: Instant) {
+        self.contest = match (count, self.contest.take()) {
+            (Count::Agreed(agreed), before) if !agreed.rivals.is_empty() => Some(match before {
+                Some(contest) if contest.addr == agreed.addr && contest.epoch == agreed.epoch => contest,
+                _ => Contest { addr: agreed.addr, epoch: agreed.epoch, since: now },
+            }),
+            _ => None,
+        };
+    }
+
+    fn end(&self, since: Instant) -> Option<Instant> {
+        since.checked_add(self.grace)
+    }
+
+    fn is_over(&self, since: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(since) >= self.grace
+    }
+}
+
+fn overtaken(agreed: &Agreed, roster: &Roster) -> bool {
+    agreed.rivals.iter().any(|rival| roster.says_master(*rival))
+}
+
+/// Whether following the candidate would change anything. The leader of a failover reports the old
+/// address at the new epoch until it is done: such a doubted raise would sever for nothing.
+fn is_news(agreed: &Agreed, incumbent: Option<&Target>) -> bool {
+    incumbent.is_none_or(|target| agreed.addr != target.addr || (agreed.epoch > target.epoch && !agreed.doubted))
+}

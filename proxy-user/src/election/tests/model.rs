@@ -1,0 +1,222 @@
+//! What must hold of every verdict, told from what was last said and nothing else. Written apart from the election, in
+//! plain maps and counts, so that one mistake is not made twice.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use crate::election::{Observation, Role, Rules, Target, Verdict, Way};
+
+#[derive(Debug, Clone)]
+pub(super) struct Model {
+    sentinels: bool,
+    grace: Duration,
+    rise: usize,
+    fall: usize,
+    known: HashSet<SocketAddr>,
+    views: HashMap<SocketAddr, (SocketAddr, u64)>,
+    nodes: HashMap<SocketAddr, Past>,
+    floor: u64,
+    /// Since when no majority names the master in force.
+    alone: Option<Instant>,
+    /// Since when the same candidate of a majority has had a minority above it.
+    contested: Option<((SocketAddr, u64), Instant)>,
+}
+
+/// All that a node ever did since it was listed: true is a report.
+#[derive(Debug, Clone, Default)]
+struct Past {
+    probes: Vec<Option<Role>>,
+    id: Option<String>,
+}
+
+impl Past {
+    fn last_word(&self) -> Option<&Role> {
+        self.probes.iter().rev().flatten().next()
+    }
+
+    fn failures(&self) -> usize {
+        self.probes.iter().rev().take_while(|probe| probe.is_none()).count()
+    }
+
+    fn masters_in_a_row(&self) -> usize {
+        self.probes.iter().rev().take_while(|probe| **probe == Some(Role::Master)).count()
+    }
+}
+
+impl Model {
+    pub(super) fn new(rules: &Rules) -> Self {
+        Self {
+            sentinels: rules.sentinels,
+            grace: rules.quorum_grace,
+            rise: rules.rise as usize,
+            fall: rules.fall as usize,
+            known: HashSet::new(),
+            views: HashMap::new(),
+            nodes: HashMap::new(),
+            floor: 0,
+            alone: None,
+            contested: None,
+        }
+    }
+
+    pub(super) fn floor(&self) -> u64 {
+        self.floor.max(self.views.values().map(|view| view.1).max().unwrap_or(0))
+    }
+
+    pub(super) fn learn(&mut self, observation: &Observation) {
+        match observation {
+            Observation::Sentinels(known) => {
+                self.known = known.iter().copied().collect();
+                self.views.retain(|from, _| self.known.contains(from));
+            }
+            Observation::View(from, view) if self.known.contains(from) => {
+                self.views.insert(*from, (view.master, view.epoch));
+            }
+            Observation::SentinelLost(from, _) => {
+                self.views.remove(from);
+            }
+            Observation::Nodes(known) => {
+                self.nodes.retain(|addr, _| known.contains(addr));
+                for addr in known {
+                    self.nodes.entry(*addr).or_default();
+                }
+            }
+            Observation::Node(from, report) => {
+                let Some(past) = self.nodes.get_mut(from) else { return };
+                if past.id.is_some() && report.id.is_some() && past.id != report.id {
+                    *past = Past::default();
+                }
+                past.id = report.id.clone().or(past.id.take());
+                past.probes.push(Some(report.role.clone()));
+            }
+            Observation::NodeLost(from, _) => {
+                if let Some(past) = self.nodes.get_mut(from) {
+                    past.probes.push(None);
+                }
+            }
+            Observation::View(..) => {}
+        }
+    }
+
+    fn naming(&self, addr: SocketAddr) -> usize {
+        self.views.values().filter(|view| view.0 == addr).count()
+    }
+
+    fn is_majority(&self, votes: usize) -> bool {
+        2 * votes > self.known.len()
+    }
+
+    fn claims(&self, addr: SocketAddr) -> bool {
+        self.nodes.get(&addr).is_some_and(|past| past.last_word() == Some(&Role::Master) && past.failures() < self.fall)
+    }
+
+    /// The majority's candidate and the epoch that a majority has reached for it.
+    fn candidate(&self) -> Option<(SocketAddr, u64)> {
+        let addr = self.views.values().map(|view| view.0).find(|addr| self.is_majority(self.naming(*addr)))?;
+        let reached = |epoch| self.views.values().filter(|view| view.0 == addr && view.1 >= epoch).count();
+        (0..=u64::from(u8::MAX)).rev().find(|epoch| self.is_majority(reached(*epoch))).map(|epoch| (addr, epoch))
+    }
+
+    fn rivals(&self, (addr, epoch): (SocketAddr, u64)) -> Vec<SocketAddr> {
+        self.views.values().filter(|view| view.0 != addr && view.1 > epoch).map(|view| view.0).collect()
+    }
+
+    pub(super) fn check(&mut self, before: &Verdict, after: &Verdict, now: Instant) -> Result<(), String> {
+        self.watch(now);
+        ensure((after.way == Way::Closed) == after.master.is_none(), "closed means no master, and no master closed")?;
+        self.check_replicas(after)?;
+        let Some(target) = &after.master else {
+            self.alone = None;
+            return Ok(());
+        };
+        ensure(target.epoch >= self.floor, "an epoch went backwards")?;
+        self.check_word(target)?;
+        if before.master.as_ref() != Some(target) {
+            ensure(after.way == Way::Open, "a decision opens")?;
+            self.check_decision(target, now)?;
+            self.floor = target.epoch;
+            self.alone = None;
+        }
+        if self.sentinels { self.check_support(target, after, now) } else { Ok(()) }
+    }
+
+    fn watch(&mut self, now: Instant) {
+        let contested = self.candidate().filter(|candidate| !self.rivals(*candidate).is_empty());
+        self.contested = contested.map(|candidate| match self.contested {
+            Some((same, since)) if same == candidate => (same, since),
+            _ => (candidate, now),
+        });
+    }
+
+    /// A target has said master last, by the very server that was followed.
+    fn check_word(&self, target: &Target) -> Result<(), String> {
+        let Some(past) = self.nodes.get(&target.addr) else { return Ok(()) };
+        ensure(past.last_word().is_none_or(|word| *word == Role::Master), "the target did not say master last")?;
+        let other = target.id.is_some() && past.id.is_some() && target.id != past.id;
+        ensure(!other, "another server answers at the target's address")
+    }
+
+    fn check_decision(&self, target: &Target, now: Instant) -> Result<(), String> {
+        let past = self.nodes.get(&target.addr).ok_or("a node that nobody knows was followed")?;
+        ensure(past.probes.last() == Some(&Some(Role::Master)), "followed without its fresh word")?;
+        if !self.sentinels {
+            ensure(past.masters_in_a_row() >= self.rise, "followed before it rose")?;
+            ensure(!self.nodes.keys().any(|addr| *addr != target.addr && self.claims(*addr)), "followed one of two")?;
+            return ensure(self.nodes.values().all(|past| !past.probes.is_empty()), "followed before all were asked");
+        }
+        let candidate = self.candidate().ok_or("followed without a majority")?;
+        ensure(candidate == (target.addr, target.epoch), "followed another than the majority's")?;
+        ensure(!self.rivals(candidate).iter().any(|rival| self.claims(*rival)), "followed an overtaken candidate")?;
+        let settled = self.contested.is_none_or(|(_, since)| now - since >= self.grace);
+        ensure(settled, "followed a candidate whose contest is young")
+    }
+
+    /// Rule 4, and that a majority for another one deposes.
+    fn check_support(&mut self, target: &Target, after: &Verdict, now: Instant) -> Result<(), String> {
+        let candidate = self.candidate();
+        let second = self.nodes.keys().any(|addr| *addr != target.addr && self.claims(*addr));
+        let silent =
+            self.nodes.get(&target.addr).is_none_or(|past| past.last_word().is_none() || past.failures() >= self.fall);
+        ensure(!(silent && after.way == Way::Open), "open to a silent node")?;
+        match candidate {
+            Some((addr, _)) if addr == target.addr => {
+                self.alone = None;
+                let overtaken = candidate.is_some_and(|it| self.rivals(it).iter().any(|rival| self.claims(*rival)));
+                ensure(!overtaken, "kept although a higher epoch's node says master")?;
+                ensure(silent || after.way == Way::Open, "a supported master that speaks is not open")
+            }
+            Some((_, epoch)) if epoch >= self.floor => Err("kept although a majority deposed it".into()),
+            _ => {
+                let since = *self.alone.get_or_insert(now);
+                ensure(!second, "kept without a majority although a second node says master")?;
+                let over = now - since >= self.grace;
+                ensure(!(over && after.way == Way::Open), "open without a majority beyond the grace")?;
+                ensure(over || silent || after.way == Way::Open, "the grace was not given")
+            }
+        }
+    }
+
+    fn check_replicas(&self, after: &Verdict) -> Result<(), String> {
+        for replica in &after.replicas {
+            let past = self.nodes.get(&replica.addr).ok_or("a replica that nobody knows")?;
+            let up = match past.last_word() {
+                Some(Role::Replica(link)) => Some(link.up),
+                _ => None,
+            };
+            ensure(!replica.keep || up.is_some(), "kept a replica that is none")?;
+            ensure(!replica.sound || (up == Some(true) && past.failures() < self.fall), "a sound replica that is not")?;
+            ensure(
+                after.master.as_ref().is_none_or(|master| master.addr != replica.addr),
+                "master and replica at once",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn ensure(holds: bool, otherwise: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise.to_owned()) }
+}
