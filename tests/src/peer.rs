@@ -1,9 +1,16 @@
 //! HAProxy, to compare with: in front of a cluster with role checks as people deploy it, or as a
 //! plain forwarder to one server.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::SocketAddr,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     Client, Cluster,
@@ -15,6 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub struct HaProxy {
     process: Process,
+    socket: PathBuf,
     pub listen: SocketAddr,
 }
 
@@ -34,6 +42,12 @@ impl HaProxy {
             backend += &format!(" server {} {} check inter 1s\n", node.name(), node.address);
         }
         let haproxy = Self::start(world, listen, &backend)?;
+        // Until its checks have failed three times HAProxy sends clients to any node.
+        wait::until(Duration::from_secs(20), "HAProxy to have found the master", || {
+            let up = haproxy.servers_up()?;
+            ensure!(up == 1, "{up} servers are up");
+            Ok(())
+        })?;
         haproxy.wait_serving(world.proxy()?)?;
         Ok(haproxy)
     }
@@ -50,15 +64,32 @@ impl HaProxy {
         fs::create_dir_all(&directory).context("HAProxy directory")?;
         let file = directory.join("haproxy.cfg");
         let text = format!(
-            "global\n nbthread 2\n maxconn 8000\n\
+            "global\n nbthread 2\n maxconn 8000\n stats socket {}\n\
              defaults\n mode tcp\n timeout connect 3s\n timeout client 7d\n timeout server 7d\n timeout check 1s\n\
              frontend gate\n bind {listen}\n default_backend nodes\n\
-             backend nodes\n{backend}"
+             backend nodes\n{backend}",
+            directory.join("s").display()
         );
         fs::write(&file, text).context("haproxy.cfg")?;
         let mut command = world.proxy()?.command("haproxy");
         command.arg("-db").arg("-f").arg(&file);
-        Ok(Self { process: Process::start("haproxy", command, directory.join("log"))?, listen })
+        Ok(Self { process: Process::start("haproxy", command, directory.join("log"))?, listen, socket: directory.join("s") })
+    }
+
+    /// How many servers HAProxy would send a client to.
+    pub fn servers_up(&self) -> Result<usize> {
+        let mut socket = UnixStream::connect(&self.socket).context("HAProxy's socket")?;
+        socket.write_all(b"show stat\n").context("show stat")?;
+        let mut table = String::new();
+        socket.read_to_string(&mut table).context("show stat")?;
+        let up = |line: &&str| {
+            let fields: Vec<&str> = line.split(',').collect();
+            // proxy, server, ..., status
+            fields.first() == Some(&"nodes")
+                && fields.get(1) != Some(&"BACKEND")
+                && fields.get(17).is_some_and(|status| status.starts_with("UP"))
+        };
+        Ok(table.lines().filter(up).count())
     }
 
     /// Waits until a connection through it reaches a server.

@@ -45,6 +45,8 @@ impl World {
         // From here on dropping the world removes what was made so far.
         let mut world = Self { name, directory, namespaces: BTreeMap::new() };
         world.make_directory()?;
+        world.make_namespaces(spokes)?;
+        world.write_hosts()?;
         world.make_links(spokes)?;
         Ok(world)
     }
@@ -59,52 +61,43 @@ impl World {
         Ok(())
     }
 
-    fn make_links(&mut self, spokes: &[&str]) -> Result<()> {
-        let full = |part: &str| format!("{}-{part}", self.name);
-        let mut host = String::new();
-        let mut hub = String::from("link set dev lo up\n");
-        let mut hub_addresses = Vec::new();
-        let mut made = Vec::new();
-        writeln!(host, "netns add {}", full(HUB))?;
+    /// Makes the namespaces, empty but with their kernel settings: links take these over when they are made.
+    fn make_namespaces(&mut self, spokes: &[&str]) -> Result<()> {
+        let hub = (1u8..).zip(spokes).flat_map(|(subnet, _)| addresses(subnet, 1)).collect();
+        let each = (1u8..).zip(spokes).map(|(subnet, spoke)| (*spoke, addresses(subnet, 2).to_vec()));
+        let parts: Vec<(&str, Vec<IpAddr>)> = std::iter::once((HUB, hub)).chain(each).collect();
+        let lines: String = parts.iter().map(|(part, _)| format!("netns add {}\n", self.full_name(part))).collect();
+        ip_batch(&[], &lines)?;
+        for (part, addresses) in parts {
+            let namespace = Namespace::open(&self.full_name(part), part, addresses, &self.directory)?;
+            namespace.enter(|| configure(part == HUB))??;
+            self.namespaces.insert(part.to_owned(), namespace);
+        }
+        Ok(())
+    }
+
+    fn make_links(&self, spokes: &[&str]) -> Result<()> {
+        let hub_name = self.full_name(HUB);
+        let (mut host, mut hub) = (String::new(), String::from("link set dev lo up\n"));
+        let mut insides = Vec::new();
         for (subnet, spoke) in (1u8..).zip(spokes) {
-            let link = format!("link{subnet}");
+            let (link, spoke) = (format!("link{subnet}"), self.full_name(spoke));
             let (near, far) = (addresses(subnet, 1), addresses(subnet, 2));
-            writeln!(host, "netns add {}", full(spoke))?;
-            writeln!(
-                host,
-                "link add name {link} netns {} type veth peer name eth0 netns {}",
-                full(HUB),
-                full(spoke)
-            )?;
-            write!(hub, "{}", interface(&link, &near))?;
-            let inside = format!(
-                "link set dev lo up\n{}route add default via {}\nroute add default via {}\n",
-                interface("eth0", &far),
-                near[0],
-                near[1]
-            );
-            hub_addresses.extend(near);
-            made.push((*spoke, inside, far.to_vec()));
+            writeln!(host, "link add name {link} netns {hub_name} type veth peer name eth0 netns {spoke}")?;
+            hub += &interface(&link, &near);
+            let routes = format!("route add default via {}\nroute add default via {}\n", near[0], near[1]);
+            insides.push((spoke, format!("link set dev lo up\n{}{routes}", interface("eth0", &far))));
         }
         ip_batch(&[], &host)?;
-        ip_batch(&["-n", &full(HUB)], &hub)?;
-        for (spoke, inside, _) in &made {
-            ip_batch(&["-n", &full(spoke)], inside)?;
+        ip_batch(&["-n", &hub_name], &hub)?;
+        for (spoke, inside) in &insides {
+            ip_batch(&["-n", spoke], inside)?;
         }
-        let mut open = |part: &str, addresses: Vec<IpAddr>| -> Result<()> {
-            let namespace = Namespace::open(&full(part), part, addresses, &self.directory)?;
-            self.namespaces.insert(part.to_owned(), namespace);
-            Ok(())
-        };
-        open(HUB, hub_addresses)?;
-        for (spoke, _, addresses) in made {
-            open(spoke, addresses)?;
-        }
-        self.write_hosts()?;
-        self.ns(HUB)?.enter(|| -> Result<()> {
-            fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("ip_forward")?;
-            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").context("IPv6 forwarding")
-        })?
+        Ok(())
+    }
+
+    fn full_name(&self, part: &str) -> String {
+        format!("{}-{part}", self.name)
     }
 
     /// Every namespace is known to all processes of the world by its name (IPv4) and `NAME6` (IPv6).
@@ -165,6 +158,22 @@ impl Drop for World {
     }
 }
 
+/// Kernel settings of the namespace this runs in.
+fn configure(router: bool) -> Result<()> {
+    let set = |name: &str, value: &str| {
+        fs::write(Path::new("/proc/sys/net").join(name), value).with_context(|| name.to_owned())
+    };
+    // Until duplicate address detection is over a router solicits no neighbour, and drops what it should forward.
+    set("ipv6/conf/all/accept_dad", "0")?;
+    set("ipv6/conf/default/accept_dad", "0")?;
+    if router {
+        set("ipv4/ip_forward", "1")?;
+        set("ipv6/conf/all/forwarding", "1")?;
+        set("ipv6/conf/default/forwarding", "1")?;
+    }
+    Ok(())
+}
+
 /// The IPv4 and IPv6 address of one end of a link.
 fn addresses(subnet: u8, host: u8) -> [IpAddr; 2] {
     [
@@ -174,7 +183,6 @@ fn addresses(subnet: u8, host: u8) -> [IpAddr; 2] {
 }
 
 fn interface(link: &str, [v4, v6]: &[IpAddr; 2]) -> String {
-    // Without duplicate address detection the IPv6 address is usable at once.
     format!("addr add {v4}/24 dev {link}\naddr add {v6}/64 dev {link} nodad\nlink set dev {link} up\n")
 }
 
