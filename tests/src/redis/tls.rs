@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 
 /// The name in the servers' certificate, beside their addresses.
 pub const SERVER_NAME: &str = "redis.internal";
@@ -28,13 +28,16 @@ impl Tls {
         };
         let mut authority = CertificateParams::new(Vec::new()).context("CA")?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Its own name: a certificate whose issuer has the subject's name passes for self-signed.
+        authority.distinguished_name = named("the authority of a test cluster");
         let ca_key = KeyPair::generate().context("CA key")?;
         let ca = authority.self_signed(&ca_key).context("CA")?;
         let issuer = Issuer::new(authority, ca_key);
         let mut names = vec![SERVER_NAME.to_owned()];
         names.extend(addresses.iter().map(IpAddr::to_string));
         let key = KeyPair::generate().context("key")?;
-        let params = CertificateParams::new(names).context("certificate")?;
+        let mut params = CertificateParams::new(names).context("certificate")?;
+        params.distinguished_name = named(SERVER_NAME);
         let certificate = params.signed_by(&key, &issuer).context("certificate")?;
         for (path, text) in
             [(&tls.ca_file, ca.pem()), (&tls.cert_file, certificate.pem()), (&tls.key_file, key.serialize_pem())]
@@ -53,4 +56,10 @@ impl Tls {
             self.key_file.display()
         )
     }
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
 }
