@@ -27,6 +27,7 @@ pub fn get(namespace: &Namespace, to: SocketAddr, path: &str) -> Result<Response
     let mut reply = String::new();
     stream.take(MOST).read_to_string(&mut reply).with_context(|| format!("GET {path}"))?;
     let (head, body) = reply.split_once("\r\n\r\n").with_context(|| format!("no HTTP reply: {reply:?}"))?;
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).with_context(|| format!("no code: {head:?}"))?;
+    let code =
+        head.split(' ').nth(1).and_then(|code| code.parse().ok()).with_context(|| format!("no code: {head:?}"))?;
     Ok(Response { code, body: body.to_owned() })
 }

@@ -42,7 +42,7 @@ impl Setup {
 
     pub fn config(&self) -> Config {
         let config = Config::default().group(self.group.clone()).route(self.writes.clone()).route(self.reads.clone());
-        self.arguments.iter().fold(config, |config, argument| config.argument(argument))
+        self.arguments.iter().fold(config, Config::argument)
     }
 }
 

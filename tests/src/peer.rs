@@ -33,9 +33,7 @@ impl HaProxy {
         if let Some(passwords) = &cluster.spec.passwords {
             backend += &format!(" tcp-check send AUTH\\ {}\\r\\n\n tcp-check expect string +OK\n", passwords.node);
         }
-        for (send, expect) in
-            [("PING", "+PONG"), ("info\\ replication", "role:master"), ("QUIT", "+OK")]
-        {
+        for (send, expect) in [("PING", "+PONG"), ("info\\ replication", "role:master"), ("QUIT", "+OK")] {
             backend += &format!(" tcp-check send {send}\\r\\n\n tcp-check expect string {expect}\n");
         }
         for node in &cluster.nodes {
@@ -73,7 +71,11 @@ impl HaProxy {
         fs::write(&file, text).context("haproxy.cfg")?;
         let mut command = world.proxy()?.command("haproxy");
         command.arg("-db").arg("-f").arg(&file);
-        Ok(Self { process: Process::start("haproxy", command, directory.join("log"))?, listen, socket: directory.join("s") })
+        Ok(Self {
+            process: Process::start("haproxy", command, directory.join("log"))?,
+            listen,
+            socket: directory.join("s"),
+        })
     }
 
     /// How many servers HAProxy would send a client to.

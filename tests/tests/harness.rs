@@ -37,8 +37,7 @@ fn a_killed_master_is_replaced_and_haproxy_follows() -> Result<()> {
     let haproxy = HaProxy::role_check(&world, &cluster, world.proxy()?.address(6379))?;
     let writer = Writer::start(world.client()?, haproxy.listen, 1000, None);
     let subscriber = Subscriber::start(world.client()?, haproxy.listen, "news")?;
-    Client::connect(world.client()?, haproxy.listen)?
-        .call::<i64>(redis::cmd("PUBLISH").arg("news").arg("hello"))?;
+    Client::connect(world.client()?, haproxy.listen)?.call::<i64>(redis::cmd("PUBLISH").arg("news").arg("hello"))?;
     subscriber.wait_message("hello", FAILOVER)?;
     wait::until_true(FAILOVER, "writes", || writer.acked() > 500)?;
     let killed = Instant::now();

@@ -76,7 +76,8 @@ impl Daemon {
     pub fn status(&self) -> Result<Status> {
         let answer = self.get("/api/v1/status")?;
         ensure!(answer.code == 200, "status says {}: {}", answer.code, answer.body);
-        serde_json::from_str(&answer.body).with_context(|| format!("not the status that was agreed on: {}", answer.body))
+        serde_json::from_str(&answer.body)
+            .with_context(|| format!("not the status that was agreed on: {}", answer.body))
     }
 
     /// Waits until the group's master is the node at this address.

@@ -53,7 +53,8 @@ impl Cluster {
         };
         let mut nodes = Vec::new();
         for index in 0..=spec.replicas {
-            let place = spec.node_namespaces.get(index).or(spec.node_namespaces.last()).context("no namespace for nodes")?;
+            let place =
+                spec.node_namespaces.get(index).or(spec.node_namespaces.last()).context("no namespace for nodes")?;
             nodes.push(Node::prepare(&spec, tls.as_ref(), index, world.ns(place)?, &directory)?);
         }
         let mut sentinels = Vec::new();
@@ -136,7 +137,7 @@ impl Cluster {
         // A Sentinel that has not looked at the replicas lately finds none good enough.
         self.sentinels.iter().for_each(|sentinel| sentinel.pace(PUBLISH_MS, 200));
         wait::until(Duration::from_secs(5), "a Sentinel to take the order", || {
-            self.sentinels.iter().filter(|sentinel| sentinel.running()).next().context("no Sentinel runs")?.failover()
+            self.sentinels.iter().find(|sentinel| sentinel.running()).context("no Sentinel runs")?.failover()
         })?;
         Ok(old)
     }
@@ -156,7 +157,8 @@ impl Cluster {
     pub fn describe(&self) -> String {
         let mut text = format!("cluster {}:\n", self.spec.name);
         for node in &self.nodes {
-            let role = if node.running() { node.role().unwrap_or_else(|error| format!("{error:#}")) } else { "down".into() };
+            let role =
+                if node.running() { node.role().unwrap_or_else(|error| format!("{error:#}")) } else { "down".into() };
             let link = node.info("replication", "master_link_status").unwrap_or_default();
             // Writing to a String cannot fail.
             let _written = writeln!(text, "  {} {}: {role} {link}", node.name(), node.address);

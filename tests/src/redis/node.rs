@@ -61,7 +61,9 @@ impl Node {
             self.socket().display()
         );
         match tls {
-            Some(tls) => text += &format!("port 0\ntls-port {}\ntls-replication yes\n{}", self.address.port(), tls.lines()),
+            Some(tls) => {
+                text += &format!("port 0\ntls-port {}\ntls-replication yes\n{}", self.address.port(), tls.lines());
+            }
             None => text += &format!("port {}\n", self.address.port()),
         }
         if spec.hostnames {

@@ -58,10 +58,11 @@ impl Sentinel {
 
     fn configuration(&self, spec: &Spec, tls: Option<&Tls>, master: &Node) -> String {
         let (directory, socket) = (self.directory.display(), self.socket());
-        let mut text =
-            format!("bind * -::*\nprotected-mode no\ndir {directory}\nunixsocket {}\n", socket.display());
+        let mut text = format!("bind * -::*\nprotected-mode no\ndir {directory}\nunixsocket {}\n", socket.display());
         match tls {
-            Some(tls) => text += &format!("port 0\ntls-port {}\ntls-replication yes\n{}", self.address.port(), tls.lines()),
+            Some(tls) => {
+                text += &format!("port 0\ntls-port {}\ntls-replication yes\n{}", self.address.port(), tls.lines());
+            }
             None => text += &format!("port {}\n", self.address.port()),
         }
         if spec.hostnames {
