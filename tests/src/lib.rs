@@ -1,1 +1,24 @@
-//! The harness.
+//! The harness: network namespaces, real Redis and Sentinel, the daemon and its peers, and clients
+//! that keep account of what they saw. Blocking throughout: a test is a thread.
+//! Everything it starts or makes is gone when it is dropped, also after a panic, SIGINT or SIGKILL
+//! (what a killed test could not remove, the next one sweeps). Needs root.
+
+pub mod client;
+pub mod daemon;
+pub mod http;
+pub mod lab;
+pub mod netns;
+pub mod peer;
+pub mod process;
+pub mod redis;
+pub mod sweep;
+pub mod wait;
+
+pub use self::{
+    client::{Client, Subscriber, Writer},
+    daemon::Daemon,
+    lab::Lab,
+    netns::{Namespace, World},
+    peer::HaProxy,
+    redis::{Cluster, Spec},
+};

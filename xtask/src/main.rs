@@ -1,9 +1,20 @@
-//! `cargo xtask`: everything a developer does here, by one name each.
+//! `cargo xtask`: everything a developer does here, by one name each. A file a command.
+//! It must not depend on the daemon: it is what makes a machine able to build it.
 
-use std::path::{Path, PathBuf};
+mod build_ebpf;
+mod setup;
+mod test;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+/// Exit code for a missing privilege, as the daemon's.
+const NO_PRIVILEGE: u8 = 77;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "The commands of the switchmaster repository")]
@@ -14,21 +25,58 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make this machine ready: servers, tools, and the eBPF toolchain (Debian, Ubuntu; needs root)
+    Setup(setup::Arguments),
     /// Build the kernel objects (into target/bpf)
     BuildEbpf,
+    /// Run the test tiers, after the set-up they need
+    Test(test::Arguments),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
-        Command::BuildEbpf => {
-            let out = ebpf_build::build(&workspace(), &workspace().join("target/bpf"))?;
-            println!("{}", out.display());
-            Ok(())
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup(arguments) => setup::run(&arguments),
+        Command::BuildEbpf => build_ebpf::run(),
+        Command::Test(arguments) => test::run(&arguments),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if error.is::<NoPrivilege>() { NO_PRIVILEGE } else { 1 })
         }
     }
+}
+
+/// Something only root may do.
+#[derive(Debug)]
+struct NoPrivilege(String);
+
+impl std::fmt::Display for NoPrivilege {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} needs root: run this command again as root or with sudo", self.0)
+    }
+}
+
+impl std::error::Error for NoPrivilege {}
+
+fn need_root(what: &str) -> Result<()> {
+    if is_root() { Ok(()) } else { Err(NoPrivilege(what.to_owned()).into()) }
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 /// The root of the checkout.
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// The cargo that runs us, or the one on PATH.
+fn cargo() -> std::process::Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = std::process::Command::new(program);
+    command.current_dir(workspace());
+    command
 }

@@ -1,0 +1,146 @@
+//! The daemon under test: `switchmaster run -c FILE` in a namespace, its log, and its admin API.
+//! The binary is `$SWITCHMASTER_BIN`, or the newest build next to the test's own executable.
+
+mod config;
+mod status;
+
+use std::{
+    env, fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitStatus,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
+
+pub use self::{
+    config::{Config, Group, Route, quoted},
+    status::{GroupStatus, Master, RouteStatus, Status},
+};
+use crate::{
+    http::{self, Response},
+    netns::{Namespace, World},
+    process::{Process, tail},
+    wait,
+};
+
+const READY: Duration = Duration::from_secs(15);
+
+#[derive(Debug)]
+pub struct Daemon {
+    namespace: Namespace,
+    admin: SocketAddr,
+    process: Process,
+}
+
+impl Daemon {
+    /// Starts it in `proxy` and waits until it says it is ready.
+    pub fn start(world: &World, config: &Config) -> Result<Self> {
+        let daemon = Self::launch(world, config)?;
+        daemon.wait_ready()
+    }
+
+    /// Starts it and does not wait for anything.
+    pub fn launch(world: &World, config: &Config) -> Result<Self> {
+        let namespace = world.proxy()?.clone();
+        let directory = world.directory().join(&config.name);
+        fs::create_dir_all(&directory).context("daemon directory")?;
+        let file = directory.join("switchmaster.toml");
+        fs::write(&file, config.text()).context("configuration")?;
+        let mut command = namespace.command(binary()?);
+        command.arg("run").arg("-c").arg(&file).args(&config.arguments);
+        command.envs(config.environment.iter().map(|(key, value)| (key, value)));
+        let process = Process::start(&config.name, command, directory.join("log"))?;
+        let admin = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), config.admin_port);
+        Ok(Self { namespace, admin, process })
+    }
+
+    /// Waits until `/readyz` says so.
+    pub fn wait_ready(mut self) -> Result<Self> {
+        wait::until(READY, "the daemon to be ready", || {
+            ensure!(self.process.ended()?.is_none(), "it has ended");
+            let answer = self.get("/readyz")?;
+            ensure!(answer.code == 200, "/readyz says {}: {}", answer.code, answer.body);
+            Ok(())
+        })
+        .with_context(|| format!("the daemon's log ends with\n{}", tail(&self.process.log())))?;
+        Ok(self)
+    }
+
+    pub fn get(&self, path: &str) -> Result<Response> {
+        http::get(&self.namespace, self.admin, path)
+    }
+
+    pub fn status(&self) -> Result<Status> {
+        let answer = self.get("/api/v1/status")?;
+        ensure!(answer.code == 200, "status says {}: {}", answer.code, answer.body);
+        serde_json::from_str(&answer.body)
+            .with_context(|| format!("not the status that was agreed on: {}", answer.body))
+    }
+
+    /// Waits until the group's master is the node at this address.
+    pub fn wait_master(&self, group: &str, address: SocketAddr, limit: Duration) -> Result<()> {
+        wait::until(limit, format_args!("{address} to be the daemon's master"), || {
+            let status = self.status()?;
+            let group = status.group(group)?;
+            match &group.master {
+                Some(master) if master.addr == address => Ok(()),
+                other => bail!("it is {other:?}, way {} ({})", group.way, group.reason),
+            }
+        })
+        .with_context(|| format!("the daemon's log ends with\n{}", tail(&self.process.log())))
+    }
+
+    /// Waits until the group is `open`, `established` or `closed`.
+    pub fn wait_way(&self, group: &str, way: &str, limit: Duration) -> Result<()> {
+        wait::until(limit, format_args!("the group to be {way}"), || {
+            let status = self.status()?;
+            let group = status.group(group)?;
+            ensure!(group.way == way, "it is {} ({})", group.way, group.reason);
+            Ok(())
+        })
+    }
+
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// SIGTERM: the daemon starts to drain.
+    pub fn terminate(&self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)
+    }
+
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.process.wait(limit)
+    }
+
+    /// SIGTERM, and wait for the end.
+    pub fn stop(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.terminate()?;
+        self.wait(limit)
+    }
+}
+
+/// The daemon's program.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("SWITCHMASTER_BIN") {
+        return Ok(path.into());
+    }
+    let here = env::current_exe().context("the path of this program")?;
+    // target/debug/deps/ha-0123: the profiles' folders lie in the third one up.
+    let target = here.ancestors().find(|dir| dir.join("release").is_dir() || dir.join("debug").is_dir());
+    let target = target.context("this program does not lie in a target folder; set SWITCHMASTER_BIN")?;
+    ["release", "debug"]
+        .map(|profile| target.join(profile).join("switchmaster"))
+        .into_iter()
+        .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
+        .max()
+        .map(|(_, path)| path)
+        .context("the daemon has not been built: run `cargo build --release`, or set SWITCHMASTER_BIN")
+}

@@ -1,0 +1,120 @@
+//! What most tests want: a world, a cluster in it, the daemon in front, and routes `writes` (6379)
+//! and `reads` (6380) on both address families. Parts end in the order in which they are named here.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    Client, Cluster, Daemon, Spec, World,
+    daemon::{Config, Group, Route},
+    netns::Namespace,
+};
+
+pub const WRITES: u16 = 6379;
+pub const READS: u16 = 6380;
+
+#[derive(Debug)]
+pub struct Lab {
+    pub daemon: Daemon,
+    pub cluster: Cluster,
+    pub world: World,
+}
+
+/// The parts of a configuration that differ from test to test.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub group: Group,
+    pub writes: Route,
+    pub reads: Route,
+    pub arguments: Vec<String>,
+}
+
+impl Setup {
+    fn of(world: &World, cluster: &Cluster, datapath: &str) -> Result<Self> {
+        let proxy = world.proxy()?;
+        let name = &cluster.spec.name;
+        let listen = |port| [proxy.address(port), proxy.address6(port)];
+        let writes = Route::new("writes", name, "master", datapath, &listen(WRITES));
+        let reads = Route::new("reads", name, "replica", datapath, &listen(READS));
+        Ok(Self { group: Group::of(cluster), writes, reads, arguments: Vec::new() })
+    }
+
+    pub fn config(&self) -> Config {
+        let config = Config::default().group(self.group.clone()).route(self.writes.clone()).route(self.reads.clone());
+        self.arguments.iter().fold(config, Config::argument)
+    }
+}
+
+impl Lab {
+    /// A world and a cluster, and the daemon not yet started.
+    pub fn cluster(spec: Spec) -> Result<(World, Cluster)> {
+        let mut spokes = vec!["client"];
+        spokes.extend(spec.namespaces());
+        let world = World::with(&spokes)?;
+        let cluster = Cluster::start(&world, spec)?;
+        Ok((world, cluster))
+    }
+
+    /// All of it, ready; `adjust` changes the configuration first.
+    pub fn start(spec: Spec, datapath: &str, adjust: impl FnOnce(Setup) -> Setup) -> Result<Self> {
+        let (world, cluster) = Self::cluster(spec)?;
+        let config = adjust(Setup::of(&world, &cluster, datapath)?).config();
+        let daemon = Daemon::start(&world, &config).with_context(|| cluster.describe())?;
+        let lab = Self { daemon, cluster, world };
+        let master = lab.cluster.nodes[lab.cluster.master()?].address;
+        lab.daemon.wait_master(&lab.cluster.spec.name, master, Duration::from_secs(10))?;
+        Ok(lab)
+    }
+
+    /// The configuration `start` would use, for tests that start the daemon themselves.
+    pub fn setup(world: &World, cluster: &Cluster, datapath: &str) -> Result<Setup> {
+        Setup::of(world, cluster, datapath)
+    }
+
+    /// A new connection from `client` to the current master, as the daemon sees it.
+    pub fn writes(&self) -> Result<Client> {
+        Client::connect(self.client()?, self.writes_address()?)
+    }
+
+    pub fn reads(&self) -> Result<Client> {
+        Client::connect(self.client()?, self.reads_address()?)
+    }
+
+    pub fn client(&self) -> Result<&Namespace> {
+        self.world.client()
+    }
+
+    pub fn writes_address(&self) -> Result<SocketAddr> {
+        Ok(self.world.proxy()?.address(WRITES))
+    }
+
+    pub fn reads_address(&self) -> Result<SocketAddr> {
+        Ok(self.world.proxy()?.address(READS))
+    }
+
+    pub fn group_name(&self) -> &str {
+        &self.cluster.spec.name
+    }
+
+    /// Which node answers on a connection, by its id.
+    pub fn node_behind(&self, client: &mut Client) -> Result<usize> {
+        let info: String = client.call(redis::cmd("INFO").arg("server"))?;
+        let id = info.lines().find_map(|line| line.strip_prefix("run_id:")).context("no run_id")?;
+        let is = |index: &usize| self.cluster.nodes[*index].id().is_ok_and(|one| one == id);
+        (0..self.cluster.nodes.len()).find(is).with_context(|| format!("{id} is none of the cluster's nodes"))
+    }
+}
+
+/// Runs a test so that an error is a panic while all parts still exist: each then shows its log.
+pub fn check(lab: Result<Lab>, test: impl FnOnce(&mut Lab) -> Result<()>) {
+    let mut lab = match lab {
+        Ok(lab) => lab,
+        Err(error) => panic!("the lab does not start: {error:?}"),
+    };
+    if let Err(error) = test(&mut lab) {
+        let servers = lab.cluster.describe();
+        let daemon = lab.daemon.status().map_or_else(|error| format!("{error:#}"), |status| format!("{status:#?}"));
+        panic!("{error:?}\n{servers}{daemon}");
+    }
+}

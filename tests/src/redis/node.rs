@@ -1,0 +1,193 @@
+//! One `redis-server`. Its address stays the same through kills and restarts, its id does not.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+
+use super::{Passwords, Spec, Tls};
+use crate::{Client, netns::Namespace, process::Process, wait};
+
+/// A server that lives answers its unix socket well within this.
+const ANSWER: Duration = Duration::from_secs(1);
+const START: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub struct Node {
+    pub address: SocketAddr,
+    /// How it is named in configurations: its address, or a host name.
+    pub host: String,
+    name: String,
+    namespace: Namespace,
+    directory: PathBuf,
+    passwords: Option<Passwords>,
+    process: Option<Process>,
+}
+
+impl Node {
+    pub(super) fn prepare(
+        spec: &Spec,
+        tls: Option<&Tls>,
+        index: usize,
+        namespace: &Namespace,
+        directory: &Path,
+    ) -> Result<Self> {
+        let name = format!("node{index}");
+        let port = spec.first_node_port + u16::try_from(index).context("too many nodes")?;
+        let node = Self {
+            address: SocketAddr::new(spec.address_in(namespace), port),
+            host: spec.host_in(namespace),
+            directory: directory.join(&name),
+            name,
+            namespace: namespace.clone(),
+            passwords: spec.passwords.clone(),
+            process: None,
+        };
+        fs::create_dir_all(&node.directory).context("node directory")?;
+        fs::write(node.directory.join("redis.conf"), node.configuration(spec, tls)).context("redis.conf")?;
+        Ok(node)
+    }
+
+    fn configuration(&self, spec: &Spec, tls: Option<&Tls>) -> String {
+        let mut text = format!(
+            "bind * -::*\nprotected-mode no\ndir {}\nunixsocket {}\nsave \"\"\nappendonly no\n\
+             repl-diskless-sync yes\nrepl-diskless-sync-delay 0\nrepl-ping-replica-period 1\n",
+            self.directory.display(),
+            self.socket().display()
+        );
+        match tls {
+            Some(tls) => {
+                text += &format!("port 0\ntls-port {}\ntls-replication yes\n{}", self.address.port(), tls.lines());
+            }
+            None => text += &format!("port {}\n", self.address.port()),
+        }
+        if spec.hostnames {
+            text += &format!("replica-announce-ip {}\n", self.host);
+        }
+        if let Some(Passwords { node, probe: (user, password), .. }) = &self.passwords {
+            text += &format!("requirepass {node}\nmasterauth {node}\nuser {user} on >{password} -@all +@connection\n");
+        }
+        for line in &spec.node_lines {
+            text += &format!("{line}\n");
+        }
+        text
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.join("s")
+    }
+
+    /// Starts it, a replica of `master` if there is one, and waits until it answers.
+    pub fn start(&mut self, master: Option<(&str, u16)>) -> Result<()> {
+        self.kill();
+        let mut command = self.namespace.command("redis-server");
+        command.arg(self.directory.join("redis.conf"));
+        if let Some((host, port)) = master {
+            command.args(["--replicaof", host, &port.to_string()]);
+        }
+        let process = Process::start(&self.name, command, self.directory.join("log"))?;
+        self.process = Some(process);
+        let what = format!("{} at {} to answer", self.name, self.address);
+        wait::until(START, what, || {
+            self.alive()?;
+            self.client()?.ping()
+        })
+    }
+
+    /// An error that shows its log if it has ended by itself.
+    fn alive(&mut self) -> Result<()> {
+        let process = self.process.as_mut().with_context(|| format!("{} is not running", self.name))?;
+        if let Some(status) = process.ended()? {
+            bail!("{} ended ({status}): {}", self.name, crate::process::tail(&process.log()));
+        }
+        Ok(())
+    }
+
+    /// A connection that no partition can cut, already logged in.
+    pub fn client(&self) -> Result<Client> {
+        let mut client = Client::unix(&self.socket(), ANSWER).with_context(|| self.name.clone())?;
+        if let Some(passwords) = &self.passwords {
+            client.auth(None, &passwords.node)?;
+        }
+        Ok(client)
+    }
+
+    pub fn role(&self) -> Result<String> {
+        self.client()?.role()
+    }
+
+    /// One field of INFO.
+    pub fn info(&self, section: &str, field: &str) -> Result<String> {
+        let info: String = self.client()?.call(redis::cmd("INFO").arg(section))?;
+        let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        value.map(str::to_owned).with_context(|| format!("{} has no {field} in INFO {section}", self.name))
+    }
+
+    /// `run_id`: another one at the same address is another server.
+    pub fn id(&self) -> Result<String> {
+        self.info("server", "run_id")
+    }
+
+    /// Is it a replica whose link is up and whose data is there?
+    pub fn linked(&self) -> Result<()> {
+        let (link, role) = (self.info("replication", "master_link_status"), self.role()?);
+        if role == "slave" && link.as_deref().is_ok_and(|link| link == "up") {
+            return Ok(());
+        }
+        bail!("{} is {role}, its link {link:?}", self.name)
+    }
+
+    /// REPLICAOF behind the Sentinels' back; `None` makes it a master.
+    pub fn replicate(&self, master: Option<(&str, u16)>) -> Result<()> {
+        let mut command = redis::cmd("REPLICAOF");
+        match master {
+            Some((host, port)) => command.arg(host).arg(port),
+            None => command.arg("NO").arg("ONE"),
+        };
+        self.client()?.call::<String>(&command).map(|_| ())
+    }
+
+    /// Connections that data clients have to it, by their addresses: neither the harness nor replication.
+    pub fn tcp_clients(&self) -> Result<Vec<String>> {
+        let list: String = self.client()?.call(redis::cmd("CLIENT").arg("LIST").arg("TYPE").arg("normal"))?;
+        let address = |line: &str| line.split(' ').find_map(|field| field.strip_prefix("addr=").map(str::to_owned));
+        Ok(list.lines().filter_map(address).filter(|address| !address.starts_with('/')).collect())
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    pub fn running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// SIGSTOP: its sockets stay, nothing answers.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.as_ref().with_context(|| format!("{} is not running", self.name))?.signal(signal)
+    }
+}

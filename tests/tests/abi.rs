@@ -1,0 +1,62 @@
+//! The built kernel objects against the ABI: the maps and programs the daemon will look for are there,
+//! by name, with keys and values of the agreed size, and nothing else is.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::fd::RawFd,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use aya_obj::Object;
+use proxy_ebpf::{Cookie, Link, Meter, Target, TargetKey, names};
+
+/// Map name, key size, value size. A map of sockets is given descriptors (and cannot be read
+/// back by userspace, which would take 8 bytes: aya writes 4); a ring buffer has neither key nor value.
+const MAPS: [(&str, usize, usize); 7] = [
+    (names::TARGETS, size_of::<TargetKey>(), size_of::<Target>()),
+    (names::LINKS, size_of::<Cookie>(), size_of::<Link>()),
+    (names::METERS, size_of::<Cookie>(), size_of::<Meter>()),
+    (names::PEERS, size_of::<Cookie>(), size_of::<RawFd>()),
+    (names::SPLICED, size_of::<Cookie>(), size_of::<RawFd>()),
+    (names::EVENTS, 0, 0),
+    (names::COUNTERS, size_of::<u32>(), size_of::<u64>()),
+];
+
+/// Built once: a build removes what an earlier one made.
+fn object(name: &str) -> Result<Object> {
+    static BUILT: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        ebpf_build::build(&workspace, &workspace.join("target/bpf")).map_err(|error| format!("{error:#}"))
+    });
+    let folder = BUILT.as_ref().map_err(|error| anyhow!(error.clone()))?;
+    Object::parse(&fs::read(folder.join(name)).context(name.to_owned())?).context(name.to_owned())
+}
+
+#[test]
+fn sockmap_has_the_maps_and_the_program_of_the_abi() -> Result<()> {
+    let object = object("sockmap")?;
+    for (name, key, value) in MAPS {
+        let map = object.maps.get(name).with_context(|| format!("no map {name}"))?;
+        let found = (map.key_size() as usize, map.value_size() as usize);
+        ensure!(found == (key, value), "{name}: key and value are {found:?}, not {:?}", (key, value));
+        ensure!(name.len() <= 15, "the kernel would cut the name {name}");
+    }
+    let known: BTreeSet<&str> = MAPS.iter().map(|(name, ..)| *name).collect();
+    let extra: Vec<&String> =
+        object.maps.keys().filter(|name| !name.starts_with('.') && !known.contains(name.as_str())).collect();
+    ensure!(extra.is_empty(), "maps outside the ABI: {extra:?}");
+    let programs: Vec<&String> = object.programs.keys().collect();
+    ensure!(programs == [names::VERDICT], "programs: {programs:?}");
+    Ok(())
+}
+
+#[test]
+fn the_object_carries_btf_and_a_licence() -> Result<()> {
+    let object = object("sockmap")?;
+    ensure!(object.btf.is_some(), "without BTF bpftool shows no field names");
+    ensure!(object.license.to_string_lossy().contains("GPL"), "its helpers need a GPL-compatible licence");
+    Ok(())
+}

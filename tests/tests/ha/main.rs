@@ -1,0 +1,62 @@
+//! High availability on real servers: every test has a cluster, a daemon in front and namespaces of
+//! its own, and runs once for each datapath. What is asked is only what clients can see, and the data.
+
+mod access;
+mod failover;
+mod lifecycle;
+mod partition;
+mod replicas;
+mod sentinels;
+mod start;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use switchmaster_tests::{Client, Lab, wait};
+
+/// Until Sentinels have elected, with room for a vote that was split.
+const FAILOVER: Duration = Duration::from_secs(20);
+/// Until the daemon has followed what the Sentinels decided.
+const FOLLOW: Duration = Duration::from_secs(3);
+
+/// Each named function becomes a module of two tests.
+macro_rules! on_each_datapath {
+    ($($test:ident),+ $(,)?) => {
+        $(mod $test {
+            #[test]
+            fn copy() {
+                super::$test("copy");
+            }
+
+            #[test]
+            fn sockmap() {
+                super::$test("sockmap");
+            }
+        })+
+    };
+}
+use on_each_datapath;
+
+/// The daemon follows to `new`: new connections end there, and nowhere else.
+fn follows(lab: &Lab, new: usize) -> Result<()> {
+    lab.daemon.wait_master(lab.group_name(), lab.cluster.nodes[new].address, FOLLOW)?;
+    let mut client = lab.writes()?;
+    ensure!(client.role()? == "master", "connected to a node that is no master");
+    let node = lab.node_behind(&mut client)?;
+    ensure!(node == new, "connected to node{node}, not to node{new}");
+    Ok(())
+}
+
+/// For all of `time`, no new connection is answered by a node that is not a master.
+fn only_masters_answer(lab: &Lab, time: Duration) -> Result<()> {
+    wait::throughout(time, "only masters answering", || {
+        let Ok(mut client) = Client::connect_within(lab.client()?, lab.writes_address()?, Duration::from_millis(300))
+        else {
+            return Ok(());
+        };
+        // Nobody answering is allowed: that is what a pause looks like.
+        let role = client.role().unwrap_or_else(|_| "nobody".to_owned());
+        ensure!(role != "slave", "a replica answered");
+        Ok(())
+    })
+}

@@ -1,0 +1,90 @@
+//! Replica routes: shared out, left when a replica dies or lags, the master only when that is wished.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use switchmaster_tests::{
+    Lab, Spec,
+    lab::{Setup, check},
+    wait,
+};
+
+use crate::{FOLLOW, on_each_datapath};
+
+on_each_datapath!(round_robin, a_dead_replica_leaves, a_lagging_replica_leaves, fallback_to_the_master);
+
+/// Where `count` new connections end, by node.
+fn spread(lab: &Lab, count: usize) -> Result<Vec<usize>> {
+    let mut hits = vec![0; lab.cluster.nodes.len()];
+    for _ in 0..count {
+        let mut client = lab.reads()?;
+        hits[lab.node_behind(&mut client)?] += 1;
+    }
+    Ok(hits)
+}
+
+/// Waits until new connections are shared out like this.
+fn shared_out(lab: &Lab, wanted: &[usize], limit: Duration) -> Result<()> {
+    wait::until(limit, format_args!("connections to be shared out {wanted:?}"), || {
+        let hits = spread(lab, wanted.iter().sum())?;
+        ensure!(hits == wanted, "they are {hits:?}");
+        Ok(())
+    })
+}
+
+fn round_robin(datapath: &str) {
+    check(Lab::start(Spec::default(), datapath, |setup| setup), |lab| {
+        shared_out(lab, &[0, 2, 2], FOLLOW)?;
+        wait::throughout(Duration::from_secs(1), "an even share", || {
+            let hits = spread(lab, 4)?;
+            ensure!(hits == [0, 2, 2], "it is {hits:?}");
+            Ok(())
+        })
+    });
+}
+
+fn a_dead_replica_leaves(datapath: &str) {
+    check(Lab::start(Spec::default(), datapath, |setup| setup), |lab| {
+        shared_out(lab, &[0, 2, 2], FOLLOW)?;
+        let mut clients = [lab.reads()?, lab.reads()?];
+        let behind = [lab.node_behind(&mut clients[0])?, lab.node_behind(&mut clients[1])?];
+        ensure!(behind[0] != behind[1], "both are on node{}", behind[0]);
+        let [mut lost, mut kept] = clients;
+        lab.cluster.nodes[behind[0]].kill();
+        lost.wait_end(FOLLOW)?;
+        let mut wanted = [0, 4, 4];
+        wanted[behind[0]] = 0;
+        shared_out(lab, &wanted, FOLLOW)?;
+        kept.ping()
+    });
+}
+
+fn a_lagging_replica_leaves(datapath: &str) {
+    let adjust = |mut setup: Setup| {
+        setup.reads = setup.reads.set("max_lag", "\"2s\"");
+        setup
+    };
+    check(Lab::start(Spec::apart(), datapath, adjust), |lab| {
+        shared_out(lab, &[0, 2, 2], FOLLOW)?;
+        lab.world.ns("db0")?.cut(lab.world.ns("db1")?)?;
+        shared_out(lab, &[0, 0, 4], Duration::from_secs(8))?;
+        lab.world.ns("db0")?.heal(lab.world.ns("db1")?)?;
+        shared_out(lab, &[0, 2, 2], Duration::from_secs(15))
+    });
+}
+
+fn fallback_to_the_master(datapath: &str) {
+    let adjust = |mut setup: Setup| {
+        setup.reads = setup.reads.set("fallback", "\"master\"");
+        setup
+    };
+    check(Lab::start(Spec::default(), datapath, adjust), |lab| {
+        shared_out(lab, &[0, 1, 1], FOLLOW)?;
+        lab.cluster.nodes[1].kill();
+        lab.cluster.nodes[2].kill();
+        shared_out(lab, &[2, 0, 0], FOLLOW)?;
+        let master = lab.cluster.nodes[0].host.clone();
+        lab.cluster.nodes[1].start(Some((&master, lab.cluster.spec.first_node_port)))?;
+        shared_out(lab, &[0, 2, 0], Duration::from_secs(10))
+    });
+}

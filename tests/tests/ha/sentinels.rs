@@ -1,0 +1,143 @@
+//! No majority of Sentinels: established connections live while their master is undisputed, and
+//! nothing new is let through to anybody.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use redis::Value;
+use switchmaster_tests::{
+    Client, Cluster, Daemon, Lab, Namespace, Spec,
+    lab::{Setup, WRITES, check},
+    redis::Sentinel,
+    wait,
+};
+
+use crate::{FAILOVER, FOLLOW, follows, on_each_datapath};
+
+const GRACE: Duration = Duration::from_secs(2);
+const PARK: Duration = Duration::from_secs(2);
+
+on_each_datapath!(
+    all_gone,
+    parked_connections_go_on_when_sentinels_return,
+    two_masters_and_no_majority,
+    two_masters_and_no_sentinels,
+);
+
+fn all_gone(datapath: &str) {
+    let adjust = |mut setup: Setup| {
+        setup.group = setup.group.quorum_grace(GRACE);
+        setup.writes = setup.writes.park(10, PARK);
+        setup
+    };
+    check(Lab::start(Spec::default(), datapath, adjust), |lab| {
+        let mut established = lab.writes()?;
+        established.set("before", "1")?;
+        lab.cluster.sentinels.iter_mut().for_each(Sentinel::kill);
+        lab.writes()?.ping().context("within the grace new connections are served")?;
+        lab.daemon.wait_way(lab.group_name(), "established", GRACE * 3)?;
+        established.set("during", "1").context("an established connection lives on")?;
+        let mut late = lab.writes()?;
+        late.send(&redis::cmd("PING"))?;
+        let answer = late.receive()?;
+        ensure!(is_masterdown(&answer), "a late connection was answered {answer:?}");
+        established.ping().context("it still lives on")
+    });
+}
+
+fn parked_connections_go_on_when_sentinels_return(datapath: &str) {
+    let adjust = |mut setup: Setup| {
+        setup.group = setup.group.quorum_grace(GRACE);
+        setup.writes = setup.writes.park(10, FAILOVER);
+        setup
+    };
+    check(Lab::start(Spec::default(), datapath, adjust), |lab| {
+        lab.cluster.sentinels.iter_mut().for_each(Sentinel::kill);
+        lab.daemon.wait_way(lab.group_name(), "established", GRACE * 3)?;
+        let mut parked = Client::connect_within(lab.client()?, lab.writes_address()?, FAILOVER)?;
+        parked.send(&redis::cmd("PING"))?;
+        wait::until_true(FOLLOW, "a parked connection", || {
+            lab.daemon.status().is_ok_and(|status| status.route("writes").is_ok_and(|route| route.parked == 1))
+        })?;
+        lab.cluster.sentinels.iter_mut().try_for_each(Sentinel::start)?;
+        let answer = parked.receive()?;
+        ensure!(answer == Value::SimpleString("PONG".to_owned()), "it was answered {answer:?}");
+        follows(lab, 0)
+    });
+}
+
+fn is_masterdown(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.code().eq_ignore_ascii_case("MASTERDOWN"))
+}
+
+/// A thousand clients, eight at a time, each of which tries to write.
+fn storm(namespace: &Namespace, to: std::net::SocketAddr) -> Result<()> {
+    const THREADS: usize = 8;
+    let client = |_: usize| -> Result<()> {
+        let mut open = Vec::new();
+        for number in 0..1000 / THREADS {
+            let Ok(mut client) = Client::connect_within(namespace, to, Duration::from_secs(1)) else { continue };
+            // A connection that is refused or ended already is as good an answer as any.
+            let _ended = client.send(redis::cmd("SET").arg(format!("key{number}")).arg("x"));
+            open.push(client);
+        }
+        wait::pause(PARK / 2);
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|number| scope.spawn(move || client(number))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().ok().context("a client panicked")?)
+    })
+}
+
+fn nothing_was_written(cluster: &Cluster) -> Result<()> {
+    for node in &cluster.nodes {
+        let keys: u64 = node.client()?.call(&redis::cmd("DBSIZE"))?;
+        ensure!(keys == 0, "{} holds {keys} keys", node.name());
+        let stats: String = node.client()?.call(redis::cmd("INFO").arg("commandstats"))?;
+        ensure!(!stats.contains("cmdstat_set:"), "a SET reached {}", node.name());
+    }
+    Ok(())
+}
+
+fn a_thousand_connections_reach_nobody(spec: Spec, datapath: &str) -> Result<()> {
+    let (world, mut cluster) = Lab::cluster(spec)?;
+    cluster.sentinels.iter_mut().skip(1).for_each(Sentinel::kill);
+    cluster.nodes[1].replicate(None)?;
+    ensure!(cluster.masters() == [0, 1], "{}", cluster.describe());
+    let mut setup = Lab::setup(&world, &cluster, datapath)?;
+    setup.writes = setup.writes.park(2000, PARK);
+    let daemon = Daemon::launch(&world, &setup.config())?;
+    wait::until(FOLLOW, "the daemon to live", || daemon.get("/healthz").map(|_| ()))?;
+    let listener = world.proxy()?.address(WRITES);
+    storm(world.client()?, listener)?;
+    nothing_was_written(&cluster).with_context(|| daemon.log())?;
+    wait::until(FOLLOW, "the group to be closed", || {
+        let status = daemon.status()?;
+        let group = status.group(&cluster.spec.name)?;
+        ensure!(group.way == "closed" && group.master.is_none(), "{group:?}");
+        Ok(())
+    })
+}
+
+fn two_masters_and_no_majority(datapath: &str) {
+    if let Err(error) = a_thousand_connections_reach_nobody(Spec::default(), datapath) {
+        panic!("{error:?}");
+    }
+}
+
+fn two_masters_and_no_sentinels(datapath: &str) {
+    if let Err(error) = a_thousand_connections_reach_nobody(Spec::bare(2), datapath) {
+        panic!("{error:?}");
+    }
+}
+
+/// A group of nodes only is followed by asking the nodes.
+#[test]
+fn without_sentinels_the_only_master_is_followed() {
+    check(Lab::start(Spec::bare(1), "copy", |setup| setup), |lab| {
+        lab.cluster.kill_master()?;
+        lab.cluster.nodes[1].replicate(None)?;
+        follows(lab, 1)
+    });
+}
