@@ -15,4 +15,5 @@ pub mod election;
 pub mod kernel;
 pub mod log;
 pub mod metrics;
+pub mod switch;
 pub mod target;

@@ -60,7 +60,7 @@ impl Election {
             dropped: None,
             now: None,
             deadline: None,
-            verdict: Verdict { way: Way::Closed, master: None, reason: Reason::Starting, replicas: Vec::new() },
+            verdict: Verdict::closed(),
         }
     }
 

@@ -15,6 +15,13 @@ pub struct Verdict {
     pub replicas: Vec<Replica>,
 }
 
+impl Verdict {
+    /// Nothing may pass, and nobody is known: the state before the first observation.
+    pub fn closed() -> Self {
+        Self { way: Way::Closed, master: None, reason: Reason::Starting, replicas: Vec::new() }
+    }
+}
+
 /// What may pass to the master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {

@@ -1,0 +1,173 @@
+//! Carries verdicts out, route by route: first the kernel's map and the gates, then the slots that
+//! the listener offers, then the order to reset what was left behind. Promises that from the write
+//! on no byte of an old generation moves, whatever the rest still takes. Never asks anybody anything.
+
+mod plan;
+mod slot;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
+
+use proxy_ebpf::TargetKey;
+use tokio::sync::{mpsc, watch};
+
+use self::{
+    plan::Wanted,
+    slot::{Change, SlotState},
+};
+use crate::{
+    config::{self, Name},
+    datapath::{Datapath, Sever, Severed},
+    election::{Verdict, Way},
+    kernel::KernelTargets,
+    target::{self, Slots},
+};
+
+/// A route may lead to so many nodes at once; more are not used, and that is logged.
+const MOST_SLOTS: usize = 256;
+
+/// The switch of all routes, and the only writer of the kernel's map.
+#[derive(Debug)]
+pub struct Switch {
+    routes: Vec<RouteSwitch>,
+    kernel: Option<KernelTargets>,
+    /// Never goes backwards, and is never used twice.
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct RouteSwitch {
+    config: config::Route,
+    datapath: Arc<dyn Datapath>,
+    slots: Vec<SlotState>,
+    offer: watch::Sender<Slots>,
+}
+
+/// One slot as the status shows it.
+#[derive(Debug, Clone)]
+pub struct SlotView {
+    pub addr: SocketAddr,
+    pub way: Way,
+    pub generation: u64,
+    pub connections: u32,
+}
+
+/// Resets under way: one for each route that had to leave a generation.
+#[derive(Debug)]
+pub struct Severing {
+    pub route: Name,
+    pub since: Instant,
+    pub reports: mpsc::UnboundedReceiver<Severed>,
+}
+
+impl Switch {
+    pub fn new(kernel: Option<KernelTargets>) -> Self {
+        Self { routes: Vec::new(), kernel, generation: 0 }
+    }
+
+    /// Adds a route, closed; its number is its place.
+    pub fn add(&mut self, config: config::Route, datapath: Arc<dyn Datapath>) -> watch::Receiver<Slots> {
+        let (offer, slots) = target::channel();
+        self.routes.push(RouteSwitch { config, datapath, slots: Vec::new(), offer });
+        slots
+    }
+
+    /// Makes the routes of `group` follow the verdict.
+    pub fn follow(&mut self, group: usize, verdict: &Verdict) -> Vec<Severing> {
+        let since = Instant::now();
+        let mut severing = Vec::new();
+        for (number, route) in self.routes.iter_mut().enumerate().filter(|(_, route)| route.config.group == group) {
+            let wanted = plan::wanted(&route.config, verdict);
+            let orders = route.become_(number as u32, &wanted, self.kernel.as_mut(), &mut self.generation);
+            if let Some(reports) = route.sever(&orders) {
+                severing.push(Severing { route: Arc::clone(&route.config.name), since, reports });
+            }
+        }
+        severing
+    }
+
+    /// Resets every connection of every route: the end of the daemon.
+    pub fn close_all(&mut self) -> Vec<Severing> {
+        let groups: BTreeSet<usize> = self.routes.iter().map(|route| route.config.group).collect();
+        groups.into_iter().flat_map(|group| self.follow(group, &Verdict::closed())).collect()
+    }
+
+    pub fn slots(&self, route: usize) -> Vec<SlotView> {
+        self.routes.get(route).map(|route| route.slots.iter().filter_map(SlotState::view).collect()).unwrap_or_default()
+    }
+
+    /// The way of a route as a whole: that of its best slot.
+    pub fn way(&self, route: usize) -> Way {
+        self.slots(route).iter().map(|slot| slot.way).max().unwrap_or(Way::Closed)
+    }
+}
+
+impl RouteSwitch {
+    /// Writes map and gates, then offers the new slots. Returns what has to be reset.
+    fn become_(
+        &mut self,
+        number: u32,
+        wanted: &[Wanted],
+        mut kernel: Option<&mut KernelTargets>,
+        generation: &mut u64,
+    ) -> Vec<(TargetKey, u64)> {
+        self.make_room(number, wanted);
+        let mut orders = Vec::new();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let wanted = wanted.iter().find(|wanted| plan::slot_of(&self.config, wanted, slot, index));
+            let change = slot.next(wanted, generation);
+            if change == Change::None {
+                continue;
+            }
+            if let Some(kernel) = kernel.as_deref_mut()
+                && let Err(error) = kernel.write(slot.key, slot.entry())
+            {
+                // The kernel may still hold the old entry. Nothing of this slot may live.
+                tracing::error!(%error, route = %self.config.name, "the kernel refuses a target; the route stays closed");
+                slot.close();
+                orders.push((slot.key, 0));
+                continue;
+            }
+            slot.set_gate();
+            if change == Change::Generation {
+                orders.push((slot.key, slot.live()));
+            }
+        }
+        let open: Slots = self.slots.iter().filter_map(SlotState::offer).collect();
+        self.offer.send_replace(open);
+        orders
+    }
+
+    /// A slot for every wanted node: one that has it, else one that nobody uses, else a new one.
+    fn make_room(&mut self, number: u32, all: &[Wanted]) {
+        for wanted in all {
+            let found =
+                self.slots.iter().enumerate().any(|(index, slot)| plan::slot_of(&self.config, wanted, slot, index));
+            if found {
+                continue;
+            }
+            let spoken_for = |slot: &SlotState| all.iter().any(|wanted| slot.is_for(wanted.target.addr));
+            if let Some(free) = self.slots.iter_mut().find(|slot| slot.is_free() && !spoken_for(slot)) {
+                free.reserve(wanted.target.addr);
+            } else if self.slots.len() < MOST_SLOTS {
+                let key = TargetKey { route: number, slot: self.slots.len() as u32 };
+                self.slots.push(SlotState::new(key, wanted.target.addr));
+            } else {
+                tracing::warn!(route = %self.config.name, node = %wanted.target.addr, "too many nodes; this one is not used");
+            }
+        }
+    }
+
+    fn sever(&self, orders: &[(TargetKey, u64)]) -> Option<mpsc::UnboundedReceiver<Severed>> {
+        if orders.is_empty() {
+            return None;
+        }
+        let (done, reports) = mpsc::unbounded_channel();
+        for &(key, keep) in orders {
+            self.datapath.sever(&Sever { key, keep, done: done.clone() });
+        }
+        Some(reports)
+    }
+}

@@ -1,0 +1,142 @@
+//! One place of a route: which node holds it, under which generation, and what may pass.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use proxy_ebpf::{Target as Entry, TargetKey, state};
+
+use super::{SlotView, plan::Wanted};
+use crate::{
+    election::{Target, Way},
+    kernel,
+    target::{Gate, Slot},
+};
+
+#[derive(Debug)]
+pub(super) struct SlotState {
+    pub(super) key: TargetKey,
+    addr: SocketAddr,
+    /// Who holds the place; None: nobody since the last close.
+    holder: Option<Target>,
+    way: Way,
+    generation: u64,
+    gate: Arc<Gate>,
+    load: Arc<AtomicU32>,
+}
+
+/// What a step changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    None,
+    /// Whether new connections are taken; established ones live on.
+    Way,
+    /// Which generation lives: all others have to end.
+    Generation,
+}
+
+impl SlotState {
+    pub(super) fn new(key: TargetKey, addr: SocketAddr) -> Self {
+        Self { key, addr, holder: None, way: Way::Closed, generation: 0, gate: Arc::default(), load: Arc::default() }
+    }
+
+    pub(super) fn is_for(&self, addr: SocketAddr) -> bool {
+        self.addr == addr
+    }
+
+    /// Nobody holds it and no connection remembers it.
+    pub(super) fn is_free(&self) -> bool {
+        self.holder.is_none() && self.load.load(Ordering::Relaxed) == 0
+    }
+
+    pub(super) fn reserve(&mut self, addr: SocketAddr) {
+        self.addr = addr;
+    }
+
+    /// Takes on what is wanted of it; None: nothing may pass.
+    pub(super) fn next(&mut self, wanted: Option<&Wanted>, generation: &mut u64) -> Change {
+        let Some(wanted) = wanted else {
+            let was = std::mem::replace(&mut self.way, Way::Closed);
+            self.holder = None;
+            return if was == Way::Closed { Change::None } else { Change::Generation };
+        };
+        let same = self.holder.as_ref().is_some_and(|holder| is_same(holder, &wanted.target));
+        let way = std::mem::replace(&mut self.way, wanted.way);
+        self.holder = Some(wanted.target.clone());
+        self.addr = wanted.target.addr;
+        if !same {
+            *generation += 1;
+            self.generation = *generation;
+            return Change::Generation;
+        }
+        if way == wanted.way { Change::None } else { Change::Way }
+    }
+
+    pub(super) fn close(&mut self) {
+        self.way = Way::Closed;
+        self.holder = None;
+        self.gate.shut();
+    }
+
+    /// The generation whose connections may carry bytes; 0: none.
+    pub(super) fn live(&self) -> u64 {
+        if self.way == Way::Closed { 0 } else { self.generation }
+    }
+
+    pub(super) fn set_gate(&self) {
+        self.gate.open(self.live());
+    }
+
+    /// The slot as the kernel has it.
+    pub(super) fn entry(&self) -> Entry {
+        let (family, port, addr) = kernel::encode(self.addr);
+        Entry {
+            live: self.live(),
+            generation: self.generation,
+            epoch: self.holder.as_ref().map_or(0, |holder| holder.epoch),
+            state: match self.way {
+                Way::Closed => state::CLOSED,
+                Way::Established => state::ESTABLISHED_ONLY,
+                Way::Open => state::OPEN,
+            },
+            family,
+            port,
+            addr,
+        }
+    }
+
+    /// The slot as the listener has it, if it takes new connections.
+    pub(super) fn offer(&self) -> Option<Slot> {
+        (self.way == Way::Open).then(|| Slot {
+            key: self.key,
+            addr: self.addr,
+            generation: self.generation,
+            gate: Arc::clone(&self.gate),
+            load: Arc::clone(&self.load),
+        })
+    }
+
+    pub(super) fn view(&self) -> Option<SlotView> {
+        let connections = self.load.load(Ordering::Relaxed);
+        (self.holder.is_some() || connections > 0).then_some(SlotView {
+            addr: self.addr,
+            way: self.way,
+            generation: self.generation,
+            connections,
+        })
+    }
+}
+
+/// The same server in the same term of office. An id that is hidden, or seen for the first time, is
+/// no other id.
+fn is_same(a: &Target, b: &Target) -> bool {
+    let same_id = match (&a.id, &b.id) {
+        (Some(a), Some(b)) => a == b,
+        _ => true,
+    };
+    a.addr == b.addr && a.epoch == b.epoch && same_id
+}

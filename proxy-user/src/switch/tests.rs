@@ -1,0 +1,144 @@
+//! Tables of verdicts and what the routes make of them; no kernel, a datapath that only takes notes.
+
+use std::{sync::Mutex, time::Duration};
+
+use super::*;
+use crate::{
+    config::{Balance, DatapathChoice, Fallback, Lag, Park, TargetRole},
+    datapath::Connection,
+    election::{Reason, Replica, Target},
+};
+
+#[derive(Debug, Default)]
+struct Notes(Mutex<Vec<(TargetKey, u64)>>);
+
+impl Datapath for Notes {
+    fn name(&self) -> &'static str {
+        "notes"
+    }
+    fn adopt(&self, _: Connection) {}
+    fn sever(&self, order: &Sever) {
+        self.0.lock().unwrap().push((order.key, order.keep));
+    }
+}
+
+struct Bench {
+    switch: Switch,
+    notes: Arc<Notes>,
+    slots: watch::Receiver<Slots>,
+}
+
+impl Bench {
+    fn new(target: TargetRole, fallback: Fallback) -> Self {
+        let notes = Arc::new(Notes::default());
+        let mut switch = Switch::new(None);
+        let slots = switch.add(route(target, fallback), Arc::<Notes>::clone(&notes));
+        Self { switch, notes, slots }
+    }
+
+    /// Follows; returns the orders given and the offered ports with their generations.
+    fn follow(&mut self, verdict: &Verdict) -> (Vec<(u32, u64)>, Vec<(u16, u64)>) {
+        self.switch.follow(0, verdict);
+        let orders = self.notes.0.lock().unwrap().drain(..).map(|(key, keep)| (key.slot, keep)).collect();
+        let offered = self.slots.borrow().iter().map(|slot| (slot.addr.port(), slot.generation)).collect();
+        (orders, offered)
+    }
+}
+
+fn route(target: TargetRole, fallback: Fallback) -> config::Route {
+    config::Route {
+        name: "r".into(),
+        listen: Vec::new(),
+        group: 0,
+        target,
+        datapath: DatapathChoice::Copy,
+        balance: Balance::RoundRobin,
+        max_lag: Lag::Time(Duration::from_secs(10)),
+        fallback,
+        allow: None,
+        max_connections: 1,
+        connect_timeout: Duration::from_secs(1),
+        idle_timeout: Duration::ZERO,
+        park: Park::default(),
+        reconnect_rate: 0,
+    }
+}
+
+fn target(port: u16, epoch: u64, id: Option<&str>) -> Target {
+    Target { addr: ([10, 0, 0, 1], port).into(), epoch, id: id.map(str::to_owned) }
+}
+
+fn master(way: Way, target: Target) -> Verdict {
+    Verdict { way, master: Some(target), reason: Reason::Proven, replicas: Vec::new() }
+}
+
+fn replica(port: u16, sound: bool, keep: bool, lag: u64) -> Replica {
+    Replica { addr: ([10, 0, 0, 1], port).into(), id: None, sound, keep, lag_seconds: Some(lag), lag_bytes: None }
+}
+
+#[test]
+fn a_route_starts_closed_and_opens_with_the_first_proven_master() {
+    let mut bench = Bench::new(TargetRole::Master, Fallback::None);
+    assert_eq!(bench.follow(&Verdict::closed()), (vec![], vec![]));
+    assert_eq!(bench.follow(&master(Way::Open, target(1, 5, None))), (vec![(0, 1)], vec![(1, 1)]));
+}
+
+#[test]
+fn another_master_is_another_generation_and_the_old_one_is_reset() {
+    let mut bench = Bench::new(TargetRole::Master, Fallback::None);
+    bench.follow(&master(Way::Open, target(1, 5, Some("a"))));
+    assert_eq!(bench.follow(&master(Way::Open, target(2, 6, Some("b")))), (vec![(0, 2)], vec![(2, 2)]));
+}
+
+#[test]
+fn losing_the_probe_keeps_the_established_and_offers_nothing() {
+    let mut bench = Bench::new(TargetRole::Master, Fallback::None);
+    bench.follow(&master(Way::Open, target(1, 5, None)));
+    assert_eq!(bench.follow(&master(Way::Established, target(1, 5, None))), (vec![], vec![]));
+    assert_eq!(
+        bench.follow(&master(Way::Open, target(1, 5, None))),
+        (vec![], vec![(1, 1)]),
+        "the same generation goes on"
+    );
+}
+
+#[test]
+fn losing_the_role_resets_and_the_same_master_comes_back_as_a_new_generation() {
+    let mut bench = Bench::new(TargetRole::Master, Fallback::None);
+    bench.follow(&master(Way::Open, target(1, 5, None)));
+    assert_eq!(bench.follow(&Verdict::closed()), (vec![(0, 0)], vec![]));
+    assert_eq!(bench.follow(&Verdict::closed()), (vec![], vec![]), "once");
+    assert_eq!(bench.follow(&master(Way::Open, target(1, 5, None))), (vec![(0, 2)], vec![(1, 2)]));
+}
+
+#[test]
+fn an_id_learnt_late_is_no_other_server_but_another_id_is() {
+    let mut bench = Bench::new(TargetRole::Master, Fallback::None);
+    bench.follow(&master(Way::Open, target(1, 5, None)));
+    assert_eq!(bench.follow(&master(Way::Open, target(1, 5, Some("a")))).0, vec![]);
+    assert_eq!(bench.follow(&master(Way::Open, target(1, 5, Some("b")))).0, vec![(0, 2)]);
+}
+
+#[test]
+fn replicas_come_and_go_without_touching_each_other() {
+    let mut bench = Bench::new(TargetRole::Replica, Fallback::None);
+    let with = |replicas: Vec<Replica>| Verdict { replicas, ..master(Way::Open, target(1, 5, None)) };
+    let (orders, offered) = bench.follow(&with(vec![replica(2, true, true, 0), replica(3, true, true, 0)]));
+    assert_eq!((orders.len(), offered), (2, vec![(2, 1), (3, 2)]));
+    let lagging = bench.follow(&with(vec![replica(2, true, true, 11), replica(3, true, true, 0)]));
+    assert_eq!(lagging, (vec![], vec![(3, 2)]), "it takes no new ones and keeps those it has");
+    let promoted = bench.follow(&with(vec![replica(3, true, true, 0)]));
+    assert_eq!(promoted, (vec![(0, 0)], vec![(3, 2)]), "one that left is reset, the other is not");
+}
+
+#[test]
+fn the_master_serves_a_replica_route_only_while_no_replica_is_sound() {
+    let mut bench = Bench::new(TargetRole::Replica, Fallback::Master);
+    let with = |replicas: Vec<Replica>| Verdict { replicas, ..master(Way::Open, target(1, 5, None)) };
+    assert_eq!(bench.follow(&with(vec![])).1, vec![(1, 1)]);
+    let (orders, offered) = bench.follow(&with(vec![replica(2, true, true, 0)]));
+    assert_eq!(offered, vec![(2, 2)]);
+    assert!(!orders.contains(&(0, 0)), "clients of the master may stay");
+    let mut none = Bench::new(TargetRole::Replica, Fallback::None);
+    assert_eq!(none.follow(&with(vec![replica(2, false, true, 0)])).1, vec![]);
+}
