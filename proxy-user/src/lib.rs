@@ -12,6 +12,7 @@ pub mod datapath;
 pub mod discovery;
 pub mod doctor;
 pub mod election;
+pub mod listener;
 pub mod log;
 pub mod metrics;
 pub mod target;
