@@ -21,6 +21,9 @@ mod reply;
 mod socket;
 mod throttle;
 
+#[cfg(test)]
+mod tests;
+
 use std::{io, net::SocketAddr, sync::Arc};
 
 use tokio::{net::TcpListener, sync::watch};
