@@ -16,11 +16,11 @@ pub(super) async fn left(client: &TcpStream) {
             Err(_) => return,
         }
     }
-    if reset(client) || !spoke(client) {
+    if !spoke(client) {
         return;
     }
-    // Half-closed after its request. Its end of reading is final and known, so only an error can
-    // tell more. A failure to wait is the runtime's end.
+    // Half-closed after its request, or reset. The end of its stream is final and known, so only
+    // an error can tell more. A failure to wait is the runtime's end.
     client.ready(Interest::ERROR).await.ok();
 }
 
@@ -28,10 +28,6 @@ pub(super) async fn left(client: &TcpStream) {
 fn forget_readable(client: &TcpStream) {
     let nothing: io::Result<()> = client.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
     debug_assert!(nothing.is_err());
-}
-
-fn reset(client: &TcpStream) -> bool {
-    !matches!(client.take_error(), Ok(None))
 }
 
 /// Whether bytes of the client wait to be read.

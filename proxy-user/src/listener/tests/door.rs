@@ -48,6 +48,18 @@ async fn a_flood_beyond_max_connections_is_told_and_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hasty_farewell_is_heard_over_what_the_client_said_before() {
+    let door = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let client = StdStream::connect(door.local_addr().unwrap()).unwrap();
+    say(&client, b"PING\r\n");
+    let (stream, _) = door.accept().await.unwrap();
+    stream.readable().await.unwrap();
+    crate::listener::reply::refuse_at_once(&stream, Refusal::MaxConnections);
+    drop(stream);
+    assert_eq!(hear_of(client).await, "-ERR max number of clients reached\r\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_families_share_a_port_and_lead_to_either() {
     let probe = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     let port = probe.local_addr().unwrap().port();

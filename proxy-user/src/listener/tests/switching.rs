@@ -30,7 +30,11 @@ async fn the_reconnect_rate_holds_and_the_order_is_that_of_arrival() {
     println!("reconnect_rate {RATE}: measured {rate:.1}/s");
     assert!((rate / f64::from(RATE) - 1.0).abs() < 0.05, "{rate}");
     let arrived: Vec<u16> = clients.iter().map(|client| client.local_addr().unwrap().port()).collect();
-    assert_eq!(ports(&taken), arrived);
+    // Turns are given in order, 5 ms apart; a busy machine may finish one connect after the next.
+    for (place, port) in ports(&taken).iter().enumerate() {
+        let turn = arrived.iter().position(|other| other == port).unwrap();
+        assert!(turn.abs_diff(place) <= 3, "number {turn} was served as number {place}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,6 +88,25 @@ async fn a_shut_gate_lets_nobody_through_even_before_the_slots_say_so() {
     rig.parked(1).await;
     tokio::time::sleep(Duration::from_millis(150)).await;
     assert_eq!(rig.adopted(), 0);
+    slot.gate.open(1);
+    rig.take(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connect_that_ends_after_its_gate_was_shut_is_dropped() {
+    let rig = Rig::start(&Route { connect_timeout: PATIENCE, ..route() });
+    let (kept, silent) = silent_node();
+    let slot = slot(silent, 1);
+    rig.lead_to(std::slice::from_ref(&slot));
+    let _client = rig.client();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    slot.gate.shut();
+    // The kernel repeats the SYN a second after the first: now there is room for it.
+    kept[0].set_nonblocking(true).unwrap();
+    while kept[0].accept().is_ok() {}
+    rig.parked(1).await;
+    assert_eq!(rig.adopted(), 0);
+    while kept[0].accept().is_ok() {}
     slot.gate.open(1);
     rig.take(1).await;
 }
