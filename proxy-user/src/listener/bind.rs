@@ -57,3 +57,20 @@ fn remedy(address: SocketAddr, error: &io::Error) -> String {
         _ => String::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_to_do() {
+        let words = |errno: Errno| {
+            let address = ([192, 0, 2, 1], 443).into();
+            BindError { address, source: errno.into() }.to_string()
+        };
+        assert!(words(Errno::EACCES).contains("CAP_NET_BIND_SERVICE"));
+        assert!(words(Errno::EACCES).starts_with("cannot listen on 192.0.2.1:443: "));
+        assert!(words(Errno::EMFILE).contains("LimitNOFILE"));
+        assert!(words(Errno::EAFNOSUPPORT).contains("no IPv6"));
+    }
+}

@@ -1,3 +1,5 @@
+//! Nodes that are dead or silent, replicas to choose from, and what remains after a hand-over.
+
 use super::*;
 use crate::listener::Refusal;
 

@@ -1,3 +1,5 @@
+//! Who comes in, and the addresses and sockets they come in by.
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Waiting: served with every byte unread, bounded in number and time, free to leave, told the end.
+
 use std::net::Shutdown;
 
 use super::*;
@@ -128,7 +130,6 @@ async fn stop_answers_those_who_wait_and_closes_the_door() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_switch_that_is_gone_leaves_the_last_word_standing() {
-    let Rig { .. } = Rig::start(&route());
     let listener = Listener::bind(&route()).unwrap();
     let address = listener.addresses()[0];
     let (slots, seen) = target::channel();

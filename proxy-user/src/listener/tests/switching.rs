@@ -1,3 +1,5 @@
+//! What a switch does to those who wait and to those who are in the middle of a connect.
+
 use super::*;
 
 /// Connects `n` clients one after the other, so that their order of arrival is known.
