@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{self, AdminListen, Config, Setting},
-    log,
+    kernel, log,
 };
 
 pub use self::{
@@ -39,7 +39,7 @@ pub enum Command {
     /// Check a configuration file and say everything that is wrong with it.
     Check(Check),
     /// Say what this kernel, these privileges and these interfaces can do, each "no" with its remedy.
-    Doctor,
+    Doctor(Doctor),
     /// Say what the daemon on this host does: masters, routes, connections.
     Status(Status),
 }
@@ -62,6 +62,9 @@ pub struct Run {
     /// At the end (SIGTERM): how long connections may go on before they are severed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = drain_time, env = "SWITCHMASTER_DRAIN")]
     pub drain: Duration,
+    /// Where the maps are pinned: one folder for each daemon of a host, below a bpffs.
+    #[arg(long, value_name = "DIR", default_value = kernel::DEFAULT_DIR, env = "SWITCHMASTER_PIN_DIR")]
+    pub pin_dir: PathBuf,
     #[command(flatten)]
     pub routes: Routes,
 }
@@ -71,6 +74,16 @@ pub struct Check {
     /// The configuration file.
     #[arg(short, long, value_name = "FILE", env = "SWITCHMASTER_CONFIG")]
     pub config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// As JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+    /// Judge by this datapath alone: exit 0 if it works here, 77 if only privileges are missing, else 1.
+    #[arg(long, value_name = "NAME", env = "SWITCHMASTER_DATAPATH")]
+    pub datapath: Option<config::DatapathChoice>,
 }
 
 #[derive(Debug, Args)]

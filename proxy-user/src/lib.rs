@@ -8,11 +8,13 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod datapath;
 pub mod discovery;
 pub mod doctor;
 pub mod election;
 pub mod kernel;
+pub mod listener;
 pub mod log;
 pub mod metrics;
 pub mod switch;

@@ -10,6 +10,7 @@ mod flow;
 mod mailbox;
 mod pair;
 mod relay;
+mod selftest;
 mod sockmap;
 mod splice;
 mod tcp_info;
@@ -26,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 pub use self::{
     copy::Copy,
+    selftest::{SelfTestError, selftest},
     sockmap::{Error as SockmapError, Sockmap},
 };
 use crate::target::Lease;

@@ -6,7 +6,7 @@ mod load;
 mod targets;
 
 pub use self::{
-    bpffs::{DEFAULT_DIR, PinDir},
+    bpffs::{BpffsError, DEFAULT_DIR, PinDir},
     load::{Error, Sizes, load},
     targets::{KernelTargets, encode},
 };

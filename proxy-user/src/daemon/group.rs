@@ -1,0 +1,130 @@
+//! One group's loop: what discovery sees goes into the election, and what the election decides is
+//! carried out at once.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::house::House;
+use crate::{
+    admin::Latch,
+    config::Name,
+    discovery::{Discovery, Seen},
+    election::{Election, Rules, Target, Verdict, Way},
+};
+
+/// A group as the rest of the daemon sees it.
+#[derive(Debug)]
+pub(super) struct GroupState {
+    pub(super) name: Name,
+    pub(super) discovery: Discovery,
+    standing: Mutex<Standing>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Standing {
+    pub(super) verdict: Verdict,
+    /// When way or reason last changed.
+    pub(super) since: Instant,
+    /// The last master, also while closed: a return to it is no switch.
+    last: Option<Target>,
+}
+
+impl GroupState {
+    pub(super) fn new(name: Name, discovery: Discovery) -> Self {
+        let standing = Standing { verdict: Verdict::closed(), since: Instant::now(), last: None };
+        Self { name, discovery, standing: Mutex::new(standing) }
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes a verdict on; true if it names another master than the last.
+    fn take(&self, verdict: &Verdict) -> bool {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        if (standing.verdict.way, standing.verdict.reason) != (verdict.way, verdict.reason) {
+            standing.since = Instant::now();
+        }
+        standing.verdict = verdict.clone();
+        let switched = match (&standing.last, &verdict.master) {
+            (Some(last), Some(master)) => last.addr != master.addr || last.epoch != master.epoch,
+            _ => false,
+        };
+        if verdict.master.is_some() {
+            standing.last.clone_from(&verdict.master);
+        }
+        switched
+    }
+}
+
+/// Runs until `stop`, or until discovery ends, which it should not do before.
+pub(super) async fn run(
+    house: Arc<House>,
+    index: usize,
+    rules: Rules,
+    mut seen: mpsc::Receiver<Seen>,
+    stop: CancellationToken,
+    mut unproven: Option<Latch>,
+) {
+    let mut election = Election::new(rules);
+    loop {
+        let deadline = election.deadline();
+        let changed = tokio::select! {
+            seen = seen.recv() => match seen {
+                Some(seen) => election.observe(seen.observation, seen.at),
+                None => break,
+            },
+            () = until(deadline) => election.tick(Instant::now()),
+            () = stop.cancelled() => break,
+        };
+        if changed {
+            follow(&house, index, election.verdict());
+        }
+        if election.verdict().way == Way::Open {
+            unproven = None;
+        }
+    }
+    drop(unproven);
+    if !stop.is_cancelled() {
+        // Nobody would notice a failover any more: nothing may pass.
+        tracing::error!(group = %house.groups[index].name, "discovery has ended; the group is closed");
+        house.metrics.task_failed("discovery");
+        house.readiness.fail(format!("group {}: discovery", house.groups[index].name));
+        follow(&house, index, &Verdict::closed());
+    }
+}
+
+fn follow(house: &Arc<House>, index: usize, verdict: &Verdict) {
+    let group = &house.groups[index];
+    let before = group.standing().verdict;
+    let severing = house.switch().follow(index, verdict);
+    if group.take(verdict) {
+        house.metrics.switched(&group.name);
+    }
+    let addr = |verdict: &Verdict| verdict.master.as_ref().map(|master| master.addr.to_string());
+    if (before.way, addr(&before), before.reason) != (verdict.way, addr(verdict), verdict.reason) {
+        tracing::info!(
+            group = %group.name,
+            way = crate::admin::status::way_word(verdict.way),
+            reason = verdict.reason.word(),
+            master = addr(verdict).as_deref().unwrap_or("-"),
+            epoch = verdict.master.as_ref().map_or(0, |master| master.epoch),
+            "the group's state"
+        );
+    }
+    for severing in severing {
+        tokio::spawn(super::house::account(house.metrics.clone(), severing));
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

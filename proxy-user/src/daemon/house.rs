@@ -1,0 +1,202 @@
+//! What the running daemon consists of, and how it looks from outside: status and metrics are read
+//! from here when somebody asks.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::Instant,
+};
+
+use proxy_ebpf::counter;
+
+use super::group::GroupState;
+use crate::{
+    admin::{self, Readiness, Status, StatusSource, status},
+    config,
+    datapath::{Sockmap, Traffic},
+    discovery,
+    listener::{self, Counts},
+    metrics::{GroupSample, Metrics, NodeRole, NodeSample, RouteSample, SentinelSample, Snapshot, Source},
+    switch::{Severing, SlotView, Switch},
+};
+
+pub(super) struct House {
+    pub(super) started: Instant,
+    pub(super) groups: Vec<GroupState>,
+    pub(super) routes: Vec<RouteState>,
+    pub(super) metrics: Metrics,
+    pub(super) readiness: Readiness,
+    pub(super) sockmap: Option<Arc<Sockmap>>,
+    pub(super) switch: Mutex<Switch>,
+}
+
+pub(super) struct RouteState {
+    pub(super) config: config::Route,
+    pub(super) datapath: &'static str,
+    pub(super) datapath_reason: String,
+    pub(super) listen: Vec<String>,
+    pub(super) counts: Arc<Counts>,
+    pub(super) traffic: Arc<Traffic>,
+}
+
+impl House {
+    pub(super) fn switch(&self) -> MutexGuard<'_, Switch> {
+        self.switch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connections that a datapath has, of all routes.
+    pub(super) fn connections(&self) -> u64 {
+        let switch = self.switch();
+        (0..self.routes.len()).flat_map(|route| switch.slots(route)).map(|slot| u64::from(slot.connections)).sum()
+    }
+
+    fn group_status(&self, group: &GroupState, now: Instant) -> status::Group {
+        let standing = group.standing();
+        let seen = group.discovery.status();
+        status::Group {
+            pace: seen.pace.to_owned(),
+            sentinels: values(&seen.sentinels),
+            nodes: values(&seen.nodes),
+            names: values(&seen.names),
+            ..status::Group::from_verdict(&group.name, &standing.verdict, standing.since, now)
+        }
+    }
+
+    fn route_status(&self, number: usize, route: &RouteState) -> status::Route {
+        let (slots, way) = {
+            let switch = self.switch();
+            (switch.slots(number), switch.way(number))
+        };
+        let counts = route.counts.snapshot();
+        let group = &self.groups[route.config.group];
+        status::Route {
+            name: route.config.name.to_string(),
+            listen: route.listen.clone(),
+            group: group.name.to_string(),
+            target: status::target_word(route.config.target).to_owned(),
+            datapath: route.datapath.to_owned(),
+            datapath_reason: route.datapath_reason.clone(),
+            state: status::way_word(way).to_owned(),
+            generation: slots.iter().map(|slot| slot.generation).max().unwrap_or(0),
+            connections: slots.iter().map(|slot| u64::from(slot.connections)).sum(),
+            parked: counts.parked_now,
+            severed: self.metrics.severed_total(&route.config.name),
+            refused: counts
+                .refused
+                .iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(reason, count)| (reason.label().to_owned(), *count))
+                .collect(),
+            switches: self.metrics.switches_total(&group.name),
+            targets: slots.iter().map(target).collect(),
+        }
+    }
+
+    fn route_sample(&self, number: usize, route: &RouteState) -> RouteSample {
+        let counts: listener::Snapshot = route.counts.snapshot();
+        let connections = self.switch().slots(number).iter().map(|slot| u64::from(slot.connections)).sum();
+        RouteSample {
+            name: Arc::clone(&route.config.name),
+            datapath: route.datapath,
+            connections,
+            parked: counts.parked_now,
+            to_node: route.traffic.to_node.load(Ordering::Relaxed),
+            to_client: route.traffic.to_client.load(Ordering::Relaxed),
+            accepted: counts.accepted,
+            refused: counts.refused.iter().map(|(it, count)| (it.label(), *count)).collect(),
+            unparked: counts.parked.iter().map(|(it, count)| (it.label(), *count)).collect(),
+            accept_errors: counts.accept_errors.iter().map(|(it, count)| (it.label(), *count)).collect(),
+        }
+    }
+}
+
+impl StatusSource for House {
+    fn status(&self) -> Status {
+        let now = Instant::now();
+        Status {
+            uptime_ms: status::milliseconds(now.duration_since(self.started)),
+            groups: self.groups.iter().map(|group| self.group_status(group, now)).collect(),
+            routes: self.routes.iter().enumerate().map(|(number, route)| self.route_status(number, route)).collect(),
+            ..Status::default()
+        }
+    }
+}
+
+impl Source for House {
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            groups: self.groups.iter().map(group_sample).collect(),
+            routes: self.routes.iter().enumerate().map(|(number, route)| self.route_sample(number, route)).collect(),
+            sockmap: self.sockmap.as_ref().and_then(|sockmap| {
+                let counters = sockmap.counters().ok()?;
+                <[u64; counter::COUNT as usize]>::try_from(counters).ok()
+            }),
+        }
+    }
+}
+
+fn group_sample(group: &GroupState) -> GroupSample {
+    let standing = group.standing();
+    let seen = group.discovery.status();
+    GroupSample {
+        name: Arc::clone(&group.name),
+        way: standing.verdict.way,
+        reason: standing.verdict.reason,
+        epoch: standing.verdict.master.as_ref().map_or(0, |master| master.epoch),
+        master: standing.verdict.master,
+        sentinels: seen.sentinels.iter().map(sentinel_sample).collect(),
+        nodes: seen.nodes.iter().map(node_sample).collect(),
+    }
+}
+
+fn sentinel_sample(sentinel: &discovery::SentinelStatus) -> SentinelSample {
+    SentinelSample {
+        addr: sentinel.addr,
+        up: sentinel.state == discovery::State::Answering,
+        epoch: sentinel.epoch,
+        polls: vec![
+            ("answered", sentinel.polls.saturating_sub(sentinel.polls_failed)),
+            ("failed", sentinel.polls_failed),
+        ],
+        events: sentinel.events,
+    }
+}
+
+fn node_sample(node: &discovery::NodeStatus) -> NodeSample {
+    let failed: u64 = node.probes_failed.iter().map(|(_, count)| count).sum();
+    let mut probes = vec![("answered", node.probes.saturating_sub(failed))];
+    probes.extend(node.probes_failed.iter().copied());
+    NodeSample {
+        addr: node.addr,
+        role: NodeRole::from_word(node.role),
+        probes,
+        lag_seconds: node.lag_seconds,
+        lag_bytes: node.lag_bytes,
+    }
+}
+
+fn target(slot: &SlotView) -> admin::status::RouteTarget {
+    admin::status::RouteTarget {
+        addr: slot.addr,
+        state: status::way_word(slot.way).to_owned(),
+        generation: slot.generation,
+        connections: u64::from(slot.connections),
+    }
+}
+
+fn values<T: serde::Serialize>(list: &[T]) -> Vec<serde_json::Value> {
+    list.iter().filter_map(|item| serde_json::to_value(item).ok()).collect()
+}
+
+/// Waits for the resets of one route and writes down what came of them.
+pub(super) async fn account(metrics: Metrics, mut severing: Severing) {
+    let (mut connections, mut last) = (0, severing.since);
+    while let Some(report) = severing.reports.recv().await {
+        connections += report.connections as u64;
+        last = last.max(report.last);
+    }
+    if connections > 0 {
+        let took = last.duration_since(severing.since);
+        metrics.severed(&severing.route, connections, took);
+        tracing::info!(route = %severing.route, connections, took_us = took.as_micros() as u64, "connections were reset");
+    }
+}

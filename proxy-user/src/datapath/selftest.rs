@@ -1,0 +1,200 @@
+//! Does the in-kernel splice keep its promises on this very kernel? Fixes are backported without a
+//! version to go by, so it is tried: on loopback, with maps of its own, in well under a second.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use proxy_ebpf::{Target, TargetKey, counter, state};
+use tokio::sync::Semaphore;
+
+use super::{Connection, Datapath as _, Sockmap, SockmapError, Traffic};
+use crate::{
+    kernel::{self, KernelTargets, Sizes},
+    target::{Gate, Slot},
+};
+
+const KEY: TargetKey = TargetKey { route: 0, slot: 0 };
+const LIMIT: Duration = Duration::from_secs(3);
+/// A receiver that does not read must stop its sender before this much is on its way.
+const MOST_IN_FLIGHT: usize = 64 << 20;
+const STALL: Duration = Duration::from_millis(150);
+
+#[derive(Debug, thiserror::Error)]
+pub enum SelfTestError {
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    #[error(transparent)]
+    Start(#[from] SockmapError),
+    #[error("{case}: {what}")]
+    Failed { case: &'static str, what: String },
+}
+
+type Case = fn(&Bench) -> Result<(), String>;
+
+/// Runs every case; the text says what was found to work.
+pub fn selftest() -> Result<String, SelfTestError> {
+    let cases: [(&'static str, Case); 4] =
+        [("pair", pair), ("client first", client_first), ("half-close", half_close), ("slow reader", slow_reader)];
+    let began = Instant::now();
+    let bench = Bench::new()?;
+    for (case, run) in cases {
+        run(&bench).map_err(|what| SelfTestError::Failed { case, what })?;
+    }
+    let names: Vec<&str> = cases.iter().map(|(name, _)| *name).collect();
+    Ok(format!("{} in {} ms", names.join(", "), began.elapsed().as_millis()))
+}
+
+struct Bench {
+    sockmap: Sockmap,
+    slot: Slot,
+    _targets: KernelTargets,
+}
+
+/// A spliced connection, by its far ends.
+struct Ends {
+    client: TcpStream,
+    node: TcpStream,
+}
+
+impl Bench {
+    fn new() -> Result<Self, SelfTestError> {
+        let mut object = kernel::load(Sizes { targets: 1, connections: 16 }, None)?;
+        let mut targets = KernelTargets::open(&mut object)?;
+        let open =
+            Target { live: 1, generation: 1, epoch: 0, state: state::OPEN, family: 0, port: [0; 2], addr: [0; 16] };
+        let failed = |error: aya::maps::MapError| SelfTestError::Failed { case: "targets", what: error.to_string() };
+        targets.write(KEY, open).map_err(failed)?;
+        let gate = Arc::new(Gate::default());
+        gate.open(1);
+        let slot = Slot { key: KEY, addr: ([127, 0, 0, 1], 0).into(), generation: 1, gate, load: Arc::default() };
+        Ok(Self { sockmap: Sockmap::start(object, 1)?, slot, _targets: targets })
+    }
+
+    /// Connects two loopback connections and splices them; `before` acts on the client first.
+    fn connect(&self, before: impl FnOnce(&TcpStream) -> io::Result<()>) -> io::Result<Ends> {
+        let (client, near_client) = loopback()?;
+        let (near_node, node) = loopback()?;
+        before(&client)?;
+        for far in [&client, &node] {
+            far.set_read_timeout(Some(LIMIT))?;
+            far.set_write_timeout(Some(LIMIT))?;
+        }
+        for near in [&near_client, &near_node] {
+            near.set_nonblocking(true)?;
+        }
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().map_err(io::Error::other)?;
+        self.sockmap.adopt(Connection {
+            client: near_client,
+            node: near_node,
+            lease: self.slot.lease(),
+            traffic: Arc::new(Traffic::default()),
+            idle_timeout: Duration::ZERO,
+            place,
+        });
+        Ok(Ends { client, node })
+    }
+}
+
+fn loopback() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let opener = TcpStream::connect(listener.local_addr()?)?;
+    let (accepted, _) = listener.accept()?;
+    opener.set_nodelay(true)?;
+    accepted.set_nodelay(true)?;
+    Ok((opener, accepted))
+}
+
+fn pair(bench: &Bench) -> Result<(), String> {
+    let mut ends = bench.connect(|_| Ok(())).map_err(text)?;
+    for round in 0..100_u32 {
+        exchange(&mut ends.client, &mut ends.node, &round.to_be_bytes())?;
+        exchange(&mut ends.node, &mut ends.client, &round.to_le_bytes())?;
+    }
+    let counters = bench.sockmap.counters().map_err(text)?;
+    if counters[counter::REDIRECTED as usize] < 150 {
+        return Err(format!(
+            "the verdict program redirected {} of 200 messages",
+            counters[counter::REDIRECTED as usize]
+        ));
+    }
+    Ok(())
+}
+
+fn client_first(bench: &Bench) -> Result<(), String> {
+    let mut ends = bench.connect(|mut client| client.write_all(b"first")).map_err(text)?;
+    expect(&mut ends.node, b"first")?;
+    exchange(&mut ends.client, &mut ends.node, b"second")
+}
+
+fn half_close(bench: &Bench) -> Result<(), String> {
+    let mut ends = bench.connect(|_| Ok(())).map_err(text)?;
+    send_and_finish(&mut ends.client, &mut ends.node)?;
+    send_and_finish(&mut ends.node, &mut ends.client)
+}
+
+fn send_and_finish(from: &mut TcpStream, to: &mut TcpStream) -> Result<(), String> {
+    let sent = pattern(1 << 20);
+    let mut sender = from.try_clone().map_err(text)?;
+    let writing = sent.clone();
+    let writer = std::thread::spawn(move || sender.write_all(&writing).and_then(|()| sender.shutdown(Shutdown::Write)));
+    let mut received = Vec::new();
+    to.read_to_end(&mut received).map_err(|error| format!("after {} bytes: {error}", received.len()))?;
+    writer.join().map_err(|_| "the writer failed".to_owned())?.map_err(text)?;
+    if received == sent {
+        Ok(())
+    } else {
+        Err(format!("{} bytes of {} arrived intact before the end", received.len(), sent.len()))
+    }
+}
+
+fn slow_reader(bench: &Bench) -> Result<(), String> {
+    let mut ends = bench.connect(|_| Ok(())).map_err(text)?;
+    let chunk = pattern(64 << 10);
+    ends.client.set_nonblocking(true).map_err(text)?;
+    let (mut sent, mut moved_at) = (0, Instant::now());
+    while moved_at.elapsed() < STALL {
+        match ends.client.write(&chunk[sent % chunk.len()..]) {
+            Ok(n) => (sent, moved_at) = (sent + n, Instant::now()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                std::thread::park_timeout(Duration::from_millis(5))
+            }
+            Err(error) => return Err(text(error)),
+        }
+        if sent > MOST_IN_FLIGHT {
+            return Err(format!(
+                "{sent} bytes went towards a receiver that does not read, and the sender was not stopped"
+            ));
+        }
+    }
+    ends.client.shutdown(Shutdown::Write).map_err(text)?;
+    let mut received = Vec::new();
+    ends.node
+        .read_to_end(&mut received)
+        .map_err(|error| format!("after {} bytes of {sent}: {error}", received.len()))?;
+    let intact = received.len() == sent && received.chunks(chunk.len()).all(|part| *part == chunk[..part.len()]);
+    if intact { Ok(()) } else { Err(format!("{} bytes of {sent} arrived intact", received.len())) }
+}
+
+fn exchange(from: &mut TcpStream, to: &mut TcpStream, message: &[u8]) -> Result<(), String> {
+    from.write_all(message).map_err(text)?;
+    expect(to, message)
+}
+
+fn expect(on: &mut TcpStream, message: &[u8]) -> Result<(), String> {
+    let mut received = vec![0; message.len()];
+    on.read_exact(&mut received).map_err(|error| format!("nothing arrived: {error}"))?;
+    if received == message { Ok(()) } else { Err("other bytes arrived than were sent".to_owned()) }
+}
+
+/// Bytes whose place shows.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect()
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}

@@ -1,0 +1,169 @@
+//! Takes connections from one listening socket. Promises: one bad connection does not stop the
+//! next; a lack of files or memory slows the loop down, is logged once a minute, and never spins.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use nix::errno::Errno;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+
+use super::{
+    admit::Admission,
+    client::{Client, Service},
+    counts::{AcceptError, Refusal},
+    reply, socket,
+    throttle::Throttle,
+};
+use crate::config;
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How many clients beyond `max_connections` are told so with patience; the others at once.
+const PATIENCE: usize = 256;
+
+/// The door of a route, shared by all its listening sockets.
+#[derive(Debug)]
+pub(super) struct Door {
+    name: config::Name,
+    admission: Admission,
+    service: Arc<Service>,
+    /// Arrivals so far.
+    arrivals: std::sync::atomic::AtomicU64,
+    patience: Arc<Semaphore>,
+    tasks: TaskTracker,
+    troubles: Throttle,
+}
+
+impl Door {
+    pub(super) fn new(route: &config::Route, service: Arc<Service>, tasks: TaskTracker) -> Self {
+        Self {
+            name: Arc::clone(&route.name),
+            admission: Admission::new(route),
+            service,
+            arrivals: 0.into(),
+            patience: Arc::new(Semaphore::new(PATIENCE)),
+            tasks,
+            troubles: Throttle::default(),
+        }
+    }
+
+    /// Accepts until `stop`, then closes the socket.
+    pub(super) async fn keep(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    pause = SHORTEST_PAUSE;
+                    self.welcome(stream, peer);
+                }
+                Err(error) => {
+                    let class = classify(&error);
+                    self.service.counts.accept_error(class);
+                    if class == AcceptError::Connection {
+                        continue;
+                    }
+                    self.tell(&error, class);
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                    }
+                }
+            }
+        }
+    }
+
+    fn welcome(&self, stream: TcpStream, peer: SocketAddr) {
+        let ip = peer.ip().to_canonical();
+        let counts = &self.service.counts;
+        counts.accepted();
+        let place = match self.admission.admit(ip) {
+            Ok(place) => place,
+            Err(refusal) => {
+                counts.refused(refusal);
+                return self.turn_away(stream, refusal);
+            }
+        };
+        if socket::tune(&stream).is_err() {
+            // Only a connection that is gone already refuses its options.
+            return counts.abandoned();
+        }
+        let number = self.arrivals.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let client = Client { stream, ip, number, arrived: Instant::now(), place };
+        let service = Arc::clone(&self.service);
+        self.tasks.spawn(async move { service.serve(client).await });
+    }
+
+    fn turn_away(&self, stream: TcpStream, refusal: Refusal) {
+        if refusal == Refusal::NotAllowed {
+            return socket::reset_on_close(&stream);
+        }
+        match Arc::clone(&self.patience).try_acquire_owned() {
+            Ok(patience) => {
+                self.tasks.spawn(async move {
+                    reply::refuse(stream, refusal).await;
+                    drop(patience);
+                });
+            }
+            Err(_) => reply::refuse_at_once(&stream, refusal),
+        }
+    }
+
+    fn tell(&self, error: &io::Error, class: AcceptError) {
+        let Some(unsaid) = self.troubles.say() else { return };
+        let remedy = match class {
+            AcceptError::Files => {
+                "raise the limit on open files (LimitNOFILE, ulimit -n, fs.file-max) or lower max_connections"
+            }
+            AcceptError::Memory => "give the machine or the cgroup more memory, or raise net.ipv4.tcp_mem",
+            AcceptError::Connection | AcceptError::Other => "see the error",
+        };
+        warn!(route = %self.name, %error, unsaid, remedy, "cannot accept connections; slowing down");
+    }
+}
+
+/// The classes of accept(2). What the network did to one connection shows there too (see its
+/// manual); it says nothing about the next.
+fn classify(error: &io::Error) -> AcceptError {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(
+            Errno::ECONNABORTED
+            | Errno::EPERM
+            | Errno::EPROTO
+            | Errno::EINTR
+            | Errno::ENETDOWN
+            | Errno::ENOPROTOOPT
+            | Errno::EHOSTDOWN
+            | Errno::ENONET
+            | Errno::EHOSTUNREACH
+            | Errno::ENETUNREACH,
+        ) => AcceptError::Connection,
+        Some(Errno::EMFILE | Errno::ENFILE) => AcceptError::Files,
+        Some(Errno::ENOBUFS | Errno::ENOMEM) => AcceptError::Memory,
+        _ => AcceptError::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_a_connection_are_not_lack_of_resources() {
+        let class = |errno: Errno| classify(&errno.into());
+        assert_eq!(class(Errno::ECONNABORTED), AcceptError::Connection);
+        assert_eq!(class(Errno::EMFILE), AcceptError::Files);
+        assert_eq!(class(Errno::ENFILE), AcceptError::Files);
+        assert_eq!(class(Errno::ENOBUFS), AcceptError::Memory);
+        assert_eq!(class(Errno::EINVAL), AcceptError::Other);
+    }
+}

@@ -1,0 +1,191 @@
+//! Where clients wait while the route leads nowhere. Bounded in number; each wait is bounded by
+//! its caller. Promises: a place is given back the moment its holder is dropped; clients go on in
+//! order of arrival, at the pace and in the numbers that [`Queue`] says.
+
+use std::{
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    counts::{Counts, Outcome, Refusal},
+    pace::Pace,
+    queue::Queue,
+};
+use crate::target::Slots;
+
+/// The pause after a failed connection, drawn anew each time so that daemons do not beat in step.
+const PAUSE_MS: std::ops::RangeInclusive<u64> = 20..=100;
+
+#[derive(Debug)]
+pub(super) struct Lot {
+    limit: u32,
+    queue: Mutex<Queue>,
+    slots: watch::Receiver<Slots>,
+    seen: Mutex<Seen>,
+    /// Rung when the usher has to look again.
+    bell: Notify,
+}
+
+/// The slots as the queue knows them: node and generation.
+#[derive(Debug, Default)]
+struct Seen {
+    last: Vec<(SocketAddr, u64)>,
+    /// The last that were not none: tells a new node from one that was only paused.
+    known: Vec<(SocketAddr, u64)>,
+}
+
+impl Lot {
+    pub(super) fn new(limit: u32, rate: u32, slots: watch::Receiver<Slots>) -> Self {
+        let lot = Self {
+            limit,
+            queue: Mutex::new(Queue::new(Pace::new(rate))),
+            slots,
+            seen: Mutex::default(),
+            bell: Notify::new(),
+        };
+        lot.follow();
+        lot
+    }
+
+    /// Whether a new client may go on without waiting.
+    pub(super) fn pass(&self) -> bool {
+        self.queue().pass(Instant::now())
+    }
+
+    /// A place to wait for the client that arrived as number `number`.
+    pub(super) fn stay<'a>(&'a self, counts: &'a Counts, number: u64, arrived: Instant) -> Result<Stay<'a>, Refusal> {
+        if self.queue().ended() {
+            return Err(Refusal::Draining);
+        }
+        if !counts.park(self.limit) {
+            return Err(Refusal::ParkFull);
+        }
+        Ok(Stay { lot: self, counts, number, arrived, position: Position::Aside, outcome: Outcome::Left })
+    }
+
+    /// A connection was made: there is no doubt about the node.
+    pub(super) fn succeeded(&self) {
+        if self.queue().succeeded() {
+            self.bell.notify_one();
+        }
+    }
+
+    /// A connection could not be made, or there is nobody to connect to.
+    pub(super) fn failed(&self) {
+        self.queue().failed(Instant::now() + pause());
+        self.bell.notify_one();
+    }
+
+    /// Takes over what the slots say now. Anyone who finds them changed may call it: the queue must
+    /// not let clients through to nobody until the usher has its turn.
+    pub(super) fn follow(&self) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = self.slots.borrow();
+        let now: Vec<_> = slots.iter().map(|slot| (slot.addr, slot.generation)).collect();
+        if seen.last == now {
+            return;
+        }
+        let (open, new) = (!now.is_empty(), !now.iter().any(|slot| seen.known.contains(slot)));
+        if open {
+            seen.known.clone_from(&now);
+        }
+        seen.last = now;
+        self.queue().follow(open, new, Instant::now());
+    }
+
+    /// Lets clients through as they fall due, until `stop`; then ends every wait.
+    pub(super) async fn usher(&self, stop: &CancellationToken) {
+        let mut slots = self.slots.clone();
+        slots.mark_changed();
+        let mut switch_lives = true;
+        while !stop.is_cancelled() {
+            let again = self.queue().release(Instant::now(), pause());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                changed = slots.changed(), if switch_lives => match changed {
+                    Ok(()) => self.follow(),
+                    Err(_) => switch_lives = false,
+                },
+                () = self.bell.notified() => {}
+                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
+            }
+        }
+        self.queue().end();
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pause() -> Duration {
+    Duration::from_millis(rand::random_range(PAUSE_MS))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Position {
+    /// Neither in the queue nor let through.
+    Aside,
+    Queued,
+    Trying,
+}
+
+/// One client's place, from its first wait to its end. Dropped: the client has left.
+#[derive(Debug)]
+pub(super) struct Stay<'a> {
+    lot: &'a Lot,
+    counts: &'a Counts,
+    number: u64,
+    arrived: Instant,
+    position: Position,
+    outcome: Outcome,
+}
+
+impl Stay<'_> {
+    /// Waits for the client's turn to try. A client that tried in vain comes again, and is at the
+    /// head of the queue again. Cancel safe: the place remains, its part in the queue does not.
+    pub(super) async fn turn(&mut self) -> Result<(), Refusal> {
+        self.step_aside();
+        let turn = self.lot.queue().join(self.number, self.arrived);
+        self.position = Position::Queued;
+        self.lot.bell.notify_one();
+        turn.await.map_err(|_| Refusal::Draining)?;
+        self.position = Position::Trying;
+        Ok(())
+    }
+
+    pub(super) fn end(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+
+    fn step_aside(&mut self) {
+        let mut queue = self.lot.queue();
+        let was_through = match self.position {
+            Position::Aside => false,
+            Position::Queued => !queue.leave(self.number) && !queue.ended(),
+            Position::Trying => true,
+        };
+        self.position = Position::Aside;
+        if was_through {
+            queue.back();
+            drop(queue);
+            self.lot.bell.notify_one();
+        }
+    }
+}
+
+impl Drop for Stay<'_> {
+    fn drop(&mut self) {
+        self.step_aside();
+        self.counts.unpark(self.outcome);
+    }
+}
