@@ -38,9 +38,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let self_test: doctor::SelfTest = Box::new(|| datapath::selftest().map_err(|error| error.to_string()));
             let report = doctor::run(doctor::Input { datapath: asked.datapath, sockmap_self_test: Some(self_test) });
             if asked.json {
-                println!("{}", report.to_json())
+                println!("{}", report.to_json()?);
             } else {
-                print!("{report}")
+                print!("{report}");
             }
             Ok(report.exit_code().into())
         }

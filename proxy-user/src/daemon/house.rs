@@ -10,7 +10,7 @@ use proxy_ebpf::counter;
 
 use super::group::GroupState;
 use crate::{
-    admin::{self, Readiness, Status, StatusSource, status},
+    admin::{Readiness, Status, StatusSource, status},
     config,
     datapath::{Sockmap, Traffic},
     discovery,
@@ -174,8 +174,8 @@ fn node_sample(node: &discovery::NodeStatus) -> NodeSample {
     }
 }
 
-fn target(slot: &SlotView) -> admin::status::RouteTarget {
-    admin::status::RouteTarget {
+fn target(slot: &SlotView) -> status::RouteTarget {
+    status::RouteTarget {
         addr: slot.addr,
         state: status::way_word(slot.way).to_owned(),
         generation: slot.generation,

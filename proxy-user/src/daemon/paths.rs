@@ -1,7 +1,7 @@
 //! Which datapath each route gets. A named one that cannot work is an error; only `auto` falls back,
 //! and says why.
 
-use std::{error::Error as _, io, num::NonZero, path::Path, sync::Arc, thread::available_parallelism};
+use std::{io, num::NonZero, path::Path, sync::Arc, thread::available_parallelism};
 
 use anyhow::{Context as _, Result, anyhow};
 

@@ -160,7 +160,7 @@ fn slow_reader(bench: &Bench) -> Result<(), String> {
         match ends.client.write(&chunk[sent % chunk.len()..]) {
             Ok(n) => (sent, moved_at) = (sent + n, Instant::now()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                std::thread::park_timeout(Duration::from_millis(5))
+                std::thread::park_timeout(Duration::from_millis(5));
             }
             Err(error) => return Err(text(error)),
         }
@@ -195,6 +195,7 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is the function of map_err")]
 fn text(error: impl ToString) -> String {
     error.to_string()
 }

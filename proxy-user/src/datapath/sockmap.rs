@@ -10,10 +10,10 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Map, MapData, MapError, PerCpuArray, RingBuf, SockHash},
     programs::{ProgramError, SkSkb},
 };
-use proxy_ebpf::names;
+use proxy_ebpf::{Cookie, names};
 
 use super::{Connection, Datapath, Sever, crew::Crew, splice::Maps, worker::KernelEvents};
 
@@ -41,16 +41,12 @@ pub enum Error {
 impl Sockmap {
     /// Loads the object and starts `workers` threads for at most `connections` connections.
     pub fn start(mut object: Ebpf, workers: usize) -> Result<Self, Error> {
+        let map = object.map(names::SPLICED).ok_or(Error::Missing(names::SPLICED))?;
+        let spliced = SockHash::<_, Cookie>::try_from(map)?.fd().try_clone()?;
         let program: &mut SkSkb =
             object.program_mut(names::VERDICT).ok_or(Error::Missing(names::VERDICT))?.try_into()?;
         program.load()?;
-        let spliced =
-            aya::maps::SockHash::<_, u64>::try_from(object.map(names::SPLICED).ok_or(Error::Missing(names::SPLICED))?)?;
-        let map_fd = spliced.fd().try_clone()?;
-        drop(spliced);
-        let program: &mut SkSkb =
-            object.program_mut(names::VERDICT).ok_or(Error::Missing(names::VERDICT))?.try_into()?;
-        program.attach(&map_fd)?;
+        program.attach(&spliced)?;
 
         let maps = Maps {
             links: take(&mut object, names::LINKS)?,

@@ -146,10 +146,6 @@ impl Worker {
         if let Some(splice) = &mut self.splice {
             pair.join(splice, index as u32);
             for side in 0..2 {
-                if std::env::var("SM_ONLY").is_ok_and(|v| v != side.to_string()) {
-                    pair.flows[side].stays = true;
-                    continue;
-                }
                 pair.enter(side, splice, now);
             }
         }

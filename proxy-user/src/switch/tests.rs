@@ -36,6 +36,7 @@ impl Bench {
         Self { switch, notes, slots }
     }
 
+    #[expect(clippy::type_complexity, reason = "two short lists, compared at once")]
     /// Follows; returns the orders given and the offered ports with their generations.
     fn follow(&mut self, verdict: &Verdict) -> (Vec<(u32, u64)>, Vec<(u16, u64)>) {
         self.switch.follow(0, verdict);
