@@ -37,6 +37,7 @@ struct Pass {
 }
 
 #[stream_verdict]
+#[expect(clippy::needless_pass_by_value, reason = "the signature that the macro wants")]
 fn verdict(ctx: SkBuffContext) -> u32 {
     if let Err(Pass { counter }) = redirect(&ctx) {
         count(counter, 1);
@@ -52,7 +53,7 @@ fn redirect(ctx: &SkBuffContext) -> Result<(), Pass> {
     let Some(link) = link_of(cookie) else {
         return Err(unlinked);
     };
-    let Some(meter) = METERS.get_ptr_mut(&cookie) else {
+    let Some(meter) = METERS.get_ptr_mut(cookie) else {
         return Err(unlinked);
     };
     // SAFETY: a socket's segments are judged under its lock, so this program is the only writer.
@@ -80,7 +81,7 @@ fn redirect(ctx: &SkBuffContext) -> Result<(), Pass> {
 
 /// One whole entry of `links`, or none: see [`Link::cookie`].
 fn link_of(cookie: Cookie) -> Option<Link> {
-    let entry = LINKS.get_ptr(&cookie)?;
+    let entry = LINKS.get_ptr(cookie)?;
     // SAFETY: the pointer is to a map value, which stays readable memory whatever becomes of it; the
     // values are integers; volatile keeps the order, which is what the check relies on.
     let link = unsafe { entry.read_volatile() };
@@ -95,7 +96,7 @@ fn reason_to_pass(link: &Link, meter: &Meter, charged: u64) -> Option<u32> {
     }
     // SAFETY: a single word is read. Generations are never used twice, so an entry that became
     // another's cannot look open to this link.
-    let gate = unsafe { TARGETS.get(&link.target) };
+    let gate = unsafe { TARGETS.get(link.target) };
     if gate.is_none_or(|target| target.live != link.generation) {
         return Some(counter::PASSED_GATE_SHUT);
     }
