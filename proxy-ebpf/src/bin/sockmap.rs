@@ -41,6 +41,8 @@ struct Pass {
 fn verdict(ctx: SkBuffContext) -> u32 {
     if let Err(Pass { counter }) = redirect(&ctx) {
         count(counter, 1);
+        #[cfg(feature = "log")]
+        aya_log_ebpf::debug!(&ctx, "a segment of {} bytes is passed to the daemon: counter {}", ctx.len(), counter);
     }
     // With a redirect chosen by the helper SK_PASS carries it out; without one the segment stays.
     SK_PASS
