@@ -11,6 +11,7 @@ pub struct Config {
     pub(super) admin_port: u16,
     pub(super) arguments: Vec<String>,
     pub(super) environment: Vec<(String, String)>,
+    pub(super) launcher: Vec<String>,
     groups: Vec<Group>,
     routes: Vec<Route>,
 }
@@ -22,6 +23,7 @@ impl Default for Config {
             admin_port: 9180,
             arguments: Vec::new(),
             environment: Vec::new(),
+            launcher: Vec::new(),
             groups: Vec::new(),
             routes: Vec::new(),
         }
@@ -36,6 +38,13 @@ impl Config {
 
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// A program with arguments that is given the daemon's command line and becomes the daemon: to take
+    /// privileges, limits or mounts away from it.
+    pub fn launched_by(mut self, launcher: &[&str]) -> Self {
+        self.launcher = launcher.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 

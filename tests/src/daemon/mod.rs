@@ -5,7 +5,9 @@ mod config;
 mod status;
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::ExitStatus,
@@ -49,8 +51,9 @@ impl Daemon {
         fs::create_dir_all(&directory).context("daemon directory")?;
         let file = directory.join("switchmaster.toml");
         fs::write(&file, config.text()).context("configuration")?;
-        let mut command = namespace.command(binary()?);
-        command.arg("run").arg("-c").arg(&file).args(&config.arguments);
+        let mut words = config.launcher.iter().map(OsString::from).chain([binary()?.into_os_string()]);
+        let mut command = namespace.command(words.next().context("no program")?);
+        command.args(words).arg("run").arg("-c").arg(&file).args(&config.arguments);
         command.envs(config.environment.iter().map(|(key, value)| (key, value)));
         let process = Process::start(&config.name, command, directory.join("log"))?;
         let admin = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), config.admin_port);
