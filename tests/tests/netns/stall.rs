@@ -66,7 +66,7 @@ impl Toll {
 }
 
 /// Asks for `order` on `count` connections that read nothing until the toll is known.
-fn stall(stage: &Stage, count: usize, order: &Order, client: Manner) -> Result<Toll> {
+fn stall(stage: &Stage, count: usize, order: &Order, settle: Duration) -> Result<Toll> {
     let before = p99(stage)?;
     let (gate, opened) = (std::sync::RwLock::new(()), std::sync::Barrier::new(count + 1));
     let closed = gate.write().ok().context("poisoned")?;
@@ -79,12 +79,12 @@ fn stall(stage: &Stage, count: usize, order: &Order, client: Manner) -> Result<T
                     let stream = stage.connect();
                     opened.wait();
                     let order = Order { seed, ..*order };
-                    order::fulfil_after(stream?, &order, client, || drop(gate.read()))
+                    order::fulfil_after(stream?, &order, Manner::default(), || drop(gate.read()))
                 })
             })
             .collect();
         opened.wait();
-        wait::pause(Duration::from_millis(1500));
+        wait::pause(settle);
         let memory = memory - memory_available()?;
         let during = p99(stage);
         drop(closed);
@@ -93,11 +93,11 @@ fn stall(stage: &Stage, count: usize, order: &Order, client: Manner) -> Result<T
     })
 }
 
-fn stall_until_bearable(datapath: &str, count: usize, order: &Order, client: Manner, most_memory: i64) {
+fn stall_until_bearable(datapath: &str, count: usize, order: &Order, settle: Duration, most_memory: i64) {
     stage::check(Stage::alone(datapath, serve_or_echo), |stage| {
         let mut tolls = Vec::new();
         for _ in 0..ATTEMPTS {
-            let toll = stall(stage, count, order, client)?;
+            let toll = stall(stage, count, order, settle)?;
             eprintln!("{datapath}, {count} stalled: memory {:+} KiB, p99 {:?}", toll.memory >> 10, toll.p99);
             if toll.bearable(most_memory) {
                 return Ok(());
@@ -110,21 +110,22 @@ fn stall_until_bearable(datapath: &str, count: usize, order: &Order, client: Man
 
 fn a_client_that_stops_reading(datapath: &str) {
     let order = Order { down: WAITING, ..Order::default() };
-    stall_until_bearable(datapath, 1, &order, Manner::default(), MOST_MEMORY);
+    stall_until_bearable(datapath, 1, &order, Duration::from_millis(1500), MOST_MEMORY);
 }
 
 fn a_node_that_stops_reading(datapath: &str) {
     let node = Manner { late_ms: 3500, ..Manner::default() };
     let order = Order { up: WAITING, node, ..Order::default() };
-    stall_until_bearable(datapath, 1, &order, Manner::default(), MOST_MEMORY);
+    stall_until_bearable(datapath, 1, &order, Duration::from_millis(1500), MOST_MEMORY);
 }
 
 /// A message of 64 bytes takes a kilobyte in a queue that does not merge: counted by payload alone,
 /// a bound would hold sixteen times what it says.
 fn two_hundred_readers_of_small_messages(datapath: &str) {
     let node = Manner { most: 64, ..Manner::default() };
-    let order = Order { down: 2 << 20, node, ..Order::default() };
-    stall_until_bearable(datapath, 200, &order, Manner::default(), 512 << 20);
+    let order = Order { down: 256 << 10, node, ..Order::default() };
+    // Until the writers, whose many small writes take both processors, are done or stuck.
+    stall_until_bearable(datapath, 200, &order, Duration::from_secs(6), 512 << 20);
 }
 
 /// Both ends rest and stop at random, so that flows change hands again and again while full.
@@ -183,7 +184,7 @@ fn trips(stream: &mut TcpStream, count: u32) -> Result<()> {
 
 /// Far more than all buffers together into an echo that cannot get rid of it; then reads it all.
 fn pile_up(stream: &TcpStream, round: u32) -> Result<()> {
-    const PILE: u64 = 64 << 20;
+    const PILE: u64 = 192 << 20;
     thread::scope(|scope| {
         let writer = scope.spawn(move || -> Result<()> {
             let (mut stream, mut pattern, mut random) = (stream, Pattern::new(9), Random::new(round.into()));
