@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use switchmaster_tests::{
     client::{self, Ack, Outage},
-    wait,
+    sweep, wait,
 };
 
 use super::{Blow, journal::Journal, pulse::Pulse, screen::Screen, stage::Stage, witness::Majority};
@@ -63,6 +63,7 @@ pub(super) fn play(
     };
     screen.say(format!("{heading}: {} {done}", stage.address(old)));
     let switch = loop {
+        ensure!(!sweep::interrupted(), "interrupted");
         screen.show(&pulse.frame(stage)?);
         if let Some(switch) = Switch::seen(stage, &majority, at) {
             break switch;
@@ -78,6 +79,7 @@ pub(super) fn play(
 fn run_for(time: Duration, stage: &Stage, screen: &mut Screen, pulse: &mut Pulse) -> Result<()> {
     let end = Instant::now() + time;
     while Instant::now() < end {
+        ensure!(!sweep::interrupted(), "interrupted");
         screen.show(&pulse.frame(stage)?);
         wait::pause(FRAME);
     }

@@ -15,11 +15,12 @@ pub(super) fn print(rounds: &[Round], blow: Blow, stage: &Stage, screen: &mut Sc
     let route = status.route("writes")?;
     screen.say(format!("=== {} x {}, datapath {}", rounds.len(), blow.words(), route.datapath));
     let mut figure = |name: &str, unit: &str, value: &dyn Fn(&Round) -> f64| {
+        let digits = usize::from(!unit.is_empty());
         let mut values: Vec<f64> = rounds.iter().map(value).collect();
         values.sort_by(f64::total_cmp);
         if let (Some(low), Some(median), Some(high)) = (values.first(), quantile(&values, 0.5), values.last()) {
-            let range = if values.len() > 1 { format!("   ({low:.1} to {high:.1})") } else { String::new() };
-            screen.say(format!("  {name:<58} {median:>9.1} {unit}{range}"));
+            let range = if values.len() > 1 { format!(" ({low:.digits$} to {high:.digits$})") } else { String::new() };
+            screen.say(format!("  {name:<58} {median:>9.digits$} {unit}{range}"));
         }
     };
     figure("last good write to first good write", "ms", &|round| ms(round.gap));
