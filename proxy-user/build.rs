@@ -12,7 +12,9 @@ fn main() -> Result<()> {
         println!("cargo::rerun-if-changed={}", workspace.join(source).display());
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR")?);
-    let objects = ebpf_build::build(workspace, &out.join("bpf"))?;
+    let log = env::var_os("CARGO_FEATURE_KERNEL_LOG").is_some();
+    let build = if log { ebpf_build::build_with_log } else { ebpf_build::build };
+    let objects = build(workspace, &out.join("bpf"))?;
     for object in ebpf_build::OBJECTS {
         fs::copy(objects.join(object), out.join(format!("{object}.o"))).with_context(|| object.to_string())?;
     }

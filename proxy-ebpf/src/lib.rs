@@ -71,6 +71,10 @@ pub mod state {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
+    /// The map's own key again, and the first word on purpose. A hash map hands a replaced element to
+    /// the next writer at once (kernel/bpf/hashtab.c), maybe while the program still reads it. Whoever
+    /// reads the other words first and finds its own cookie here last has read one whole entry.
+    pub cookie: Cookie,
     pub target: TargetKey,
     pub generation: u64,
     /// How far [`Meter::charged`] may grow. Bounds the bytes that wait in the kernel for a peer
@@ -154,7 +158,7 @@ pub mod counter {
 const _: () = {
     assert!(size_of::<TargetKey>() == 8);
     assert!(size_of::<Target>() == 48);
-    assert!(size_of::<Link>() == 40);
+    assert!(size_of::<Link>() == 48);
     assert!(size_of::<Meter>() == 40);
     assert!(size_of::<Event>() == 24);
 };

@@ -37,9 +37,12 @@ struct Pass {
 }
 
 #[stream_verdict]
+#[expect(clippy::needless_pass_by_value, reason = "the signature that the macro wants")]
 fn verdict(ctx: SkBuffContext) -> u32 {
     if let Err(Pass { counter }) = redirect(&ctx) {
         count(counter, 1);
+        #[cfg(feature = "log")]
+        aya_log_ebpf::debug!(&ctx, "a segment of {} bytes is passed to the daemon: counter {}", ctx.len(), counter);
     }
     // With a redirect chosen by the helper SK_PASS carries it out; without one the segment stays.
     SK_PASS
@@ -49,11 +52,10 @@ fn redirect(ctx: &SkBuffContext) -> Result<(), Pass> {
     // SAFETY: the context is the kernel's own, valid for the whole call.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
     let unlinked = Pass { counter: counter::PASSED_NOT_LINKED };
-    // SAFETY: an entry is replaced, never changed in place, and freed after an RCU grace period.
-    let Some(link) = (unsafe { LINKS.get(&cookie) }) else {
+    let Some(link) = link_of(cookie) else {
         return Err(unlinked);
     };
-    let Some(meter) = METERS.get_ptr_mut(&cookie) else {
+    let Some(meter) = METERS.get_ptr_mut(cookie) else {
         return Err(unlinked);
     };
     // SAFETY: a socket's segments are judged under its lock, so this program is the only writer.
@@ -61,30 +63,42 @@ fn redirect(ctx: &SkBuffContext) -> Result<(), Pass> {
 
     let len = u64::from(ctx.len());
     let charged = meter.charged + len + CHARGE_PER_SEGMENT;
-    if let Some(counter) = reason_to_pass(link, meter, charged) {
-        return Err(pass(link, meter, cookie, len, counter));
+    if let Some(counter) = reason_to_pass(&link, meter, charged) {
+        return Err(pass(&link, meter, cookie, len, counter));
     }
     if PEERS.redirect_skb(ctx, cookie, 0) == 0 {
-        return Err(pass(link, meter, cookie, len, counter::PASSED_NO_PEER));
+        return Err(pass(&link, meter, cookie, len, counter::PASSED_NO_PEER));
     }
     meter.bytes += len;
     meter.charged = charged;
     if charged >= link.notify_at && (meter.notified == 0 || meter.notified_at != link.notify_at) {
         meter.notified = 1;
         meter.notified_at = link.notify_at;
-        tell(link, cookie, event::CREDIT_LOW);
+        tell(&link, cookie, event::CREDIT_LOW);
     }
     count(counter::REDIRECTED, 1);
     count(counter::REDIRECTED_BYTES, len);
     Ok(())
 }
 
+/// One whole entry of `links`, or none: see [`Link::cookie`].
+fn link_of(cookie: Cookie) -> Option<Link> {
+    let entry = LINKS.get_ptr(cookie)?;
+    // SAFETY: the pointer is to a map value, which stays readable memory whatever becomes of it; the
+    // values are integers; volatile keeps the order, which is what the check relies on.
+    let link = unsafe { entry.read_volatile() };
+    // SAFETY: as above; a `Link` begins with its cookie.
+    let owner = unsafe { entry.cast::<Cookie>().read_volatile() };
+    (owner == cookie).then_some(link)
+}
+
 fn reason_to_pass(link: &Link, meter: &Meter, charged: u64) -> Option<u32> {
     if meter.passing != 0 {
         return Some(counter::PASSED_AFTER_PASS);
     }
-    // SAFETY: as for LINKS.
-    let gate = unsafe { TARGETS.get(&link.target) };
+    // SAFETY: a single word is read. Generations are never used twice, so an entry that became
+    // another's cannot look open to this link.
+    let gate = unsafe { TARGETS.get(link.target) };
     if gate.is_none_or(|target| target.live != link.generation) {
         return Some(counter::PASSED_GATE_SHUT);
     }

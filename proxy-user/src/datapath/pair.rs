@@ -140,6 +140,9 @@ impl Pair {
         if let (true, Some(splice)) = (self.flows[side].spliced, splice) {
             let fin = 1;
             if !(self.kernel_is_empty(side, splice)? && self.accounted(side, splice, fin)?) {
+                // What is still on its way to us inside the kernel has to be read before the end is.
+                let from = &mut self.ends[side];
+                (from.eof, from.readable) = (false, true);
                 return self.look_again(side, now);
             }
         }
@@ -192,6 +195,9 @@ impl Pair {
             return Ok(Step::Wait);
         }
         let settled = flow.since + STAY;
+        if flow.due.is_some_and(|due| due > now) {
+            return Ok(Step::Wait);
+        }
         if settled > now {
             self.flows[side].due = Some(settled);
             return Ok(Step::Later(settled));

@@ -76,7 +76,7 @@ impl Splice {
         let credit = self.credit();
         let meter = Meter { bytes: 0, charged: 0, passed: 0, passing: 0, notified: 0, notified_at: 0 };
         self.meters.insert(from.cookie, meter, 0)?;
-        self.links.insert(from.cookie, self.link(label, 0, credit), 0)?;
+        self.links.insert(from.cookie, self.link(from, label, 0, credit), 0)?;
         self.spliced.insert(from.cookie, from.socket().as_raw_fd(), 0)?;
         self.flows.fetch_add(1, Ordering::Relaxed);
         from.kick();
@@ -105,7 +105,7 @@ impl Splice {
 
     /// Lets a flow go on from where it is.
     pub(super) fn grant(&mut self, from: &End, label: Label, charged: u64) -> Result<(), MapError> {
-        let link = self.link(label, charged, self.credit());
+        let link = self.link(from, label, charged, self.credit());
         self.links.insert(from.cookie, link, 0)
     }
 
@@ -114,8 +114,9 @@ impl Splice {
         (TOTAL_CREDIT / flows).clamp(LEAST_CREDIT, MOST_CREDIT)
     }
 
-    fn link(&self, label: Label, charged: u64, credit: u64) -> Link {
+    fn link(&self, from: &End, label: Label, charged: u64, credit: u64) -> Link {
         Link {
+            cookie: from.cookie,
             target: label.target,
             generation: label.generation,
             limit: charged + credit,

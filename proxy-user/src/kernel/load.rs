@@ -36,5 +36,33 @@ pub fn load(sizes: Sizes, pins: Option<&PinDir>) -> Result<Ebpf, Error> {
     if let Some(pins) = pins {
         loader.map_pin_path(names::TARGETS, pins.path().join(names::TARGETS));
     }
-    Ok(loader.load(SOCKMAP)?)
+    #[cfg_attr(not(feature = "kernel-log"), expect(unused_mut, reason = "only the log changes the object"))]
+    let mut object = loader.load(SOCKMAP)?;
+    #[cfg(feature = "kernel-log")]
+    follow_log(&mut object);
+    Ok(object)
+}
+
+/// Writes the programs' log lines to the daemon's log. Without a runtime (`doctor`) nobody reads them.
+#[cfg(feature = "kernel-log")]
+fn follow_log(object: &mut Ebpf) {
+    use tokio::io::{Interest, unix::AsyncFd};
+
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let _entered = runtime.enter();
+    let logger = match aya_log::EbpfLogger::init(object) {
+        Ok(logger) => logger,
+        Err(error) => return tracing::warn!(%error, "the kernel programs have no log"),
+    };
+    // SAFETY: the logger owns its ring buffer, and gives out that one descriptor as long as it lives.
+    let mut logger = match unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) } {
+        Ok(logger) => logger,
+        Err(error) => return tracing::warn!(%error, "the log of the kernel programs cannot be read"),
+    };
+    runtime.spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    });
 }

@@ -77,6 +77,15 @@ pub fn linker_dir() -> Option<PathBuf> {
 
 /// Builds every object into `target_dir` and returns the folder that holds them.
 pub fn build(workspace: &Path, target_dir: &Path) -> Result<PathBuf> {
+    build_with(workspace, target_dir, "programs")
+}
+
+/// The same with programs that write log lines, which costs each segment: for debugging only.
+pub fn build_with_log(workspace: &Path, target_dir: &Path) -> Result<PathBuf> {
+    build_with(workspace, target_dir, "programs,log")
+}
+
+fn build_with(workspace: &Path, target_dir: &Path, features: &str) -> Result<PathBuf> {
     let toolchain = Toolchain::find()?;
     let linker = linker_dir().with_context(|| format!("bpf-linker is not installed; {REMEDY}"))?;
     let out = target_dir.join(TARGET).join("release");
@@ -99,7 +108,7 @@ pub fn build(workspace: &Path, target_dir: &Path) -> Result<PathBuf> {
             "proxy-ebpf",
             "--bins",
             "--features",
-            "programs",
+            features,
             "--target",
             TARGET,
         ])
