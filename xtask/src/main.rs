@@ -2,6 +2,8 @@
 //! It must not depend on the daemon: it is what makes a machine able to build it.
 
 mod build_ebpf;
+mod daemon;
+mod demo;
 mod setup;
 mod test;
 
@@ -29,6 +31,8 @@ enum Command {
     Setup(setup::Arguments),
     /// Build the kernel objects (into target/bpf)
     BuildEbpf,
+    /// Kill the master of a private cluster and watch the clients go on at the new one
+    Demo(demo::Arguments),
     /// Run the test tiers, after the set-up they need
     Test(test::Arguments),
 }
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::BuildEbpf => build_ebpf::run(),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     };
     match result {
