@@ -49,7 +49,8 @@ impl Daemon {
         fs::create_dir_all(&directory).context("daemon directory")?;
         let file = directory.join("switchmaster.toml");
         fs::write(&file, config.text()).context("configuration")?;
-        let mut command = namespace.command(binary()?);
+        let program = config.program.clone().map_or_else(binary, Ok)?;
+        let mut command = namespace.command(program);
         command.arg("run").arg("-c").arg(&file).args(&config.arguments);
         command.envs(config.environment.iter().map(|(key, value)| (key, value)));
         let process = Process::start(&config.name, command, directory.join("log"))?;
