@@ -2,6 +2,8 @@
 //! It must not depend on the daemon: it is what makes a machine able to build it.
 
 mod build_ebpf;
+mod compare;
+mod daemon;
 mod setup;
 mod test;
 
@@ -29,6 +31,8 @@ enum Command {
     Setup(setup::Arguments),
     /// Build the kernel objects (into target/bpf)
     BuildEbpf,
+    /// Measure the daemon against HAProxy and a direct connection, in one run
+    Compare(compare::Arguments),
     /// Run the test tiers, after the set-up they need
     Test(test::Arguments),
 }
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::BuildEbpf => build_ebpf::run(),
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     };
     match result {
