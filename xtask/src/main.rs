@@ -2,6 +2,7 @@
 //! It must not depend on the daemon: it is what makes a machine able to build it.
 
 mod build_ebpf;
+mod compare;
 mod daemon;
 mod demo;
 mod setup;
@@ -33,6 +34,8 @@ enum Command {
     BuildEbpf,
     /// Kill the master of a private cluster and watch the clients go on at the new one
     Demo(demo::Arguments),
+    /// Measure the daemon against HAProxy and a direct connection, in one run
+    Compare(compare::Arguments),
     /// Run the test tiers, after the set-up they need
     Test(test::Arguments),
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::BuildEbpf => build_ebpf::run(),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     };
     match result {
