@@ -123,6 +123,10 @@ impl StatusSource for House {
 
 impl Source for House {
     fn snapshot(&self) -> Snapshot {
+        // For the next scrape: this one must not wait.
+        if let Some(sockmap) = &self.sockmap {
+            sockmap.refresh();
+        }
         Snapshot {
             groups: self.groups.iter().map(group_sample).collect(),
             routes: self.routes.iter().enumerate().map(|(number, route)| self.route_sample(number, route)).collect(),

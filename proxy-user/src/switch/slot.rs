@@ -66,7 +66,8 @@ impl SlotState {
         };
         let same = self.holder.as_ref().is_some_and(|holder| holder.is_same(&wanted.target));
         let way = std::mem::replace(&mut self.way, wanted.way);
-        self.holder = Some(wanted.target.clone());
+        let known = self.holder.take().filter(|_| same).and_then(|holder| holder.id);
+        self.holder = Some(Target { id: wanted.target.id.clone().or(known), ..wanted.target.clone() });
         self.addr = wanted.target.addr;
         if !same {
             *generation += 1;
