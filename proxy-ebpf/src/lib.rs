@@ -140,7 +140,9 @@ pub mod counter {
     pub const PASSED_NOT_LINKED: u32 = 5;
     pub const PASSED_NO_PEER: u32 = 6;
     pub const EVENT_LOST: u32 = 7;
-    pub const COUNT: u32 = 8;
+    /// An end without bytes: the daemon passes it on.
+    pub const DROPPED_FIN: u32 = 8;
+    pub const COUNT: u32 = 9;
 
     /// Label values of the metric `switchmaster_sockmap_verdicts_total`, by index.
     pub const NAMES: [&str; COUNT as usize] = [
@@ -152,6 +154,7 @@ pub mod counter {
         "passed_not_linked",
         "passed_no_peer",
         "event_lost",
+        "dropped_fin",
     ];
 }
 

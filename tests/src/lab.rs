@@ -28,6 +28,7 @@ pub struct Setup {
     pub writes: Route,
     pub reads: Route,
     pub arguments: Vec<String>,
+    pub launcher: Vec<&'static str>,
 }
 
 impl Setup {
@@ -37,12 +38,12 @@ impl Setup {
         let listen = |port| [proxy.address(port), proxy.address6(port)];
         let writes = Route::new("writes", name, "master", datapath, &listen(WRITES));
         let reads = Route::new("reads", name, "replica", datapath, &listen(READS));
-        Ok(Self { group: Group::of(cluster), writes, reads, arguments: Vec::new() })
+        Ok(Self { group: Group::of(cluster), writes, reads, arguments: Vec::new(), launcher: Vec::new() })
     }
 
     pub fn config(&self) -> Config {
         let config = Config::default().group(self.group.clone()).route(self.writes.clone()).route(self.reads.clone());
-        self.arguments.iter().fold(config, Config::argument)
+        self.arguments.iter().fold(config.launched_by(&self.launcher), Config::argument)
     }
 }
 

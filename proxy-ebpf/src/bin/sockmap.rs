@@ -29,6 +29,7 @@ static EVENTS: RingBuf<Event, 262144> = RingBuf::new();
 #[btf_map(name = "counters")]
 static COUNTERS: PerCpuArray<u64, { counter::COUNT as usize }> = PerCpuArray::new();
 
+const SK_DROP: u32 = 0;
 const SK_PASS: u32 = 1;
 
 /// Why a segment stays on its socket.
@@ -39,6 +40,12 @@ struct Pass {
 #[stream_verdict]
 #[expect(clippy::needless_pass_by_value, reason = "the signature that the macro wants")]
 fn verdict(ctx: SkBuffContext) -> u32 {
+    if ctx.len() == 0 {
+        // A FIN of its own, which the socket's state has already taken in. Queued for anybody it would
+        // be a send of no bytes, which the kernel's worker takes for a broken pipe (sk_psock_backlog).
+        count(counter::DROPPED_FIN, 1);
+        return SK_DROP;
+    }
     if let Err(Pass { counter }) = redirect(&ctx) {
         count(counter, 1);
         #[cfg(feature = "log")]

@@ -141,7 +141,7 @@ fn group_sample(group: &GroupState) -> GroupSample {
         name: Arc::clone(&group.name),
         way: standing.verdict.way,
         reason: standing.verdict.reason,
-        epoch: standing.verdict.master.as_ref().map_or(0, |master| master.epoch),
+        epoch: standing.last.as_ref().map_or(0, |master| master.epoch),
         master: standing.verdict.master,
         sentinels: seen.sentinels.iter().map(sentinel_sample).collect(),
         nodes: seen.nodes.iter().map(node_sample).collect(),

@@ -146,7 +146,7 @@ impl Session {
         self.allowance.refill();
     }
 
-    /// Asks one thing. Several may be asked at once; the server sees them in that order.
+    /// Asks one thing. Several may be asked at once; the server sees them in the order of their first poll.
     pub(super) async fn ask(&self, words: &[&str]) -> Result<Reply, Fault> {
         let mut command = Cmd::new();
         for word in words {

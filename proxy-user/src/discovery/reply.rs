@@ -11,7 +11,8 @@ pub(super) type Written = (String, u16);
 /// `SENTINEL MASTER name`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MasterReply {
-    pub(super) master: Written,
+    /// The server this Sentinel watches as master: during a failover that it leads, still the old one.
+    pub(super) watched: Written,
     pub(super) epoch: u64,
     pub(super) down: bool,
     /// How many Sentinels this one knows of, itself included.
@@ -25,6 +26,27 @@ pub(super) struct PeerReply {
     pub(super) id: String,
 }
 
+/// `SENTINEL GET-MASTER-ADDR-BY-NAME name`: where this Sentinel sends clients. None: it knows no such name.
+pub(super) fn address(value: &Value) -> Result<Option<Written>, Fault> {
+    if *value == Value::Nil {
+        return Ok(None);
+    }
+    let words = value.as_sequence().ok_or_else(|| missing("address"))?;
+    let [host, port] = words else { return Err(missing("address")) };
+    let port = text(port).and_then(|port| port.parse().ok()).filter(|port| *port != 0);
+    let host = text(host).filter(|host| !host.is_empty());
+    host.zip(port).map(|(host, port)| Some((host.to_owned(), port))).ok_or_else(|| missing("address"))
+}
+
+/// The address that the epoch between two answers belongs to; None if it changed meanwhile.
+///
+/// `SENTINEL MASTER` alone will not do: the leader of a failover has the new epoch from the moment of
+/// the promotion, but goes on watching the old address until the replicas follow. Where it sends clients changes
+/// in the same step as the epoch, so the same address before and after is the epoch's own.
+pub(super) fn steady(before: Option<Written>, after: Option<&Written>) -> Option<Written> {
+    before.filter(|before| Some(before) == after)
+}
+
 pub(super) fn master(value: &Value) -> Result<MasterReply, Fault> {
     let fields = Fields::of(value)?;
     let flags = fields.get("flags").unwrap_or_default();
@@ -32,7 +54,7 @@ pub(super) fn master(value: &Value) -> Result<MasterReply, Fault> {
     let epoch = fields.number("config-epoch").ok_or_else(|| missing("config-epoch"))?;
     let others = fields.number("num-other-sentinels").unwrap_or(0);
     let sentinels = usize::try_from(others).unwrap_or(usize::MAX).saturating_add(1);
-    Ok(MasterReply { master: fields.address().ok_or_else(|| missing("ip or port"))?, epoch, down, sentinels })
+    Ok(MasterReply { watched: fields.address().ok_or_else(|| missing("ip or port"))?, epoch, down, sentinels })
 }
 
 /// `SENTINEL SENTINELS`; an entry without an address is one that the Sentinel itself cannot reach yet.
@@ -120,7 +142,7 @@ mod tests {
             "from-the-future",
             "x",
         ]);
-        let expected = MasterReply { master: ("10.0.0.12".into(), 6379), epoch: 7, down: true, sentinels: 3 };
+        let expected = MasterReply { watched: ("10.0.0.12".into(), 6379), epoch: 7, down: true, sentinels: 3 };
         assert_eq!(master(&value), Ok(expected));
     }
 
@@ -152,6 +174,32 @@ mod tests {
         }
         assert!(master(&Value::Okay).is_err());
         assert!(master(&Value::Nil).is_err());
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        let expected: Written = ("fd00::1".into(), 6379);
+        assert_eq!(address(&flat(&["fd00::1", "6379"])), Ok(Some(expected)));
+        assert_eq!(address(&Value::Nil), Ok(None));
+        for words in [&[][..], &["10.0.0.1"], &["10.0.0.1", "0"], &["10.0.0.1", "x"], &["", "1"], &["a", "1", "2"]] {
+            assert!(address(&flat(words)).is_err(), "{words:?}");
+        }
+        assert!(address(&Value::Okay).is_err());
+    }
+
+    /// A promotion between any two of the three answers. The leader's address and epoch change at once.
+    #[test]
+    fn no_address_is_paired_with_another_ones_epoch() {
+        let at = |promoted: bool| -> (Option<Written>, u64) {
+            if promoted { (Some(("new".into(), 1)), 8) } else { (Some(("old".into(), 1)), 7) }
+        };
+        // How many of the three questions were answered before the promotion.
+        for (unaware, expected) in [(3, Some(("old", 7))), (2, None), (1, None), (0, Some(("new", 8)))] {
+            let [(before, _), (_, epoch), (after, _)] = [0, 1, 2].map(|asked| at(asked >= unaware));
+            let paired = steady(before, after.as_ref()).map(|(host, _)| (host, epoch));
+            assert_eq!(paired, expected.map(|(host, epoch)| (host.to_owned(), epoch)), "{unaware}");
+        }
+        assert_eq!(steady(None, None), None);
     }
 
     #[test]

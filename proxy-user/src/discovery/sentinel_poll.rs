@@ -14,6 +14,9 @@ use super::{
 };
 use crate::election::{Failure, SentinelView};
 
+/// A Sentinel whose answer changed while it gave it is asked again; twice is a failover that moves on.
+const MOST_ROUNDS: usize = 4;
+
 /// An open command connection to a Sentinel, with what was learnt of it.
 #[derive(Debug)]
 pub(super) struct Asker {
@@ -23,7 +26,7 @@ pub(super) struct Asker {
     id_asked: bool,
     /// `REPLICAS`, or `SLAVES` for servers before 5.0.
     replicas: &'static str,
-    last: Option<MasterReply>,
+    last: Option<(Written, MasterReply)>,
 }
 
 impl Asker {
@@ -33,41 +36,61 @@ impl Asker {
     }
 
     /// `deep`: ask for the other Sentinels and the replicas too. A change of master always does.
-    pub(super) async fn poll(&mut self, ground: &Ground, deep: bool) -> Result<Poll, Fault> {
-        self.session.refill();
-        let mut round = self.round(&ground.group, deep).await?;
-        if !deep && self.last.as_ref() != Some(&round.master) {
+    pub(super) async fn poll(&mut self, ground: &Ground, mut deep: bool) -> Result<Poll, Fault> {
+        for _ in 0..MOST_ROUNDS {
             self.session.refill();
-            round = self.round(&ground.group, true).await?;
+            let round = self.round(&ground.group, deep).await?;
+            match round.named {
+                Some(named) if deep || self.last.as_ref() == Some(&(named.clone(), round.master.clone())) => {
+                    return self.conclude(ground, named, round.master, round.lists).await;
+                }
+                // Something has changed: now everything is of interest.
+                _ => deep = true,
+            }
         }
-        let (host, port) = &round.master.master;
-        let master = ground.resolver.one(host, *port).await?;
-        let view = SentinelView { master, epoch: round.master.epoch, master_down: round.master.down };
-        let listing = match round.lists {
+        Err(Fault::protocol("it names another master each time it is asked"))
+    }
+
+    async fn conclude(
+        &mut self,
+        ground: &Ground,
+        named: Written,
+        reply: MasterReply,
+        lists: Option<(Vec<PeerReply>, Vec<Written>)>,
+    ) -> Result<Poll, Fault> {
+        let master = ground.resolver.one(&named.0, named.1).await?;
+        let view = SentinelView { master, epoch: reply.epoch, master_down: reply.down };
+        let listing = match lists {
             Some((peers, mut nodes)) => {
-                nodes.push(round.master.master.clone());
+                nodes.extend([named.clone(), reply.watched.clone()]);
                 Some(resolve(ground, peers, nodes).await)
             }
             None => None,
         };
-        let counts = round.master.sentinels;
-        self.last = Some(round.master);
+        let counts = reply.sentinels;
+        self.last = Some((named, reply));
         Ok(Poll { view, id: self.id.clone(), counts, listing })
     }
 
     async fn round(&mut self, group: &str, deep: bool) -> Result<Round, Fault> {
         let session = &self.session;
         let ask_id = self.id.is_none() && !self.id_asked;
-        let [ask_master, ask_sentinels, ask_replicas] =
-            ["MASTER", "SENTINELS", self.replicas].map(|what| ["SENTINEL", what, group]);
-        // Sent together, answered in this order: what is asked last is never older than the master.
-        let (master, id, sentinels, nodes) = tokio::join!(
-            session.ask(&ask_master),
+        let [address, master, sentinels, replicas] =
+            ["GET-MASTER-ADDR-BY-NAME", "MASTER", "SENTINELS", self.replicas].map(|what| ["SENTINEL", what, group]);
+        // Sent together, answered in this order: what is asked last is never older than the master. Biased, since a
+        // join that begins elsewhere when it is polled again could send the second address before the master.
+        let (before, master, after, id, sentinels, nodes) = tokio::join!(
+            biased;
+            session.ask(&address),
+            session.ask(&master),
+            session.ask(&address),
             OptionFuture::from(ask_id.then(|| session.ask(&["SENTINEL", "MYID"]))),
-            OptionFuture::from(deep.then(|| session.ask(&ask_sentinels))),
-            OptionFuture::from(deep.then(|| session.ask(&ask_replicas))),
+            OptionFuture::from(deep.then(|| session.ask(&sentinels))),
+            OptionFuture::from(deep.then(|| session.ask(&replicas))),
         );
-        let master = master_of(&master?)?;
+        let (before, master, after) = (before?, master?, after?);
+        let master = reply::master(value_of(&master)?)?;
+        let named = reply::steady(reply::address(value_of(&before)?)?, reply::address(value_of(&after)?)?.as_ref());
         if let Some(id) = id.transpose()? {
             self.id_asked = true;
             self.id = id_of(&id);
@@ -76,7 +99,7 @@ impl Asker {
             (Some(sentinels), Some(nodes)) => Some((peers_of(&sentinels)?, self.nodes_of(&nodes, group).await?)),
             _ => None,
         };
-        Ok(Round { master, lists })
+        Ok(Round { named, master, lists })
     }
 
     async fn nodes_of(&mut self, reply: &Reply, group: &str) -> Result<Vec<Written>, Fault> {
@@ -96,13 +119,15 @@ impl Asker {
 }
 
 struct Round {
+    /// Where clients are sent; None if that changed while it was asked.
+    named: Option<Written>,
     master: MasterReply,
     lists: Option<(Vec<PeerReply>, Vec<Written>)>,
 }
 
-fn master_of(reply: &Reply) -> Result<MasterReply, Fault> {
+fn value_of(reply: &Reply) -> Result<&Value, Fault> {
     match reply {
-        Reply::Value(value) => reply::master(value),
+        Reply::Value(value) => Ok(value),
         Reply::Refused { code, text } => Err(match code.as_str() {
             "NOPERM" | "NOAUTH" | "WRONGPASS" | "DENIED" => Fault::new(Failure::Denied, text),
             "ERR" if text.contains("No such master") => {

@@ -192,8 +192,8 @@ fn overtaken(agreed: &Agreed, roster: &Roster) -> bool {
     agreed.rivals.iter().any(|rival| roster.says_master(*rival))
 }
 
-/// Whether following the candidate would change anything. The leader of a failover reports the old
-/// address at the new epoch until it is done: such a doubted raise would sever for nothing.
+/// Whether following the candidate would change anything. A higher epoch for a master that a Sentinel
+/// doubts is the eve of another one: following it would sever twice.
 fn is_news(agreed: &Agreed, incumbent: Option<&Target>) -> bool {
     incumbent.is_none_or(|target| agreed.addr != target.addr || (agreed.epoch > target.epoch && !agreed.doubted))
 }

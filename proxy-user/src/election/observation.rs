@@ -20,9 +20,10 @@ pub enum Observation {
     NodeLost(SocketAddr, Failure),
 }
 
-/// What one Sentinel says of a group (`SENTINEL MASTER`, or a `+switch-master` event).
+/// What one Sentinel says of a group. The epoch is that of the address, never a newer one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SentinelView {
+    /// Where it sends clients.
     pub master: SocketAddr,
     /// `config-epoch`.
     pub epoch: u64,

@@ -17,6 +17,7 @@ pub struct Config {
     pub(super) program: Option<PathBuf>,
     pub(super) arguments: Vec<String>,
     pub(super) environment: Vec<(String, String)>,
+    pub(super) launcher: Vec<String>,
     groups: Vec<Group>,
     routes: Vec<Route>,
 }
@@ -29,6 +30,7 @@ impl Default for Config {
             program: None,
             arguments: Vec::new(),
             environment: Vec::new(),
+            launcher: Vec::new(),
             groups: Vec::new(),
             routes: Vec::new(),
         }
@@ -49,6 +51,13 @@ impl Config {
 
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// A program with arguments that is given the daemon's command line and becomes the daemon: to take
+    /// privileges, limits or mounts away from it.
+    pub fn launched_by(mut self, launcher: &[&str]) -> Self {
+        self.launcher = launcher.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 

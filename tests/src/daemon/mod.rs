@@ -5,7 +5,9 @@ mod config;
 mod status;
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::ExitStatus,
@@ -50,8 +52,9 @@ impl Daemon {
         let file = directory.join("switchmaster.toml");
         fs::write(&file, config.text()).context("configuration")?;
         let program = config.program.clone().map_or_else(binary, Ok)?;
-        let mut command = namespace.command(program);
-        command.arg("run").arg("-c").arg(&file).args(&config.arguments);
+        let mut words = config.launcher.iter().map(OsString::from).chain([program.into_os_string()]);
+        let mut command = namespace.command(words.next().context("no program")?);
+        command.args(words).arg("run").arg("-c").arg(&file).args(&config.arguments);
         command.envs(config.environment.iter().map(|(key, value)| (key, value)));
         let process = Process::start(&config.name, command, directory.join("log"))?;
         let admin = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), config.admin_port);

@@ -7,6 +7,7 @@ mod node;
 mod sentinel;
 mod spec;
 mod tls;
+mod watch;
 
 pub use self::{
     cluster::Cluster,
@@ -14,4 +15,5 @@ pub use self::{
     sentinel::Sentinel,
     spec::{Passwords, Spec},
     tls::{SERVER_NAME, Tls},
+    watch::MajorityWatch,
 };

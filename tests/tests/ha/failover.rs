@@ -65,7 +65,8 @@ fn planned(datapath: &str) {
         ensure!(idle.wait_end(FOLLOW)?, "a connection to the old master ended by FIN, not by RST");
         clients.came_over(lab, new)?;
         let severed = lab.daemon.status()?.route("writes")?.severed;
-        ensure!(severed >= 4, "{severed} connections are counted as severed; there were four");
+        // The writer may run into the shut gate before it is its turn.
+        ensure!(severed >= 3, "{severed} connections are counted as severed; three were idle");
         Ok(())
     });
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use redis::Value;
 use switchmaster_tests::{
-    Client, Daemon, Lab, Spec,
+    Client, Daemon, Lab, Spec, Subscriber,
     daemon::{Config, Group, Route},
     lab::{Setup, check},
     wait,
@@ -16,7 +16,14 @@ use crate::{FOLLOW, on_each_datapath};
 const DRAIN: Duration = Duration::from_secs(2);
 const PARK: Duration = Duration::from_secs(1);
 
-on_each_datapath!(drain_ends_with_the_last_connection, drain_severs_who_stays, a_full_park_refuses, park_times_out);
+on_each_datapath!(
+    drain_ends_with_the_last_connection,
+    drain_severs_who_stays,
+    a_subscriber_is_given_ten_seconds,
+    a_switch_during_the_drain,
+    a_full_park_refuses,
+    park_times_out,
+);
 
 fn draining(mut setup: Setup) -> Setup {
     setup.arguments = vec!["--drain".to_owned(), format!("{}s", DRAIN.as_secs())];
@@ -109,6 +116,54 @@ fn a_full_park_refuses(datapath: &str) {
         let start = Instant::now();
         masterdown(&mut lab.writes()?)?;
         ensure!(start.elapsed() < PARK / 2, "it was refused only after {:?}", start.elapsed());
+        Ok(())
+    });
+}
+
+/// A subscriber keeps the daemon for all of the default drain, and is then reset.
+fn a_subscriber_is_given_ten_seconds(datapath: &str) {
+    check(Lab::start(Spec::bare(1), datapath, |setup| setup), |lab| {
+        let subscriber = Subscriber::start(lab.client()?, lab.writes_address()?, "news")?;
+        let start = Instant::now();
+        lab.daemon.terminate()?;
+        closed_for_new(lab)?;
+        let mut node = lab.cluster.nodes[0].client()?;
+        node.call::<i64>(redis::cmd("PUBLISH").arg("news").arg("in the drain"))?;
+        subscriber.wait_message("in the drain", FOLLOW)?;
+        let (ended, error) = subscriber.wait_ended(Duration::from_secs(12))?;
+        let after = ended.duration_since(start);
+        ensure!(
+            after > Duration::from_millis(9800) && after < Duration::from_millis(10_800),
+            "it ended after {after:?}"
+        );
+        ensure!(error.contains("reset"), "it ended by FIN, not by RST: {error}");
+        let status = lab.daemon.wait(FOLLOW)?;
+        ensure!(status.success(), "{status}");
+        Ok(())
+    });
+}
+
+/// A daemon that drains still follows the Sentinels: who is left is not left with a deposed master.
+fn a_switch_during_the_drain(datapath: &str) {
+    check(Lab::start(Spec::default(), datapath, |setup| setup), |lab| {
+        let subscriber = Subscriber::start(lab.client()?, lab.writes_address()?, "news")?;
+        let old = lab.cluster.master()?;
+        lab.cluster.nodes[old].freeze()?;
+        let mut parked = wait::until(Duration::from_secs(5), "a parked connection", || {
+            let client = lab.writes()?;
+            let status = lab.daemon.status()?;
+            ensure!(status.route("writes")?.parked > 0, "none; the group is {}", status.group(lab.group_name())?.way);
+            Ok(client)
+        })?;
+        let start = Instant::now();
+        lab.daemon.terminate()?;
+        parked.wait_end(Duration::from_secs(2))?;
+        let (_, error) = subscriber.wait_ended(Duration::from_secs(9))?;
+        ensure!(error.contains("reset"), "it ended by FIN, not by RST: {error}");
+        let status = lab.daemon.wait(FOLLOW)?;
+        ensure!(status.success(), "{status}");
+        let took = start.elapsed();
+        ensure!(took < Duration::from_secs(9), "the drain lasted {took:?}, though nobody was left");
         Ok(())
     });
 }

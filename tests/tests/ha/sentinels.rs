@@ -20,6 +20,7 @@ const PARK: Duration = Duration::from_secs(2);
 on_each_datapath!(
     all_gone,
     parked_connections_go_on_when_sentinels_return,
+    a_second_master_without_a_majority,
     two_masters_and_no_majority,
     two_masters_and_no_sentinels,
 );
@@ -100,6 +101,24 @@ fn nothing_was_written(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// Counts, at the nodes, the connections that the proxy begins.
+fn count_syns(cluster: &Cluster) -> Result<()> {
+    let node = cluster.nodes[0].namespace();
+    let ports: Vec<String> = cluster.nodes.iter().map(|node| node.address.port().to_string()).collect();
+    let rules = format!(
+        "table inet watch {{\n counter syns {{}}\n chain input {{\n  type filter hook input priority 0;\n  \
+         iifname != \"lo\" tcp dport {{ {} }} tcp flags & (syn | ack) == syn counter name syns\n }}\n}}\n",
+        ports.join(", ")
+    );
+    node.run("nft", &[&rules]).map(|_| ())
+}
+
+fn syns(cluster: &Cluster) -> Result<usize> {
+    let text = cluster.nodes[0].namespace().run("nft", &["list counter inet watch syns"])?;
+    let count = text.split_whitespace().skip_while(|word| *word != "packets").nth(1);
+    count.with_context(|| text.clone())?.parse().context("a number of packets")
+}
+
 fn a_thousand_connections_reach_nobody(spec: Spec, datapath: &str) -> Result<()> {
     let (world, mut cluster) = Lab::cluster(spec)?;
     cluster.sentinels.iter_mut().skip(1).for_each(Sentinel::kill);
@@ -107,17 +126,50 @@ fn a_thousand_connections_reach_nobody(spec: Spec, datapath: &str) -> Result<()>
     ensure!(cluster.masters() == [0, 1], "{}", cluster.describe());
     let mut setup = Lab::setup(&world, &cluster, datapath)?;
     setup.writes = setup.writes.park(2000, PARK);
+    count_syns(&cluster)?;
     let daemon = Daemon::launch(&world, &setup.config())?;
     wait::until(FOLLOW, "the daemon to live", || daemon.get("/healthz").map(|_| ()))?;
     let listener = world.proxy()?.address(WRITES);
     storm(world.client()?, listener)?;
     nothing_was_written(&cluster).with_context(|| daemon.log())?;
+    let syns = syns(&cluster)?;
+    ensure!(
+        syns == cluster.nodes.len(),
+        "{syns} connections to {} nodes: more than the probes' own",
+        cluster.nodes.len()
+    );
     wait::until(FOLLOW, "the group to be closed", || {
         let status = daemon.status()?;
         let group = status.group(&cluster.spec.name)?;
         ensure!(group.way == "closed" && group.master.is_none(), "{group:?}");
         Ok(())
     })
+}
+
+/// The same to a daemon that had a master: it closes long before the grace is over.
+fn a_second_master_without_a_majority(datapath: &str) {
+    let adjust = |mut setup: Setup| {
+        setup.writes = setup.writes.park(2000, PARK);
+        setup
+    };
+    check(Lab::start(Spec::default(), datapath, adjust), |lab| {
+        let mut established = lab.writes()?;
+        established.ping()?;
+        lab.cluster.sentinels.iter_mut().skip(1).for_each(Sentinel::kill);
+        lab.cluster.nodes[1].replicate(None)?;
+        lab.daemon.wait_way(lab.group_name(), "closed", FOLLOW)?;
+        ensure!(established.wait_end(FOLLOW)?, "it ended by FIN, not by RST");
+        count_syns(&lab.cluster)?;
+        storm(lab.client()?, lab.writes_address()?)?;
+        nothing_was_written(&lab.cluster)?;
+        let syns = syns(&lab.cluster)?;
+        ensure!(syns == 0, "{syns} connections were made to nodes");
+        let refused = lab.daemon.status()?.route("writes")?.refused.clone();
+        wait::until_true(FOLLOW, "the parked ones to be told", || {
+            lab.daemon.status().is_ok_and(|status| status.route("writes").is_ok_and(|route| route.parked == 0))
+        })
+        .with_context(|| format!("{refused:?}"))
+    });
 }
 
 fn two_masters_and_no_majority(datapath: &str) {

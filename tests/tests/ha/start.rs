@@ -8,11 +8,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use switchmaster_tests::{Client, Daemon, Lab, Namespace, Spec, lab::WRITES, wait};
+use switchmaster_tests::{Client, Daemon, Lab, Namespace, Spec, World, daemon::Config, lab::WRITES, wait};
 
 use crate::on_each_datapath;
 
 const CONNECTIONS: usize = 400;
+const ROUNDS: usize = 20;
 const THREADS: usize = 8;
 
 on_each_datapath!(four_hundred_connections_from_the_first_instant);
@@ -39,14 +40,12 @@ fn besiege(namespace: &Namespace, to: SocketAddr, served: &AtomicUsize, stop: &A
     Ok(())
 }
 
-fn siege(datapath: &str) -> Result<()> {
-    let (world, cluster) = Lab::cluster(Spec::default())?;
-    let config = Lab::setup(&world, &cluster, datapath)?.config();
+fn siege(world: &World, config: &Config) -> Result<()> {
     let (namespace, to) = (world.client()?, world.proxy()?.address(WRITES));
     let (served, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let daemon = thread::scope(|scope| {
+    let mut daemon = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| besiege(namespace, to, &served, &stop))).collect();
-        let daemon = Daemon::start(&world, &config);
+        let daemon = Daemon::start(world, config);
         if daemon.is_err() {
             stop.store(true, Ordering::Relaxed);
         }
@@ -55,11 +54,19 @@ fn siege(datapath: &str) -> Result<()> {
     })?;
     let served = served.load(Ordering::Relaxed);
     ensure!(served >= CONNECTIONS / 2, "only {served} were served: {}", daemon.log());
+    let status = daemon.stop(Duration::from_secs(5))?;
+    ensure!(status.success(), "the daemon ended with {status}");
     Ok(())
 }
 
+fn sieges(datapath: &str) -> Result<()> {
+    let (world, cluster) = Lab::cluster(Spec::default())?;
+    let config = Lab::setup(&world, &cluster, datapath)?.config();
+    (0..ROUNDS).try_for_each(|round| siege(&world, &config).with_context(|| format!("round {round}")))
+}
+
 fn four_hundred_connections_from_the_first_instant(datapath: &str) {
-    if let Err(error) = siege(datapath) {
+    if let Err(error) = sieges(datapath) {
         panic!("{error:?}");
     }
 }

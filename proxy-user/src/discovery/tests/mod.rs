@@ -1,6 +1,7 @@
 //! Discovery against servers: small fakes that misbehave, and real Redis and Sentinel on loopback.
 
 mod fake;
+mod leader;
 mod real;
 mod servers;
 

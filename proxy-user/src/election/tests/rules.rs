@@ -69,7 +69,7 @@ fn rule_1_a_sentinel_ahead_does_not_move_the_epoch_alone() {
     );
 }
 
-/// The leader of a failover reports the old address at the new epoch until all replicas follow.
+/// A Sentinel that fails the master over is about to name another.
 #[test]
 fn rule_1_a_doubted_raise_is_no_decision() {
     play(
@@ -77,6 +77,20 @@ fn rule_1_a_doubted_raise_is_no_decision() {
         "0 sentinels=1 nodes=A,B A=master 1:A@6 => open A@6 proven
          1 B=master 1:A@7!                      => open A@6 proven
          2 1:B@7                                => open B@7 proven",
+    );
+}
+
+/// From the promotion on the leader sends clients to the new master, and still flags the old one as down.
+#[test]
+fn rule_1_the_leaders_word_and_one_more_are_a_majority() {
+    play(
+        rules(true),
+        "0 sentinels=1,2,3 nodes=A,B A=master 1:A@6! 2:A@6! 3:A@6! => open A@6 proven
+         1 A=- A=- A=-                                         => established A@6 probe-lost
+         2 1:B@7!                                              => established A@6 probe-lost
+         3 B=master                                            => closed two-masters
+         4 2:B@7                                               => open B@7 proven
+         5 1:B@7 3:B@7                                         => open B@7 proven",
     );
 }
 

@@ -1,0 +1,105 @@
+//! Five thousand idle connections at a switch: all are reset at once, as their clients see it.
+
+use std::{
+    io::Read as _,
+    net::TcpStream,
+    os::fd::AsFd as _,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::{
+    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    resource::{Resource, getrlimit, setrlimit},
+};
+use switchmaster_tests::{Lab, Namespace, Spec, lab::check, wait};
+
+use crate::{FAILOVER, FOLLOW, limit, on_each_datapath};
+
+const CONNECTIONS: usize = 5000;
+const BAR: Duration = Duration::from_millis(200);
+
+on_each_datapath!(five_thousand_idle_connections);
+
+fn raise_open_files() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("the limit of open files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("the limit of open files")
+}
+
+/// Dials them all from one thread: entering the namespace each time would take longer than dialling.
+fn crowd(namespace: &Namespace, to: std::net::SocketAddr) -> Result<Vec<TcpStream>> {
+    namespace.enter(|| (0..CONNECTIONS).map(|_| TcpStream::connect(to).context("connect")).collect())?
+}
+
+/// When the first and the last were reset. A connection that ends in order is a failure.
+fn watch(crowd: &[TcpStream]) -> Result<(Instant, Instant)> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll")?;
+    for (index, stream) in crowd.iter().enumerate() {
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
+        epoll.add(stream.as_fd(), EpollEvent::new(interest, index as u64)).context("epoll")?;
+    }
+    let (mut first, mut ended) = (None, 0);
+    let mut events = vec![EpollEvent::empty(); 512];
+    let mut last = Instant::now();
+    while ended < crowd.len() {
+        let limit = EpollTimeout::try_from(FAILOVER).context("epoll")?;
+        let ready = epoll.wait(&mut events, limit).context("epoll")?;
+        ensure!(ready > 0, "only {ended} of {} were cut off", crowd.len());
+        last = Instant::now();
+        first.get_or_insert(last);
+        for event in &events[..ready] {
+            let mut stream = &crowd[event.data() as usize];
+            match stream.read(&mut [0]) {
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+                other => bail!("an idle connection read {other:?}"),
+            }
+            epoll.delete(stream.as_fd()).context("epoll")?;
+            ended += 1;
+        }
+    }
+    Ok((first.unwrap_or(last), last))
+}
+
+/// The largest `took_us` of the daemon's log.
+fn took(log: &str) -> Result<Duration> {
+    let plain: String = log.split('\u{1b}').collect();
+    let values = plain.match_indices("took_us").filter_map(|(at, word)| {
+        let rest = plain[at + word.len()..].trim_start_matches(|c: char| !c.is_ascii_digit());
+        rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())].parse().ok()
+    });
+    values.max().map(Duration::from_micros).context("the daemon's log has no took_us")
+}
+
+fn five_thousand_idle_connections(datapath: &str) {
+    // Five thousand dials keep the master busy; a Sentinel that thinks it down finds no replica good enough.
+    let spec = Spec { down_after_ms: 5000, ..Spec::default() };
+    check(raise_open_files().and_then(|()| Lab::start(spec, datapath, |setup| setup)), |lab| {
+        let crowd = crowd(lab.client()?, lab.writes_address()?)?;
+        wait::until(FAILOVER, "all connections to be through", || {
+            let connections = lab.daemon.status()?.route("writes")?.connections;
+            ensure!(connections as usize == CONNECTIONS, "{connections} are");
+            Ok(())
+        })?;
+        let severed = lab.daemon.status()?.route("writes")?.severed;
+        lab.cluster.settle()?;
+        let old = lab.cluster.failover()?;
+        let (first, last) = watch(&crowd)?;
+        let seen = last.duration_since(first);
+        let new = lab.cluster.wait_failover(old, FAILOVER)?;
+        crate::follows(lab, new)?;
+        wait::until(FOLLOW, "all to be counted", || {
+            let severed = lab.daemon.status()?.route("writes")?.severed - severed;
+            ensure!(severed as usize == CONNECTIONS, "{severed} are counted as severed");
+            Ok(())
+        })?;
+        let took = took(&lab.daemon.log())?;
+        println!(
+            "{datapath}: {CONNECTIONS} idle connections: last RST {took:?} after the decision; clients saw the last {seen:?} after the first"
+        );
+        ensure!(
+            took <= limit(BAR) && seen <= limit(BAR),
+            "the last RST came {took:?} after the decision, {seen:?} after the first"
+        );
+        Ok(())
+    });
+}
