@@ -7,7 +7,7 @@ use super::{Run, report::Section, rounds::Rounds, stage::Stage};
 const CLIENTS: [u32; 2] = [8, 50];
 
 pub(super) fn measure(run: &Run) -> Result<Section> {
-    let stage = Stage::start(&run.program, &run.paths, 0)?;
+    let stage = Stage::start(run, &run.paths, 0)?;
     let seconds = if run.quick { 0.2 } else { 0.8 };
     let rounds = Rounds::run(run, &stage, &CLIENTS, false, seconds)?;
     Ok(Section {

@@ -61,7 +61,7 @@ pub(super) fn measure(run: &Run) -> Result<Section> {
 }
 
 fn cost(run: &Run, path: Path, size: usize) -> Result<Cost> {
-    let stage = Stage::start(&run.program, &[path], 0)?;
+    let stage = Stage::start(run, &[path], 0)?;
     stage.cluster.nodes[0].client()?.set("reply", &"x".repeat(REPLY))?;
     let gather = |size| {
         let reply = format!("${REPLY}\r\n\r\n").len() + REPLY;

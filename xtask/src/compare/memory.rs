@@ -3,11 +3,19 @@
 use std::fs;
 
 use anyhow::{Context as _, Result};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
-/// What programs could still get, in bytes.
+/// What programs could still get, in bytes. Pages that a core keeps at hand for its next allocation are
+/// free too, but the kernel does not count them as such, and it keeps hundreds of MiB of them.
 pub(super) fn available() -> Result<u64> {
-    field("/proc/meminfo", "MemAvailable:")
+    let zones = fs::read_to_string("/proc/zoneinfo").context("/proc/zoneinfo")?;
+    let page = sysconf(SysconfVar::PAGE_SIZE).context("sysconf")?.context("no page size")?;
+    Ok(field("/proc/meminfo", "MemAvailable:")? + at_hand(&zones) * page.cast_unsigned())
+}
+
+/// Pages on the cores' own lists.
+fn at_hand(zones: &str) -> u64 {
+    zones.lines().filter_map(|line| line.trim().strip_prefix("count:")?.trim().parse::<u64>().ok()).sum()
 }
 
 /// Anonymous resident memory of a process: heaps and stacks, not the program itself.
@@ -26,4 +34,14 @@ pub(super) const MIB: f64 = 1_048_576.0;
 /// How much less there is now than before; negative if there is more.
 pub(super) fn growth(before: u64, now: u64) -> f64 {
     now as f64 - before as f64
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn adds_up_the_pages_of_all_cores() {
+        let zones = "Node 0, zone   Normal\n  pagesets\n    cpu: 0\n              count:    7\n              high: 9\n\
+                     \x20   cpu: 1\n              count:    5\n  node_unreclaimable:  0\n";
+        assert_eq!(super::at_hand(zones), 12);
+    }
 }

@@ -49,6 +49,9 @@ pub(crate) struct Arguments {
     /// Requests of one measurement, instead of as many as take about a second
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     requests: Option<u64>,
+    /// TCP congestion control of all namespaces, instead of this machine's own
+    #[arg(long, value_name = "NAME")]
+    congestion_control: Option<String>,
     /// Write every single measurement to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -88,6 +91,7 @@ struct Run {
     clients: Vec<u32>,
     paths: Vec<Path>,
     requests: Option<u64>,
+    congestion_control: Option<String>,
     quick: bool,
 }
 
@@ -130,7 +134,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn measure(arguments: &Arguments, program: PathBuf) -> Result<Report> {
-    let setting = Setting::look(&program)?;
+    let setting = Setting::look(&program, arguments.congestion_control.as_deref())?;
     println!("\n{}", setting.text());
     let run = Run {
         program,
@@ -138,6 +142,7 @@ fn measure(arguments: &Arguments, program: PathBuf) -> Result<Report> {
         clients: sorted(&arguments.clients),
         paths: sorted(&arguments.paths),
         requests: arguments.requests,
+        congestion_control: arguments.congestion_control.clone(),
         quick: arguments.quick,
     };
     let workloads = if arguments.workloads.is_empty() { Workload::value_variants() } else { &arguments.workloads };

@@ -34,7 +34,7 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    pub(super) fn look(program: &Path) -> Result<Self> {
+    pub(super) fn look(program: &Path, congestion_control: Option<&str>) -> Result<Self> {
         let before = cpu::machine()?;
         wait::pause(WATCH);
         let busy = cpu::machine()?.saturating_sub(before);
@@ -49,7 +49,10 @@ impl Setting {
             processor: processor(),
             memory_mib: total.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() / 1024,
             kernel: line_of("/proc/sys/kernel/osrelease")?,
-            congestion_control: line_of("/proc/sys/net/ipv4/tcp_congestion_control")?,
+            congestion_control: match congestion_control {
+                Some(name) => name.to_owned(),
+                None => line_of("/proc/sys/net/ipv4/tcp_congestion_control")?,
+            },
             busy_before: busy.as_secs_f64() / WATCH.as_secs_f64(),
         })
     }
@@ -61,9 +64,10 @@ impl Setting {
 
     pub(super) fn text(&self) -> String {
         let mut text = format!(
-            "Machine: {} cores ({}), {:.1} GiB, Linux {}, congestion control {}, TCP over veth between three network\n\
-             namespaces (client, proxy, db). {}; {}; {}. {}. HAProxy with nbthread 2 in tcp mode, Redis with persistence\n\
-             off. Before the run the machine was busy for {:.0} % of one core.\n",
+            "- {}\n- {} cores ({}), {:.1} GiB, Linux {}, TCP congestion control {}\n- {}\n- {}, nbthread 2, tcp mode\n- {}, persistence \
+             off\n- client, proxy and db in network namespaces joined by veth; before the run the machine was busy for {:.0} % \
+             of one core\n",
+            self.date,
             self.cores,
             self.processor,
             self.memory_mib as f64 / 1024.0,
@@ -72,11 +76,10 @@ impl Setting {
             self.switchmaster,
             self.haproxy,
             self.redis,
-            self.date,
             self.busy_before * 100.0,
         );
         if self.disturbed() {
-            text += "**Something else was running: these figures are disturbed.**\n";
+            text += "\n**Something else was running: these figures are disturbed.**\n";
         }
         text
     }

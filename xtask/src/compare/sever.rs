@@ -71,7 +71,7 @@ pub(super) fn measure(run: &Run) -> Result<Section> {
 }
 
 fn switches(run: &Run, path: Path, size: usize) -> Result<Vec<Sample>> {
-    let stage = Stage::start(&run.program, &[path], 1)?;
+    let stage = Stage::start(run, &[path], 1)?;
     (0..run.rounds)
         .map(|round| {
             run.say(&format!("switch {} of {} with {size} idle connections through {path}", round + 1, run.rounds));

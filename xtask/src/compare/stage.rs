@@ -12,7 +12,7 @@ use switchmaster_tests::{
     process::Process,
 };
 
-use super::path::Path;
+use super::{Run, path::Path};
 
 const FOUND: Duration = Duration::from_secs(10);
 /// The value that `redis-benchmark -t get` asks for.
@@ -29,16 +29,16 @@ pub(super) struct Stage {
 
 impl Stage {
     /// A master with so many replicas and no Sentinels, and the proxies of these paths.
-    pub(super) fn start(program: &std::path::Path, paths: &[Path], replicas: usize) -> Result<Self> {
+    pub(super) fn start(run: &Run, paths: &[Path], replicas: usize) -> Result<Self> {
         let world = World::new()?;
         for namespace in [world.client()?, world.proxy()?, world.db()?] {
-            namespace.enter(spare_ports)??;
+            namespace.enter(|| configure(run.congestion_control.as_deref()))??;
         }
         let cluster = Cluster::start(&world, Spec::bare(replicas))?;
         let mut stage = Self { daemons: Vec::new(), haproxy: None, cluster, world };
         stage.cluster.nodes[0].client()?.set(KEY, &"x".repeat(VALUE_BYTES))?;
         for &path in paths {
-            stage.put(program, path).with_context(|| format!("the path {path}"))?;
+            stage.put(&run.program, path).with_context(|| format!("the path {path}"))?;
         }
         Ok(stage)
     }
@@ -95,9 +95,10 @@ impl Stage {
 }
 
 /// Workloads that connect all the time must not run out of ports, on any path.
-fn spare_ports() -> Result<()> {
-    for (name, value) in [("ip_local_port_range", "10240 65535"), ("tcp_tw_reuse", "1")] {
-        fs::write(format!("/proc/sys/net/ipv4/{name}"), value).context(name)?;
+fn configure(congestion_control: Option<&str>) -> Result<()> {
+    let control = congestion_control.map(|name| ("tcp_congestion_control", name));
+    for (name, value) in [("ip_local_port_range", "10240 65535"), ("tcp_tw_reuse", "1")].into_iter().chain(control) {
+        fs::write(format!("/proc/sys/net/ipv4/{name}"), value).with_context(|| format!("{name} = {value}"))?;
     }
     Ok(())
 }

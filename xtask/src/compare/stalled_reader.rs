@@ -88,12 +88,12 @@ pub(super) fn measure(run: &Run) -> Result<Section> {
 }
 
 fn stall(run: &Run, path: Path, replies: usize) -> Result<Outcome> {
-    let stage = Stage::start(&run.program, &[path], 0)?;
+    let stage = Stage::start(run, &[path], 0)?;
     let value = pattern();
     stage.cluster.nodes[0].client()?.set("big", &value)?;
     let reply = format!("${VALUE}\r\n{value}\r\n");
     drop(value);
-    let requests = run.requests.unwrap_or(if run.quick { 5000 } else { 40_000 });
+    let requests = run.requests.unwrap_or(if run.quick { 5000 } else { 25_000 });
     let others = || -> Result<f64> {
         let each = (0..run.rounds).map(|_| benchmark::run(&stage, path, Load { clients: 8, requests, keep: true }));
         let samples = each.collect::<Result<Vec<Sample>>>()?;

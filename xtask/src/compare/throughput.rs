@@ -30,7 +30,7 @@ const RULES: [Rule; 12] = [
 ];
 
 pub(super) fn measure(run: &Run) -> Result<Section> {
-    let stage = Stage::start(&run.program, &run.paths, 0)?;
+    let stage = Stage::start(run, &run.paths, 0)?;
     let seconds = if run.quick { 0.2 } else { 1.1 };
     let rounds = Rounds::run(run, &stage, &run.clients, true, seconds)?;
     Ok(Section {
