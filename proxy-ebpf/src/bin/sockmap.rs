@@ -4,6 +4,7 @@
 //! socket, in order, for the daemon. Needs sk_skb verdicts without a parser (5.10) and ring buffers (5.8).
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 use aya_ebpf::{
     btf_maps::{HashMap, PerCpuArray, RingBuf, SockHash},
@@ -115,12 +116,41 @@ fn reason_to_pass(link: &Link, meter: &mut Meter, charged: u64) -> Option<u32> {
 }
 
 fn pass(meter: &mut Meter, cookie: Cookie, len: u64, counter: u32) -> Pass {
-    meter.passed += len;
+    let before = fetch_add(&mut meter.passed, len);
     if meter.passing == 0 {
         meter.passing = 1;
         tell(meter, cookie, event::PASSING);
+    } else if link_of(cookie).is_none_or(|link| link.resume_at == before) {
+        // The daemon may have looked at `passed` just before this, and now believes that nothing was
+        // passed behind its back. It wrote `resume_at` before it looked and we look after we wrote, so
+        // one of the two sees the other.
+        tell(meter, cookie, event::PASSING);
     }
     Pass { counter }
+}
+
+/// Adds in one step that nothing may be moved across, in either direction. Core offers no atomic
+/// addition for this target, though the processor has one (BPF_ATOMIC, 5.12).
+#[cfg(target_arch = "bpf")]
+fn fetch_add(word: &mut u64, by: u64) -> u64 {
+    let before;
+    // SAFETY: the instruction reads and writes the one word that is borrowed.
+    unsafe {
+        core::arch::asm!(
+            "{by} = atomic_fetch_add((u64 *)({word} + 0), {by})",
+            word = in(reg) core::ptr::from_mut(word),
+            by = inout(reg) by => before,
+        );
+    }
+    before
+}
+
+/// On the host the crate is only linted.
+#[cfg(not(target_arch = "bpf"))]
+fn fetch_add(word: &mut u64, by: u64) -> u64 {
+    let before = *word;
+    *word += by;
+    before
 }
 
 fn tell(meter: &Meter, cookie: Cookie, kind: u32) {

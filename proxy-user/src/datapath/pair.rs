@@ -3,7 +3,10 @@
 
 use std::{
     io,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
     time::{Duration, Instant},
 };
 
@@ -35,6 +38,8 @@ pub(super) struct Pair {
     pub(super) ends: [End; 2],
     /// `flows[i]` goes from `ends[i]` to the other end.
     pub(super) flows: [Flow; 2],
+    /// What epoll was last told to watch each end for.
+    pub(super) watched: [EpollFlags; 2],
     pub(super) lease: Lease,
     traffic: Arc<Traffic>,
     idle_timeout: Duration,
@@ -63,6 +68,7 @@ impl Pair {
         Ok(Self {
             ends: [End::new(connection.client)?, End::new(connection.node)?],
             flows: [Flow::new(now), Flow::new(now)],
+            watched: [EpollFlags::empty(); 2],
             lease: connection.lease,
             traffic: connection.traffic,
             idle_timeout: connection.idle_timeout,
@@ -83,7 +89,7 @@ impl Pair {
         }
     }
 
-    /// What epoll shall tell of an end.
+    /// What epoll should tell of an end now.
     pub(super) fn interest(&self, side: usize) -> EpollFlags {
         let mut flags = EpollFlags::EPOLLET | EpollFlags::EPOLLRDHUP;
         if self.flows[side].via == Via::Daemon {
@@ -205,7 +211,9 @@ impl Pair {
         let spent = splice.meter(self.ends[side].cookie)?.charged;
         splice.grant(&self.ends[side], self.label(side), spent, read)?;
         // From here on the program redirects again, unless a segment was passed before it saw the grant:
-        // then it goes on passing, and this flow is ours until the next try.
+        // then it goes on passing, and this flow is ours until the next try. A verdict under way right
+        // now either shows in the meter or sees the grant, and tells.
+        fence(Ordering::SeqCst);
         if splice.meter(self.ends[side].cookie)?.passed == read {
             self.flows[side].go(Via::Kernel, now);
         }

@@ -133,7 +133,15 @@ fn client_first(bench: &Bench) -> Result<(), String> {
 fn half_close(bench: &Bench) -> Result<(), String> {
     let mut ends = bench.connect(|_| Ok(())).map_err(text)?;
     send_and_finish(&mut ends.client, &mut ends.node)?;
-    send_and_finish(&mut ends.node, &mut ends.client)
+    send_and_finish(&mut ends.node, &mut ends.client)?;
+    // A FIN of its own, after silence, is another segment than one that rides on data.
+    let mut ends = bench.connect(|_| Ok(())).map_err(text)?;
+    exchange(&mut ends.client, &mut ends.node, b"request")?;
+    ends.client.shutdown(Shutdown::Write).map_err(text)?;
+    if ends.node.read(&mut [0]).map_err(|error| format!("instead of the end: {error}"))? != 0 {
+        return Err("bytes arrived that nobody sent".to_owned());
+    }
+    exchange(&mut ends.node, &mut ends.client, b"late reply")
 }
 
 fn send_and_finish(from: &mut TcpStream, to: &mut TcpStream) -> Result<(), String> {

@@ -170,7 +170,8 @@ impl Worker {
             }
         }
         for side in 0..2 {
-            let event = EpollEvent::new(pair.interest(side), u64::from(token(index, side)));
+            pair.watched[side] = pair.interest(side);
+            let event = EpollEvent::new(pair.watched[side], u64::from(token(index, side)));
             self.epoll.add(pair.ends[side].as_fd(), event)?;
         }
         Ok(())
@@ -201,7 +202,6 @@ impl Worker {
     fn step(&mut self, token: u32, now: Instant) {
         let (index, side) = place(token);
         let Some(pair) = self.pairs.get_mut(index) else { return };
-        let before = [pair.interest(0), pair.interest(1)];
         pair.flows[side].queued = false;
         match pair.step(side, self.splice.as_mut(), &mut self.scratch, now) {
             Ok(Step::Wait) => {}
@@ -222,10 +222,11 @@ impl Worker {
                 return self.end(index);
             }
         }
-        let Some(pair) = self.pairs.get(index) else { return };
-        for (side, before) in before.into_iter().enumerate() {
+        let Some(pair) = self.pairs.get_mut(index) else { return };
+        for side in 0..2 {
             let interest = pair.interest(side);
-            if interest != before {
+            if interest != pair.watched[side] {
+                pair.watched[side] = interest;
                 let mut event = EpollEvent::new(interest, u64::from(self::token(index, side)));
                 if let Err(error) = self.epoll.modify(pair.ends[side].as_fd(), &mut event) {
                     tracing::warn!(%error, "a connection cannot be watched any more");
