@@ -71,7 +71,7 @@ fn snapshot() -> Snapshot {
         unparked: counts(UNPARKED),
         accept_errors: counts(ACCEPT_ERRORS),
     };
-    Snapshot { groups: vec![group], routes: vec![route], sockmap: Some([9; 8]) }
+    Snapshot { groups: vec![group], routes: vec![route], sockmap: Some([9; proxy_ebpf::counter::COUNT as usize]) }
 }
 
 /// Metrics with every series that there can be.

@@ -76,6 +76,10 @@ fn no_byte_reaches_a_node_that_lost_its_role(datapath: &str) {
     stage::check(Stage::alone(datapath, sink), |stage| {
         for round in 0..3 {
             let told = AtomicU64::new(0);
+            // One that has nothing to send, and can only be told.
+            let mut idle = stage.connect()?;
+            idle.write_all(b"once").context("idle")?;
+            idle.set_read_timeout(Some(Duration::from_secs(1))).context("read time-out")?;
             let loaded = AtomicBool::new(false);
             let closed = std::thread::scope(|scope| {
                 let load = scope.spawn(|| {
@@ -95,6 +99,8 @@ fn no_byte_reaches_a_node_that_lost_its_role(datapath: &str) {
                 let before = seen.bytes.load(Ordering::SeqCst);
                 wait::pause(Duration::from_millis(500));
                 let more = seen.bytes.load(Ordering::SeqCst) - before;
+                let end = idle.read(&mut [0]).err().map(|error| error.kind());
+                ensure!(end == Some(std::io::ErrorKind::ConnectionReset), "the idle client's connection: {end:?}");
                 ensure!(more == 0, "{more} bytes came 300 ms after the decision and later");
                 load.join().ok().context("the load panicked")??;
                 Ok(closed)
