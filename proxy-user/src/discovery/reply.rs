@@ -43,8 +43,8 @@ pub(super) fn address(value: &Value) -> Result<Option<Written>, Fault> {
 /// `SENTINEL MASTER` alone will not do: the leader of a failover has the new epoch from the moment of
 /// the promotion, but goes on watching the old address until the replicas follow. Where it sends clients changes
 /// in the same step as the epoch, so the same address before and after is the epoch's own.
-pub(super) fn steady(before: Option<Written>, after: Option<Written>) -> Option<Written> {
-    before.filter(|before| Some(before) == after.as_ref())
+pub(super) fn steady(before: Option<Written>, after: Option<&Written>) -> Option<Written> {
+    before.filter(|before| Some(before) == after)
 }
 
 pub(super) fn master(value: &Value) -> Result<MasterReply, Fault> {
@@ -196,7 +196,7 @@ mod tests {
         // How many of the three questions were answered before the promotion.
         for (unaware, expected) in [(3, Some(("old", 7))), (2, None), (1, None), (0, Some(("new", 8)))] {
             let [(before, _), (_, epoch), (after, _)] = [0, 1, 2].map(|asked| at(asked >= unaware));
-            let paired = steady(before, after).map(|(host, _)| (host, epoch));
+            let paired = steady(before, after.as_ref()).map(|(host, _)| (host, epoch));
             assert_eq!(paired, expected.map(|(host, epoch)| (host.to_owned(), epoch)), "{unaware}");
         }
         assert_eq!(steady(None, None), None);

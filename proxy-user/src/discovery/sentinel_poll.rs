@@ -90,7 +90,8 @@ impl Asker {
         );
         let (before, master, after) = (before?, master?, after?);
         let master = reply::master(value_of(&master)?)?;
-        let named = reply::steady(reply::address(value_of(&before)?)?, reply::address(value_of(&after)?)?);
+        let after = reply::address(value_of(&after)?)?;
+        let named = reply::steady(reply::address(value_of(&before)?)?, after.as_ref());
         if let Some(id) = id.transpose()? {
             self.id_asked = true;
             self.id = id_of(&id);
