@@ -12,7 +12,7 @@ use std::{
 use tokio::{net::lookup_host, sync::Semaphore, time::timeout};
 
 use super::fault::Fault;
-use crate::election::Failure;
+use crate::election::{Failure, canonical};
 
 /// How long an answer is believed.
 pub(super) const MEMORY: Duration = Duration::from_secs(10);
@@ -112,14 +112,6 @@ pub(super) fn literal(host: &str, port: u16) -> Option<SocketAddr> {
 /// A failure is forgotten sooner: the name may be there any moment.
 fn fresh((at, answer): &(Instant, Answer)) -> bool {
     at.elapsed() < if answer.is_ok() { MEMORY } else { SOONEST }
-}
-
-fn canonical(addr: SocketAddr) -> SocketAddr {
-    match addr.ip() {
-        IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => SocketAddr::new(addr.ip().to_canonical(), addr.port()),
-        // Untouched, for a link-local address keeps its scope.
-        _ => addr,
-    }
 }
 
 fn one_family(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
