@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Ground, Seen,
-    board::{Board, Change},
+    board::Board,
     fault::Fault,
+    health::Change,
     membership::{MOST_NODES, MOST_SENTINELS, Membership, is_stand_in},
     pace::{Pace, pace},
     probe_round::Probe,
