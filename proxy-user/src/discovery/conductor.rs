@@ -94,10 +94,13 @@ impl Conductor {
                 Some(report) = self.reports.1.recv() => self.take(report).await,
                 (addr, error) = self.sentinels.died() => self.sentinel_task_died(addr, &error).await,
                 (addr, error) = self.nodes.died() => self.node_task_died(addr, &error).await,
-                (place, error) = self.names.died() => self.name_task_died(place, &error),
+                (place, error) = self.names.died() => self.name_task_died(place, &error).await,
                 // A closed sender only means that nobody will call for hurry again.
                 () = changed(hurry) => {}
                 _ = tick.tick() => {
+                    self.sentinels.rouse();
+                    self.nodes.rouse();
+                    self.names.rouse();
                     self.seat_names();
                     self.bring_up_to_date(Instant::now()).await;
                 }
@@ -145,7 +148,7 @@ impl Conductor {
         }
     }
 
-    async fn resolved(&mut self, place: usize, at: Instant, answer: Result<Vec<SocketAddr>, Fault>) {
+    pub(super) async fn resolved(&mut self, place: usize, at: Instant, answer: Result<Vec<SocketAddr>, Fault>) {
         let worth = self.board().resolved(place, at, &answer);
         match answer {
             Ok(addrs) => self.members.resolved(place, addrs),
