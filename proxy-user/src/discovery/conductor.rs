@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Ground, Seen,
+    Ground, Seen, Tally,
     board::Board,
     fault::Fault,
     health::Change,
@@ -52,16 +52,23 @@ pub(super) struct Conductor {
     pub(super) pace: watch::Sender<Pace>,
     pub(super) reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     pub(super) out: mpsc::Sender<Seen>,
+    pub(super) tally: Box<dyn Tally>,
 }
 
 impl Conductor {
-    pub(super) fn new(ground: Ground, source: &Source, board: Arc<Mutex<Board>>, out: mpsc::Sender<Seen>) -> Self {
+    pub(super) fn new(
+        ground: Arc<Ground>,
+        source: &Source,
+        board: Arc<Mutex<Board>>,
+        out: mpsc::Sender<Seen>,
+        tally: Box<dyn Tally>,
+    ) -> Self {
         let (by_sentinels, configured) = match source {
             Source::Sentinels(configured) => (true, configured),
             Source::Nodes(configured) => (false, configured),
         };
         Self {
-            ground: Arc::new(ground),
+            ground,
             by_sentinels,
             members: Membership::new(configured),
             board,
@@ -76,6 +83,7 @@ impl Conductor {
             pace: watch::Sender::new(Pace::Fast),
             reports: mpsc::channel(REPORTS),
             out,
+            tally,
         }
     }
 
@@ -201,6 +209,7 @@ impl Conductor {
     }
 
     async fn probed(&mut self, addr: SocketAddr, at: Instant, latency: Duration, mut probe: Probe) {
+        self.tally.probed(addr, latency);
         if self.board().probed(addr, at, latency, &mut probe) == Change::CameUp {
             let (group, role) = (&self.ground.group, role_word(&probe.report.role));
             tracing::info!(%group, node = %addr, role, "node answers");

@@ -86,6 +86,7 @@ impl Conductor {
 
     fn mourn(&self, kind: &str, of: impl std::fmt::Display, error: &JoinError) {
         self.board().failed_tasks += 1;
+        self.tally.task_failed();
         tracing::error!(group = %self.ground.group, kind, %of, %error, "a task died; this is a bug, please report it");
     }
 

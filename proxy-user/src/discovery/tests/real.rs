@@ -245,7 +245,7 @@ async fn ipv6_and_names_are_followed() {
     let server = redis(22500, "bind 127.0.0.1 ::1").await;
     let places = ["::1", "localhost"].map(|host| HostPort { host: host.to_owned(), port: 22500 });
     let mut run = Run::new(&group(Source::Nodes(places.to_vec())));
-    let v6 = std::net::SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 22500));
+    let v6 = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 22500));
     assert_eq!(run.node(v6).await.role, Role::Master);
     wait("the name is resolved", || !run.discovery.status().names.iter().all(|name| name.addrs.is_empty())).await;
     run.end().await;
