@@ -167,6 +167,10 @@ impl Conductor {
             Err(_) => {}
         }
         self.bring_up_to_date(at).await;
+        // Only now: the place was looked up, in vain, and the group need not wait for it any longer.
+        if let (false, Some(stand_in)) = (self.by_sentinels, self.members.stand_in_of(place)) {
+            self.say(at, Observation::NodeLost(stand_in, Failure::Unresolved)).await;
+        }
     }
 
     async fn polled(&mut self, addr: SocketAddr, at: Instant, poll: Poll) {
@@ -244,7 +248,11 @@ impl Conductor {
         }
         let nodes = if self.by_sentinels { self.members.nodes() } else { self.members.configured_nodes() };
         self.seat_nodes(&nodes);
-        let probed: Vec<SocketAddr> = nodes.into_iter().map(|peer| peer.addr).collect();
+        let mut probed: Vec<SocketAddr> = nodes.into_iter().map(|peer| peer.addr).collect();
+        if !self.by_sentinels {
+            // A node whose address is not known yet may be a second master: nobody is the only one before it was asked.
+            probed.extend((0..self.members.places().len()).filter_map(|place| self.members.stand_in_of(place)));
+        }
         if probed != self.probed {
             self.probed.clone_from(&probed);
             self.say(now, Observation::Nodes(probed)).await;

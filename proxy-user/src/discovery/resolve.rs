@@ -81,6 +81,13 @@ impl Resolver {
         }
     }
 
+    /// No lookup goes on while this is held.
+    #[cfg(test)]
+    pub(super) async fn stall(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let all = u32::try_from(IN_FLIGHT).expect("few");
+        Arc::clone(&self.lookups).acquire_many_owned(all).await.expect("never closed")
+    }
+
     async fn ask(&self, host: &str, port: u16) -> Answer {
         let target = (host.to_owned(), port);
         let lookups = Arc::clone(&self.lookups);

@@ -2,6 +2,7 @@
 
 mod dead;
 mod fake;
+mod late;
 mod leader;
 mod real;
 mod servers;
