@@ -67,7 +67,7 @@ pub mod state {
     pub const ESTABLISHED_ONLY: u32 = 2;
 }
 
-/// The daemon's half of a spliced socket's state. Only the daemon writes it.
+/// The daemon's half of a spliced socket's state: only the daemon writes it, entry by entry.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -82,12 +82,13 @@ pub struct Link {
     pub limit: u64,
     /// Where the daemon wants to be told, to raise `limit` before it is reached.
     pub notify_at: u64,
-    /// The daemon's own marks, handed back in each [`Event`]: which worker, and what it calls the flow.
-    pub worker: u32,
-    pub token: u32,
+    /// How many passed bytes the daemon has read and written on. Once that is all of them the program
+    /// may redirect again: it alone can see that no segment came in between.
+    pub resume_at: u64,
 }
 
-/// The kernel's half of a spliced socket's state. Only the verdict program writes it.
+/// The kernel's half of a spliced socket's state: the daemon makes it, and then only the verdict
+/// program writes it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meter {
@@ -98,17 +99,20 @@ pub struct Meter {
     /// Payload bytes left on the socket for the daemon to read.
     pub passed: u64,
     /// Not 0 once a segment was passed: every later one is passed too, or the stream would be
-    /// reordered. The daemon clears it by a fresh meter, once it has read what was passed.
+    /// reordered, until [`Link::resume_at`] says that all of them were read.
     pub passing: u32,
     /// 1 once the daemon was told of `notify_at`.
     pub notified: u32,
     /// The `notify_at` that `notified` speaks of.
     pub notified_at: u64,
+    /// The daemon's own marks, handed back in each [`Event`]: which worker, and what it calls the flow.
+    pub worker: u32,
+    pub token: u32,
 }
 
-/// What a queued segment costs beyond its payload: sk_buff and its head (include/linux/skbuff.h,
-/// SKB_TRUESIZE of a small segment on 64-bit).
-pub const CHARGE_PER_SEGMENT: u64 = 1024;
+/// What a queued segment costs beyond its payload: the sk_buff and a receive buffer of half a page,
+/// as most drivers hand them up (include/linux/skbuff.h, SKB_TRUESIZE, 64-bit).
+pub const CHARGE_PER_SEGMENT: u64 = 2304;
 
 /// What the verdict program tells the daemon.
 #[repr(C)]
@@ -140,7 +144,9 @@ pub mod counter {
     pub const PASSED_NOT_LINKED: u32 = 5;
     pub const PASSED_NO_PEER: u32 = 6;
     pub const EVENT_LOST: u32 = 7;
-    pub const COUNT: u32 = 8;
+    /// An end without bytes: the daemon passes it on.
+    pub const DROPPED_FIN: u32 = 8;
+    pub const COUNT: u32 = 9;
 
     /// Label values of the metric `switchmaster_sockmap_verdicts_total`, by index.
     pub const NAMES: [&str; COUNT as usize] = [
@@ -152,6 +158,7 @@ pub mod counter {
         "passed_not_linked",
         "passed_no_peer",
         "event_lost",
+        "dropped_fin",
     ];
 }
 
@@ -159,7 +166,7 @@ const _: () = {
     assert!(size_of::<TargetKey>() == 8);
     assert!(size_of::<Target>() == 48);
     assert!(size_of::<Link>() == 48);
-    assert!(size_of::<Meter>() == 40);
+    assert!(size_of::<Meter>() == 48);
     assert!(size_of::<Event>() == 24);
 };
 

@@ -1,6 +1,6 @@
 //! `switchmaster`: reads the command line and calls what does the work.
 
-use std::{io, process::ExitCode};
+use std::{io, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(exit) => exit,
         Err(error) => {
-            eprintln!("switchmaster: {error:#}");
+            eprintln!("switchmaster: {}", explain(&error));
             error.downcast_ref::<Failure>().map_or(Exit::Failed, Failure::exit).into()
         }
     }
@@ -24,14 +24,17 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Run(run) => {
-            log::init(cli.log.log_format, &cli.log.log_level)?;
+            log::init(cli.log.log_format, &cli.log.log_level).map_err(|error| Failure::usage(error.to_string()))?;
             // Before any secret is read.
             if let Err(error) = log::quiet_core_dumps() {
                 tracing::warn!(%error, "core dumps stay on, and would hold the passwords");
             }
             let config = run.configuration()?;
-            runtime()?.block_on(daemon::run(config, run.drain, &run.pin_dir))?;
-            Ok(Exit::Done.into())
+            let runtime = runtime()?;
+            let result = runtime.block_on(daemon::run(config, run.drain, &run.pin_dir));
+            // A resolver that hangs holds a thread of the runtime; it must not hold the end.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            result.map(|()| Exit::Done.into())
         }
         Command::Check(check) => Ok(cli::check(&check.config, &mut io::stdout(), &mut io::stderr())?.into()),
         Command::Doctor(asked) => {
@@ -50,6 +53,15 @@ fn run(cli: Cli) -> Result<ExitCode> {
             Ok(Exit::Done.into())
         }
     }
+}
+
+/// The error and its causes, without those that an outer message has already told.
+fn explain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told {
+        told if told.is_empty() => cause,
+        told if told.contains(&cause) => told,
+        told => format!("{told}: {cause}"),
+    })
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod http;
 pub mod lab;
 pub mod netns;
+pub mod node;
 pub mod peer;
 pub mod process;
 pub mod redis;
@@ -19,6 +20,7 @@ pub use self::{
     daemon::Daemon,
     lab::Lab,
     netns::{Namespace, World},
+    node::FakeNode,
     peer::HaProxy,
     redis::{Cluster, Spec},
 };

@@ -46,6 +46,11 @@ pub(crate) fn register() -> Result<String> {
     Ok(name)
 }
 
+/// Whether SIGINT or SIGTERM has come: what fails from then on fails because everything is taken down.
+pub fn interrupted() -> bool {
+    CLOSING.load(Ordering::SeqCst)
+}
+
 pub(crate) fn unregister(world: &str) {
     WORLDS.lock().unwrap_or_else(PoisonError::into_inner).retain(|name| name != world);
     remove(world);

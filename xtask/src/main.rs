@@ -2,6 +2,9 @@
 //! It must not depend on the daemon: it is what makes a machine able to build it.
 
 mod build_ebpf;
+mod compare;
+mod daemon;
+mod demo;
 mod setup;
 mod test;
 
@@ -29,6 +32,10 @@ enum Command {
     Setup(setup::Arguments),
     /// Build the kernel objects (into target/bpf)
     BuildEbpf,
+    /// Kill the master of a private cluster and watch the clients go on at the new one
+    Demo(demo::Arguments),
+    /// Measure the daemon against HAProxy and a direct connection, in one run
+    Compare(compare::Arguments),
     /// Run the test tiers, after the set-up they need
     Test(test::Arguments),
 }
@@ -37,6 +44,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::BuildEbpf => build_ebpf::run(),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     };
     match result {

@@ -29,6 +29,7 @@ static EVENTS: RingBuf<Event, 262144> = RingBuf::new();
 #[btf_map(name = "counters")]
 static COUNTERS: PerCpuArray<u64, { counter::COUNT as usize }> = PerCpuArray::new();
 
+const SK_DROP: u32 = 0;
 const SK_PASS: u32 = 1;
 
 /// Why a segment stays on its socket.
@@ -39,6 +40,12 @@ struct Pass {
 #[stream_verdict]
 #[expect(clippy::needless_pass_by_value, reason = "the signature that the macro wants")]
 fn verdict(ctx: SkBuffContext) -> u32 {
+    if ctx.len() == 0 {
+        // A FIN of its own, which the socket's state has already taken in. Queued for anybody it would
+        // be a send of no bytes, which the kernel's worker takes for a broken pipe (sk_psock_backlog).
+        count(counter::DROPPED_FIN, 1);
+        return SK_DROP;
+    }
     if let Err(Pass { counter }) = redirect(&ctx) {
         count(counter, 1);
         #[cfg(feature = "log")]
@@ -51,30 +58,28 @@ fn verdict(ctx: SkBuffContext) -> u32 {
 fn redirect(ctx: &SkBuffContext) -> Result<(), Pass> {
     // SAFETY: the context is the kernel's own, valid for the whole call.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
-    let unlinked = Pass { counter: counter::PASSED_NOT_LINKED };
-    let Some(link) = link_of(cookie) else {
-        return Err(unlinked);
-    };
     let Some(meter) = METERS.get_ptr_mut(cookie) else {
-        return Err(unlinked);
+        return Err(Pass { counter: counter::PASSED_NOT_LINKED });
     };
     // SAFETY: a socket's segments are judged under its lock, so this program is the only writer.
     let meter = unsafe { &mut *meter };
-
     let len = u64::from(ctx.len());
+    let Some(link) = link_of(cookie).or_else(|| link_of(cookie)) else {
+        return Err(pass(meter, cookie, len, counter::PASSED_NOT_LINKED));
+    };
     let charged = meter.charged + len + CHARGE_PER_SEGMENT;
     if let Some(counter) = reason_to_pass(&link, meter, charged) {
-        return Err(pass(&link, meter, cookie, len, counter));
+        return Err(pass(meter, cookie, len, counter));
     }
     if PEERS.redirect_skb(ctx, cookie, 0) == 0 {
-        return Err(pass(&link, meter, cookie, len, counter::PASSED_NO_PEER));
+        return Err(pass(meter, cookie, len, counter::PASSED_NO_PEER));
     }
     meter.bytes += len;
     meter.charged = charged;
     if charged >= link.notify_at && (meter.notified == 0 || meter.notified_at != link.notify_at) {
         meter.notified = 1;
         meter.notified_at = link.notify_at;
-        tell(&link, cookie, event::CREDIT_LOW);
+        tell(meter, cookie, event::CREDIT_LOW);
     }
     count(counter::REDIRECTED, 1);
     count(counter::REDIRECTED_BYTES, len);
@@ -92,8 +97,8 @@ fn link_of(cookie: Cookie) -> Option<Link> {
     (owner == cookie).then_some(link)
 }
 
-fn reason_to_pass(link: &Link, meter: &Meter, charged: u64) -> Option<u32> {
-    if meter.passing != 0 {
+fn reason_to_pass(link: &Link, meter: &mut Meter, charged: u64) -> Option<u32> {
+    if meter.passing != 0 && link.resume_at != meter.passed {
         return Some(counter::PASSED_AFTER_PASS);
     }
     // SAFETY: a single word is read. Generations are never used twice, so an entry that became
@@ -102,20 +107,24 @@ fn reason_to_pass(link: &Link, meter: &Meter, charged: u64) -> Option<u32> {
     if gate.is_none_or(|target| target.live != link.generation) {
         return Some(counter::PASSED_GATE_SHUT);
     }
-    (charged > link.limit).then_some(counter::PASSED_NO_CREDIT)
+    if charged > link.limit {
+        return Some(counter::PASSED_NO_CREDIT);
+    }
+    meter.passing = 0;
+    None
 }
 
-fn pass(link: &Link, meter: &mut Meter, cookie: Cookie, len: u64, counter: u32) -> Pass {
+fn pass(meter: &mut Meter, cookie: Cookie, len: u64, counter: u32) -> Pass {
     meter.passed += len;
     if meter.passing == 0 {
         meter.passing = 1;
-        tell(link, cookie, event::PASSING);
+        tell(meter, cookie, event::PASSING);
     }
     Pass { counter }
 }
 
-fn tell(link: &Link, cookie: Cookie, kind: u32) {
-    let event = Event { cookie, kind, worker: link.worker, token: link.token, _pad: 0 };
+fn tell(meter: &Meter, cookie: Cookie, kind: u32) {
+    let event = Event { cookie, kind, worker: meter.worker, token: meter.token, _pad: 0 };
     if EVENTS.output(event, 0).is_err() {
         count(counter::EVENT_LOST, 1);
     }

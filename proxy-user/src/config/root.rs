@@ -66,10 +66,16 @@ fn admin(section: &Section<'_>) -> (Option<Placed<AdminListen>>, Option<super::S
 }
 
 fn local(section: &Section<'_>) -> Local {
-    let word = |key: &str, default| section.or(key, default, |value| OnOff::of_word(Section::text(value)?));
+    let steering = section.or("steering", Steering::default(), Section::parsed);
+    let bypass = section.or("bypass", OnOff::Off, |value| OnOff::of_word(Section::text(value)?)) == OnOff::On;
+    for (key, asked) in [("steering", steering == Steering::On), ("bypass", bypass)] {
+        if asked {
+            section.warn(key, Invalid::new("is not in this version and does nothing", "leave it out"));
+        }
+    }
     Local {
-        steering: section.or("steering", Steering::default(), Section::parsed),
-        bypass: word("bypass", OnOff::Off) == OnOff::On,
+        steering,
+        bypass,
         all_namespaces: section.or("namespaces", Namespaces::Own, |value| Namespaces::of_word(Section::text(value)?))
             == Namespaces::All,
         cgroup: section.get("cgroup", |value| {

@@ -42,12 +42,17 @@ pub(super) fn read(section: &Section<'_>, name: Option<Name>, groups: &[Option<N
     if let Some(target) = target {
         check_target(section, target, reconnect_rate);
     }
+    let datapath = section.or("datapath", DatapathChoice::default(), Section::parsed);
+    if let DatapathChoice::Xdp | DatapathChoice::Tc = datapath {
+        let what = "is not in this version: `run` will refuse it";
+        section.warn("datapath", Invalid::new(what, "use \"auto\", \"sockmap\" or \"copy\""));
+    }
     let idle = duration_or_zero("never", secs(1)..=secs(365 * DAY));
     let route = Route {
         balance: section.or("balance", Balance::default(), Section::parsed),
         max_lag: section.or("max_lag", Lag::Time(secs(10)), Section::parsed),
         fallback: section.or("fallback", Fallback::default(), Section::parsed),
-        datapath: section.or("datapath", DatapathChoice::default(), Section::parsed),
+        datapath,
         max_connections: section.or("max_connections", 10_000, number(1..=MILLION)),
         connect_timeout: section.or("connect_timeout", secs(4), duration(ms(10)..=secs(300))),
         idle_timeout: section.or("idle_timeout", secs(0), idle),

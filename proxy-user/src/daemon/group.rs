@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::house::House;
 use crate::{
-    admin::Latch,
+    admin::{Latch, status},
     config::Name,
     discovery::{Discovery, Seen, Tally},
     election::{Election, Rules, Target, Verdict, Way},
@@ -51,7 +51,7 @@ pub(super) struct Standing {
     /// When way or reason last changed.
     pub(super) since: Instant,
     /// The last master, also while closed: a return to it is no switch.
-    last: Option<Target>,
+    pub(super) last: Option<Target>,
 }
 
 impl GroupState {
@@ -72,7 +72,7 @@ impl GroupState {
         }
         standing.verdict = verdict.clone();
         let switched = match (&standing.last, &verdict.master) {
-            (Some(last), Some(master)) => last.addr != master.addr || last.epoch != master.epoch,
+            (Some(last), Some(master)) => !last.is_same(master),
             _ => false,
         };
         if verdict.master.is_some() {
@@ -82,7 +82,8 @@ impl GroupState {
     }
 }
 
-/// Runs until `stop`, or until discovery ends, which it should not do before.
+/// Runs until `stop`. If discovery ends before, nobody would notice a failover any more: the group is
+/// closed, and the daemon ends with it.
 pub(super) async fn run(
     house: Arc<House>,
     index: usize,
@@ -106,15 +107,10 @@ pub(super) async fn run(
             follow(&house, index, election.verdict());
         }
         if election.verdict().way == Way::Open {
-            unproven = None;
+            drop(unproven.take());
         }
     }
-    drop(unproven);
     if !stop.is_cancelled() {
-        // Nobody would notice a failover any more: nothing may pass.
-        tracing::error!(group = %house.groups[index].name, "discovery has ended; the group is closed");
-        house.metrics.task_failed("discovery");
-        house.readiness.fail(format!("group {}: discovery", house.groups[index].name));
         follow(&house, index, &Verdict::closed());
     }
 }
@@ -126,19 +122,28 @@ fn follow(house: &Arc<House>, index: usize, verdict: &Verdict) {
     if group.take(verdict) {
         house.metrics.switched(&group.name);
     }
-    let addr = |verdict: &Verdict| verdict.master.as_ref().map(|master| master.addr.to_string());
-    if (before.way, addr(&before), before.reason) != (verdict.way, addr(verdict), verdict.reason) {
-        tracing::info!(
-            group = %group.name,
-            way = crate::admin::status::way_word(verdict.way),
-            reason = verdict.reason.word(),
-            master = addr(verdict).as_deref().unwrap_or("-"),
-            epoch = verdict.master.as_ref().map_or(0, |master| master.epoch),
-            "the group's state"
-        );
+    if before.reason != verdict.reason || before.way != verdict.way || before.master != verdict.master {
+        tell(group, &before, verdict);
     }
     for severing in severing {
         tokio::spawn(super::house::account(house.metrics.clone(), severing));
+    }
+}
+
+fn tell(group: &GroupState, before: &Verdict, verdict: &Verdict) {
+    let describe = |verdict: &Verdict| match &verdict.master {
+        Some(master) => format!("{} (epoch {}, id {})", master.addr, master.epoch, master.id.as_deref().unwrap_or("-")),
+        None => "-".to_owned(),
+    };
+    let (way, reason) = (status::way_word(verdict.way), verdict.reason.word());
+    let (master, was) = (describe(verdict), describe(before));
+    if verdict.way < before.way {
+        tracing::warn!(
+            group = %group.name, way, reason, master, was,
+            "the group takes no new clients; docs/operations.md says what the reason means and what to do"
+        );
+    } else {
+        tracing::info!(group = %group.name, way, reason, master, was, "the group's state");
     }
 }
 

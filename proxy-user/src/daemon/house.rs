@@ -123,6 +123,10 @@ impl StatusSource for House {
 
 impl Source for House {
     fn snapshot(&self) -> Snapshot {
+        // For the next scrape: this one must not wait.
+        if let Some(sockmap) = &self.sockmap {
+            sockmap.refresh();
+        }
         Snapshot {
             groups: self.groups.iter().map(group_sample).collect(),
             routes: self.routes.iter().enumerate().map(|(number, route)| self.route_sample(number, route)).collect(),
@@ -141,7 +145,7 @@ fn group_sample(group: &GroupState) -> GroupSample {
         name: Arc::clone(&group.name),
         way: standing.verdict.way,
         reason: standing.verdict.reason,
-        epoch: standing.verdict.master.as_ref().map_or(0, |master| master.epoch),
+        epoch: standing.last.as_ref().map_or(0, |master| master.epoch),
         master: standing.verdict.master,
         sentinels: seen.sentinels.iter().map(sentinel_sample).collect(),
         nodes: seen.nodes.iter().map(node_sample).collect(),

@@ -2,27 +2,78 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::config::Config;
+use crate::config::Route;
 
-/// What the daemon itself needs beside two for each connection.
+/// What the daemon itself needs: listeners, probes, Sentinels, maps, the admin server.
 const OWN: u64 = 256;
 
-/// Raises the soft limit to the hard one, and says if that is too little for the configuration.
-pub(super) fn raise_open_files(config: &Config) {
+/// Raises the soft limit to the hard one, and lowers `max_connections` to what it has room for. A
+/// client takes two files, and one that is parked must find its second when a master comes.
+pub(super) fn fit_open_files(routes: &mut [Route]) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
-    if soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::warn!(%error, soft, hard, "the limit of open files cannot be raised");
-        return;
-    }
-    let connections: u64 = config.routes.iter().map(|route| u64::from(route.max_connections)).sum();
-    let needed = connections * 2 + OWN;
-    if hard < needed {
+    let limit = if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_err() { soft } else { hard };
+    for (name, asked, room) in fit(routes, limit) {
         tracing::warn!(
-            limit = hard,
-            needed,
+            route = name,
+            max_connections = asked,
+            lowered_to = room,
+            limit,
             "the limit of open files is too low for the sum of max_connections; raise it (LimitNOFILE=) or lower them"
         );
+    }
+}
+
+/// Lowers all routes in the same proportion; returns those that were lowered.
+fn fit(routes: &mut [Route], limit: u64) -> Vec<(String, u32, u32)> {
+    let room = limit.saturating_sub(OWN.min(limit / 2)) / 2;
+    let asked: u64 = routes.iter().map(|route| u64::from(route.max_connections)).sum();
+    if asked <= room {
+        return Vec::new();
+    }
+    let share = |max: u32| u32::try_from(u64::from(max) * room / asked).unwrap_or(max).max(1);
+    routes
+        .iter_mut()
+        .map(|route| {
+            let asked = route.max_connections;
+            route.max_connections = share(asked);
+            (route.name.to_string(), asked, route.max_connections)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Setting};
+
+    fn routes(max: &[u32]) -> Vec<Route> {
+        let setting = |flag, value: &str| Setting { flag, values: vec![value.to_owned()] };
+        let flags =
+            [setting("--listen", "127.0.0.1:6379"), setting("--master", "m"), setting("--sentinel", "127.0.0.1:1")];
+        let config: Config = crate::config::from_flags(&flags).unwrap().config;
+        max.iter().map(|&max| Route { max_connections: max, ..config.routes[0].clone() }).collect()
+    }
+
+    #[test]
+    fn what_fits_is_left_alone() {
+        let mut routes = routes(&[1000, 2000]);
+        assert_eq!(fit(&mut routes, 20_000), []);
+        assert_eq!(routes[1].max_connections, 2000);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_lowered_in_proportion_and_leaves_two_files_a_client() {
+        let mut routes = routes(&[10_000, 30_000]);
+        assert_eq!(fit(&mut routes, 20_000).len(), 2);
+        let lowered: Vec<u32> = routes.iter().map(|route| route.max_connections).collect();
+        assert_eq!(lowered, [2468, 7404]);
+        assert!(lowered.iter().sum::<u32>() * 2 + 256 <= 20_000);
+    }
+
+    #[test]
+    fn a_tiny_limit_still_leaves_a_place() {
+        let mut routes = routes(&[10_000]);
+        fit(&mut routes, 64);
+        assert_eq!(routes[0].max_connections, 16);
     }
 }

@@ -9,22 +9,25 @@ mod limits;
 mod paths;
 
 use std::{
+    io,
     path::Path,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    drain::Tasks,
     group::{Counted, GroupState},
     house::{House, RouteState},
 };
 use crate::{
     admin::{self, Readiness, Views},
-    config::Config,
+    cli::Failure,
+    config::{self, Config},
     discovery::{self, Seen},
     election::Rules,
     listener::Listener,
@@ -34,16 +37,18 @@ use crate::{
 
 /// Observations that may wait for the election of one group.
 const SEEN_BUFFER: usize = 1024;
+/// What each step of the end may take; what is late goes down with the process.
+const AT_MOST: Duration = Duration::from_secs(3);
 
 /// Runs until SIGTERM or SIGINT, then drains for at most `drain`.
-pub async fn run(config: Config, drain: Duration, pin_dir: &Path) -> Result<()> {
+pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<()> {
     let signals = drain::Signals::new().context("signals")?;
-    limits::raise_open_files(&config);
+    limits::fit_open_files(&mut config.routes);
     let paths = {
         let (config, pin_dir) = (config.clone(), pin_dir.to_path_buf());
         tokio::task::spawn_blocking(move || paths::choose(&config, &pin_dir)).await??
     };
-    let listeners = config.routes.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+    let listeners = config.routes.iter().map(bind).collect::<Result<Vec<_>>>()?;
     let admin = config.admin.as_ref().map(|admin| admin::Listener::bind(&admin.listen)).transpose()?;
 
     let (stop_clients, stop) = (CancellationToken::new(), CancellationToken::new());
@@ -84,26 +89,43 @@ pub async fn run(config: Config, drain: Duration, pin_dir: &Path) -> Result<()> 
     });
     metrics.read_from(Arc::<House>::clone(&house));
 
-    let mut group_tasks = JoinSet::new();
+    let mut tasks = Tasks { groups: JoinSet::new(), listeners: JoinSet::new() };
     for (index, (rules, seen, latch)) in discoveries.into_iter().enumerate() {
-        group_tasks.spawn(group::run(Arc::clone(&house), index, rules, seen, stop.clone(), Some(latch)));
+        tasks.groups.spawn(group::run(Arc::clone(&house), index, rules, seen, stop.clone(), Some(latch)));
     }
-    let mut listener_tasks = JoinSet::new();
     for (((listener, slots), chosen), route) in listeners.into_iter().zip(slots).zip(paths.chosen).zip(&house.routes) {
         let (counts, traffic) = (Arc::clone(&route.counts), Arc::clone(&route.traffic));
         tracing::info!(route = %route.config.name, listen = ?route.listen, datapath = route.datapath, "listening");
-        listener_tasks.spawn(listener.run(slots, chosen.datapath, counts, traffic, stop_clients.clone()));
+        tasks.listeners.spawn(listener.run(slots, chosen.datapath, counts, traffic, stop_clients.clone()));
     }
     let views = Views { metrics, readiness: readiness.clone(), status: Arc::<House>::clone(&house) };
     let admin = admin.map(|listener| tokio::spawn(admin::serve(listener, views, stop.clone())));
 
-    let result = drain::until_told(&house, signals, &mut listener_tasks, &stop_clients, drain).await;
+    let result = drain::until_told(&house, signals, &mut tasks, &stop_clients, drain).await;
+    // The elections end first: none may open a route again behind the resets.
     stop.cancel();
-    if let Some(admin) = admin {
-        let _stopped = tokio::time::timeout(Duration::from_secs(3), admin).await;
+    let _out_of_time = timeout(AT_MOST, async { while tasks.groups.join_next().await.is_some() {} }).await;
+    tasks.groups.abort_all();
+    let severing = house.switch().close_all();
+    for severing in severing {
+        let _out_of_time = timeout(AT_MOST, house::account(house.metrics.clone(), severing)).await;
     }
-    let _stopped =
-        tokio::time::timeout(Duration::from_secs(3), async { while group_tasks.join_next().await.is_some() {} }).await;
-    drop((group_tasks, listener_tasks));
+    tasks.listeners.abort_all();
+    if let Some(admin) = admin {
+        let _out_of_time = timeout(AT_MOST, admin).await;
+    }
+    tracing::info!("stopped");
     result
+}
+
+fn bind(route: &config::Route) -> Result<Listener> {
+    Listener::bind(route).map_err(|error| match error.source.kind() {
+        io::ErrorKind::PermissionDenied => Failure::Privilege {
+            what: format!("listening on {}", error.address),
+            privilege: "CAP_NET_BIND_SERVICE".to_owned(),
+            remedy: "grant it, or choose a port of 1024 or above".to_owned(),
+        }
+        .into(),
+        _ => error.into(),
+    })
 }

@@ -48,10 +48,9 @@ pub(super) fn choose(config: &Config, pin_dir: &Path) -> Result<Paths> {
             ));
         }
     }
+    let wanted = config.routes.iter().any(|route| route.datapath != DatapathChoice::Copy);
     let in_kernel = match enter_kernel(config, pin_dir, workers) {
-        Err(error) if error.downcast_ref().is_some_and(|error| matches!(error, BpffsError::InUse { .. })) => {
-            return Err(error);
-        }
+        Err(error) if wanted && is_in_use(&error) => return Err(error),
         other => other,
     };
     let copy = Arc::new(Copy::start(workers).context("the copy datapath does not start")?);
@@ -81,6 +80,11 @@ pub(super) fn choose(config: &Config, pin_dir: &Path) -> Result<Paths> {
             Paths { chosen, targets: None, sockmap: None, _pins: None }
         }
     })
+}
+
+/// Two daemons must not write one map: not even `auto` goes on beside another.
+fn is_in_use(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(|error| matches!(error, BpffsError::InUse { .. }))
 }
 
 fn enter_kernel(config: &Config, pin_dir: &Path, workers: usize) -> Result<InKernel> {

@@ -55,6 +55,14 @@ impl Crew {
     }
 }
 
+impl Crew {
+    pub(super) fn refresh(&self) {
+        for (mailbox, _) in &self.workers {
+            mailbox.send(Mail::Refresh);
+        }
+    }
+}
+
 impl Drop for Crew {
     fn drop(&mut self) {
         for (mailbox, _) in &self.workers {

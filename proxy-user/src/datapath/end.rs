@@ -16,6 +16,10 @@ use proxy_ebpf::Cookie;
 
 use super::tcp_info::{self, Progress};
 
+const AT_ONCE: linger = linger { l_onoff: 1, l_linger: 0 };
+/// A peer that goes on sending must not hold up the end.
+const MOST_DISCARDS: usize = 16;
+
 #[derive(Debug)]
 pub(super) struct End {
     socket: TcpStream,
@@ -51,6 +55,11 @@ impl End {
     pub(super) fn new(socket: TcpStream) -> io::Result<Self> {
         let cookie = tcp_info::cookie(&socket)?;
         let sent_before = tcp_info::progress(&socket)?.handed_over;
+        // An urgent byte that reads skip would be missing in every count.
+        setsockopt(&socket, sockopt::OobInline, &true)?;
+        // From now on a close is a reset, also when the daemon is killed: a FIN would tell the peer that
+        // it has got everything. Only a connection that came to its end is let go in order.
+        setsockopt(&socket, sockopt::Linger, &AT_ONCE)?;
         Ok(Self {
             socket,
             cookie,
@@ -94,10 +103,14 @@ impl End {
 
     /// Makes the kernel look at bytes that arrived before the socket was spliced: on such a socket
     /// recv hands the receive queue to the verdict program first (tcp_bpf_recvmsg_parser, 6.4).
-    pub(super) fn kick(&self) {
+    pub(super) fn kick(&self) -> io::Result<()> {
         let mut byte = [0];
-        // What it returns is of no use: passed bytes are announced by the program itself.
-        let _ignored = recv(self.socket.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        match recv(self.socket.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+            // What there is to read is of no use here: passed bytes are announced by the program itself.
+            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
+            // Told once only: a reset that is swallowed here would look like an orderly end later.
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Writes what fits and keeps the rest. Must not be called while anything is pending.
@@ -153,18 +166,26 @@ impl End {
         Ok(())
     }
 
-    /// Bytes that went into the socket's own send queue so far, whoever put them there.
-    pub(super) fn handed_over(&self) -> io::Result<Progress> {
+    /// How far the socket has come, counted from its first byte, whoever put it there.
+    pub(super) fn progress(&self) -> io::Result<Progress> {
         let mut progress = tcp_info::progress(&self.socket)?;
         progress.handed_over = progress.handed_over.saturating_sub(self.sent_before);
         Ok(progress)
     }
 
-    /// Makes the coming close a reset: the peer learns at once, and nothing queued is sent any more.
-    pub(super) fn arm_reset(&self) {
-        let at_once = linger { l_onoff: 1, l_linger: 0 };
+    /// The coming close may take the time it needs: everything was sent, and both sides have finished.
+    pub(super) fn disarm_reset(&self) {
+        let lingering = linger { l_onoff: 0, l_linger: 0 };
         // A socket that refuses is already gone, and its peer knows.
-        let _ignored = setsockopt(&self.socket, sockopt::Linger, &at_once);
+        let _gone = setsockopt(&self.socket, sockopt::Linger, &lingering);
+    }
+
+    pub(super) fn discard(&mut self, scratch: &mut [u8]) {
+        for _ in 0..MOST_DISCARDS {
+            if !matches!(self.read(scratch), Ok(Read::Bytes(_))) {
+                return;
+            }
+        }
     }
 }
 

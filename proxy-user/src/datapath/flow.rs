@@ -21,10 +21,8 @@ pub(super) struct Flow {
     /// The sender is in the map whose program redirects (also while `Daemon` after `Draining`: the
     /// program then passes everything to us).
     pub(super) spliced: bool,
-    /// Redirected in earlier stays in the kernel; the meter counts the present one.
-    pub(super) redirected_before: u64,
-    /// Never (again) to the kernel: it refused the socket.
-    pub(super) stays: bool,
+    /// It has its turn already coming.
+    pub(super) queued: bool,
     /// The FIN was passed on.
     pub(super) done: bool,
     /// When to look again, and how long to wait after that.
@@ -35,7 +33,8 @@ pub(super) struct Flow {
 }
 
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(1);
-const LONGEST_WAIT: Duration = Duration::from_millis(20);
+/// Rarely waited for: a receiver that reads again makes its socket writable, and epoll tells of that.
+const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 impl Flow {
     pub(super) fn new(now: Instant) -> Self {
@@ -43,8 +42,7 @@ impl Flow {
             via: Via::Daemon,
             since: now,
             spliced: false,
-            redirected_before: 0,
-            stays: false,
+            queued: false,
             done: false,
             due: None,
             wait: FIRST_WAIT,

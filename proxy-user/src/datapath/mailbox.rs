@@ -18,6 +18,8 @@ pub(super) enum Mail {
     Kernel(Event),
     /// The verdict program could not say something: look at every flow.
     Audit,
+    /// Bring the byte counters up to date.
+    Refresh,
     Stop,
 }
 

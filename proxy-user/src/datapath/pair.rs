@@ -89,7 +89,8 @@ impl Pair {
         if self.flows[side].via == Via::Daemon {
             flags |= EpollFlags::EPOLLIN;
         }
-        if self.flows[1 - side].via == Via::Daemon {
+        // While draining too: a receiver that reads again is what it waits for.
+        if self.flows[1 - side].via != Via::Kernel {
             flags |= EpollFlags::EPOLLOUT;
         }
         flags
@@ -137,14 +138,13 @@ impl Pair {
 
     /// Every byte of the sender is read: pass its FIN on, once nothing is left behind in the kernel.
     fn finish(&mut self, side: usize, splice: Option<&mut Splice>, now: Instant) -> io::Result<Step> {
-        if let (true, Some(splice)) = (self.flows[side].spliced, splice) {
-            let fin = 1;
-            if !(self.kernel_is_empty(side, splice)? && self.accounted(side, splice, fin)?) {
-                // What is still on its way to us inside the kernel has to be read before the end is.
-                let from = &mut self.ends[side];
-                (from.eof, from.readable) = (false, true);
-                return self.look_again(side, now);
-            }
+        if let (true, Some(splice)) = (self.flows[side].spliced, splice)
+            && !(self.kernel_is_empty(side, splice)? && self.accounted(side, splice)?)
+        {
+            // What is still on its way to us inside the kernel has to be read before the end is.
+            let from = &mut self.ends[side];
+            (from.eof, from.readable) = (false, true);
+            return self.look_again(side, now);
         }
         self.ends[1 - side].finish()?;
         self.flows[side].done = true;
@@ -158,15 +158,14 @@ impl Pair {
             self.flows[side].go(Via::Draining, now);
             return self.look_again(side, now);
         }
-        let meter = splice.meter(self.ends[side].cookie).map_err(io::Error::other)?;
+        let meter = splice.meter(self.ends[side].cookie)?;
         self.count(side, meter.bytes);
-        let flow = &self.flows[side];
-        let waiting = (flow.redirected_before + meter.bytes + self.ends[1 - side].written)
-            .saturating_sub(self.ends[1 - side].handed_over()?.handed_over);
+        let to = &self.ends[1 - side];
+        let waiting = (meter.bytes + to.written).saturating_sub(to.progress()?.handed_over);
         if waiting > splice.credit() / 4 {
             return self.look_again(side, now);
         }
-        splice.grant(&self.ends[side], self.label(side), meter.charged).map_err(io::Error::other)?;
+        splice.grant(&self.ends[side], self.label(side), meter.charged, self.ends[side].read)?;
         self.flows[side].go(Via::Kernel, now);
         Ok(Step::Wait)
     }
@@ -178,7 +177,7 @@ impl Pair {
         scratch: &mut [u8],
         now: Instant,
     ) -> io::Result<Step> {
-        self.ends[side].kick();
+        self.ends[side].kick()?;
         if !self.kernel_is_empty(side, splice)? {
             return self.look_again(side, now);
         }
@@ -188,85 +187,65 @@ impl Pair {
         self.step_daemon(side, Some(splice), scratch, now)
     }
 
-    /// A flow with nothing to do: may it go (back) to the kernel?
+    /// A flow with nothing to do, and nothing of it waiting to be written: may the kernel have it back?
     fn consider_kernel(&mut self, side: usize, splice: &mut Splice, now: Instant) -> io::Result<Step> {
         let flow = &self.flows[side];
-        if flow.stays || !self.joined || self.ends[side].hung_up {
+        if !flow.spliced || self.ends[side].hung_up || flow.due.is_some_and(|due| due > now) {
             return Ok(Step::Wait);
         }
         let settled = flow.since + STAY;
-        if flow.due.is_some_and(|due| due > now) {
-            return Ok(Step::Wait);
-        }
         if settled > now {
             self.flows[side].due = Some(settled);
             return Ok(Step::Later(settled));
         }
-        if self.ends[1 - side].handed_over()?.unacknowledged > CAUGHT_UP {
+        if self.ends[1 - side].progress()?.unacknowledged > CAUGHT_UP {
             return self.look_again(side, now);
         }
-        if self.flows[side].spliced {
-            if !self.accounted(side, splice, 0)? {
-                return self.look_again(side, now);
-            }
-            splice.leave(&self.ends[side]);
-            let meter = splice.meter(self.ends[side].cookie).map_err(io::Error::other)?;
-            self.count(side, meter.bytes);
-            let flow = &mut self.flows[side];
-            flow.spliced = false;
-            flow.redirected_before += meter.bytes;
-            flow.counted = 0;
-            // One more turn takes what was passed between the check and the leave; it ends up here again.
-            self.ends[side].readable = true;
-            return Ok(Step::Again);
+        let read = self.ends[side].read;
+        let spent = splice.meter(self.ends[side].cookie)?.charged;
+        splice.grant(&self.ends[side], self.label(side), spent, read)?;
+        // From here on the program redirects again, unless a segment was passed before it saw the grant:
+        // then it goes on passing, and this flow is ours until the next try.
+        if splice.meter(self.ends[side].cookie)?.passed == read {
+            self.flows[side].go(Via::Kernel, now);
         }
-        self.enter(side, splice, now);
         Ok(Step::Wait)
     }
 
-    /// Gives a flow to the kernel. Nothing the daemon has read may still wait to be written.
-    pub(super) fn enter(&mut self, side: usize, splice: &mut Splice, now: Instant) {
+    /// Gives a new flow to the kernel. Nothing of it may have been read by the daemon.
+    pub(super) fn enter(&mut self, side: usize, splice: &mut Splice, now: Instant) -> io::Result<()> {
         if !self.joined {
-            return;
+            return Ok(());
         }
-        match splice.enter(&self.ends[side], self.label(side)) {
-            Ok(()) => {
-                self.flows[side].spliced = true;
-                self.flows[side].go(Via::Kernel, now);
-            }
-            Err(error) => {
-                tracing::debug!(%error, "a flow stays with the daemon");
-                self.flows[side].stays = true;
-            }
+        if let Err(error) = splice.enter(&self.ends[side], self.label(side)) {
+            // EOPNOTSUPP: it has half-closed since it was joined.
+            tracing::debug!(%error, "a flow stays with the daemon");
+            return Ok(());
         }
+        self.flows[side].spliced = true;
+        self.flows[side].go(Via::Kernel, now);
+        self.ends[side].kick()
     }
 
     /// Everything redirected has reached the receiver's own send queue.
     fn kernel_is_empty(&self, side: usize, splice: &Splice) -> io::Result<bool> {
-        let redirected = self.redirected(side, splice)?;
+        let redirected = splice.meter(self.ends[side].cookie)?.bytes;
         let to = &self.ends[1 - side];
-        Ok(to.handed_over()?.handed_over >= redirected + to.written)
+        Ok(to.progress()?.handed_over >= redirected + to.written)
     }
 
-    /// Everything the sender sent was redirected or read: nothing hides in a queue of the socket.
-    fn accounted(&self, side: usize, splice: &Splice, fin: u64) -> io::Result<bool> {
+    /// Everything the sender sent, its FIN included, was redirected or read: nothing hides in a queue.
+    fn accounted(&self, side: usize, splice: &Splice) -> io::Result<bool> {
+        const FIN: u64 = 1;
         let from = &self.ends[side];
-        let received = from.handed_over()?.received;
-        Ok(self.redirected(side, splice)? + from.read + fin >= received)
-    }
-
-    fn redirected(&self, side: usize, splice: &Splice) -> io::Result<u64> {
-        let flow = &self.flows[side];
-        if !flow.spliced {
-            return Ok(flow.redirected_before);
-        }
-        let meter = splice.meter(self.ends[side].cookie).map_err(io::Error::other)?;
-        Ok(flow.redirected_before + meter.bytes)
+        let received = from.progress()?.received;
+        Ok(splice.meter(from.cookie)?.bytes + from.read + FIN >= received)
     }
 
     fn look_again(&mut self, side: usize, now: Instant) -> io::Result<Step> {
         let flow = &mut self.flows[side];
-        if flow.via == Via::Draining && now.duration_since(flow.since) > GIVE_UP {
+        let finishing = flow.via == Via::Draining || self.ends[side].hung_up;
+        if finishing && now.duration_since(flow.since) > GIVE_UP {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel does not finish a flow"));
         }
         Ok(Step::Later(flow.back_off(now)))
@@ -278,7 +257,7 @@ impl Pair {
 
     fn count(&mut self, side: usize, redirected: u64) {
         let flow = &mut self.flows[side];
-        self.traffic.add(side, redirected - flow.counted);
+        self.traffic.add(side, redirected.saturating_sub(flow.counted));
         flow.counted = redirected;
     }
 
@@ -290,30 +269,45 @@ impl Pair {
         if !self.timed() {
             return false;
         }
-        let redirected = |side| splice.map_or(0, |splice| self.redirected(side, splice).unwrap_or(0));
-        let moved = self.ends[CLIENT].read + self.ends[NODE].read + redirected(CLIENT) + redirected(NODE);
+        let redirected =
+            |end: &End| splice.and_then(|splice| splice.meter(end.cookie).ok()).map_or(0, |meter| meter.bytes);
+        let moved: u64 = self.ends.iter().map(|end| end.read + redirected(end)).sum();
         if moved != self.moved_at.0 {
             self.moved_at = (moved, now);
         }
         now.duration_since(self.moved_at.1) >= self.idle_timeout
     }
 
-    /// Ends a connection that no worker ever owned.
-    pub(super) fn reset(self) {
-        self.ends.iter().for_each(End::arm_reset);
+    /// Adds what the kernel has moved since it was last asked.
+    pub(super) fn refresh(&mut self, splice: &Splice) {
+        for side in [CLIENT, NODE] {
+            if self.flows[side].spliced
+                && let Ok(meter) = splice.meter(self.ends[side].cookie)
+            {
+                self.count(side, meter.bytes);
+            }
+        }
+    }
+
+    /// Both flows are finished: the sockets may close in order. Any other end is a reset.
+    pub(super) fn part_in_order(&self) {
+        self.ends.iter().for_each(End::disarm_reset);
+    }
+
+    /// Reads away what was passed to a connection that ends: sockets with such bytes left upset the
+    /// kernel's count of their memory (inet_sock_destruct warns).
+    pub(super) fn discard(&mut self, scratch: &mut [u8]) {
+        for (end, flow) in self.ends.iter_mut().zip(&self.flows) {
+            if flow.spliced {
+                end.discard(scratch);
+            }
+        }
     }
 
     pub(super) fn into_parts(self) -> (End, End, Remains) {
         let cookies = [self.ends[CLIENT].cookie, self.ends[NODE].cookie];
         let [client, node] = self.ends;
-        let remains = Remains {
-            cookies,
-            flows: self.flows,
-            joined: self.joined,
-            traffic: self.traffic,
-            lease: self.lease,
-            place: self.place,
-        };
+        let remains = Remains { cookies, flows: self.flows, joined: self.joined, lease: self.lease, place: self.place };
         (client, node, remains)
     }
 }
@@ -324,22 +318,11 @@ pub(super) struct Remains {
     cookies: [u64; 2],
     flows: [Flow; 2],
     joined: bool,
-    traffic: Arc<Traffic>,
     lease: Lease,
     place: OwnedSemaphorePermit,
 }
 
 impl Remains {
-    /// Adds what the kernel moved since it was last asked.
-    pub(super) fn count(&self, splice: Option<&Splice>) {
-        let Some(splice) = splice else { return };
-        for (side, flow) in self.flows.iter().enumerate().filter(|(_, flow)| flow.spliced) {
-            if let Ok(meter) = splice.meter(self.cookies[side]) {
-                self.traffic.add(side, meter.bytes.saturating_sub(flow.counted));
-            }
-        }
-    }
-
     pub(super) fn settle(self, splice: Option<&mut Splice>) {
         if let (true, Some(splice)) = (self.joined, splice) {
             for (side, flow) in self.flows.iter().enumerate() {

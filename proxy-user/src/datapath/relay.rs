@@ -32,6 +32,9 @@ pub(super) fn turn(
 ) -> io::Result<Turn> {
     let mut moved = 0;
     loop {
+        if !lease.valid() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the target is no longer valid"));
+        }
         if !to.flush()? {
             return Ok(Turn::Blocked);
         }

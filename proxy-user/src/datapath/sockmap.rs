@@ -75,6 +75,12 @@ impl Sockmap {
         Ok(Self { crew, counters: per_cpu(&counters)?, _object: object })
     }
 
+    /// Has the traffic counters brought up to date: bytes that the kernel moves are counted there first.
+    /// Returns at once; the counters follow.
+    pub fn refresh(&self) {
+        self.crew.refresh();
+    }
+
     /// The verdict program's counters, by `proxy_ebpf::counter`.
     pub fn counters(&self) -> Result<Vec<u64>, MapError> {
         (0..proxy_ebpf::counter::COUNT).map(|index| Ok(self.counters.get(&index, 0)?.iter().sum())).collect()

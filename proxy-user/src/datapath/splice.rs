@@ -3,6 +3,7 @@
 //! bound (sk_psock_skb_redirect queues whatever comes).
 
 use std::{
+    io,
     os::fd::{AsFd as _, AsRawFd as _},
     sync::{
         Arc,
@@ -17,8 +18,8 @@ use super::end::End;
 
 /// What all spliced flows together may leave waiting in the kernel, and one flow at most and least.
 const TOTAL_CREDIT: u64 = 256 << 20;
-const MOST_CREDIT: u64 = 1 << 20;
-const LEAST_CREDIT: u64 = 64 << 10;
+const MOST_CREDIT: u64 = 2 << 20;
+const LEAST_CREDIT: u64 = 16 << 10;
 
 pub(super) struct Splice {
     links: HashMap<MapData, Cookie, Link>,
@@ -72,22 +73,22 @@ impl Splice {
     }
 
     /// Puts a flow into the kernel. What waits unread on the sender goes first, in order.
-    pub(super) fn enter(&mut self, from: &End, label: Label) -> Result<(), MapError> {
-        let credit = self.credit();
-        let meter = Meter { bytes: 0, charged: 0, passed: 0, passing: 0, notified: 0, notified_at: 0 };
-        self.meters.insert(from.cookie, meter, 0)?;
-        self.links.insert(from.cookie, self.link(from, label, 0, credit), 0)?;
-        self.spliced.insert(from.cookie, from.socket().as_raw_fd(), 0)?;
+    pub(super) fn enter(&mut self, from: &End, label: Label) -> io::Result<()> {
+        let meter = Meter {
+            bytes: 0,
+            charged: 0,
+            passed: 0,
+            passing: 0,
+            notified: 0,
+            notified_at: 0,
+            worker: self.worker,
+            token: label.token,
+        };
+        self.meters.insert(from.cookie, meter, 0).map_err(io::Error::other)?;
+        self.grant(from, label, 0, 0)?;
+        self.spliced.insert(from.cookie, from.socket().as_raw_fd(), 0).map_err(io::Error::other)?;
         self.flows.fetch_add(1, Ordering::Relaxed);
-        from.kick();
         Ok(())
-    }
-
-    /// Takes a flow out. What the kernel has passed stays readable before what comes.
-    pub(super) fn leave(&mut self, from: &End) {
-        self.flows.fetch_sub(1, Ordering::Relaxed);
-        // The socket may have left by itself: the kernel removes closed ones.
-        let _gone = self.spliced.remove(&from.cookie);
     }
 
     /// Forgets a socket that is closed; the sockets' own maps drop it by themselves.
@@ -99,30 +100,27 @@ impl Splice {
         let _never_joined = self.meters.remove(&cookie);
     }
 
-    pub(super) fn meter(&self, cookie: Cookie) -> Result<Meter, MapError> {
-        self.meters.get(&cookie, 0)
+    pub(super) fn meter(&self, cookie: Cookie) -> io::Result<Meter> {
+        self.meters.get(&cookie, 0).map_err(io::Error::other)
     }
 
-    /// Lets a flow go on from where it is.
-    pub(super) fn grant(&mut self, from: &End, label: Label, charged: u64) -> Result<(), MapError> {
-        let link = self.link(from, label, charged, self.credit());
-        self.links.insert(from.cookie, link, 0)
-    }
-
-    pub(super) fn credit(&self) -> u64 {
-        let flows = self.flows.load(Ordering::Relaxed).max(1) as u64;
-        (TOTAL_CREDIT / flows).clamp(LEAST_CREDIT, MOST_CREDIT)
-    }
-
-    fn link(&self, from: &End, label: Label, charged: u64, credit: u64) -> Link {
-        Link {
+    /// Lets a flow go on from where it is: `charged` is spent, and of the bytes that were passed `read`
+    /// have been read and written on.
+    pub(super) fn grant(&mut self, from: &End, label: Label, charged: u64, read: u64) -> io::Result<()> {
+        let credit = self.credit();
+        let link = Link {
             cookie: from.cookie,
             target: label.target,
             generation: label.generation,
             limit: charged + credit,
             notify_at: charged + credit / 2,
-            worker: self.worker,
-            token: label.token,
-        }
+            resume_at: read,
+        };
+        self.links.insert(from.cookie, link, 0).map_err(io::Error::other)
+    }
+
+    pub(super) fn credit(&self) -> u64 {
+        let flows = self.flows.load(Ordering::Relaxed).max(1) as u64;
+        (TOTAL_CREDIT / flows).clamp(LEAST_CREDIT, MOST_CREDIT)
     }
 }

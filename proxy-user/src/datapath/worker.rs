@@ -4,7 +4,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BinaryHeap, HashMap},
     io,
     os::fd::AsFd as _,
     time::{Duration, Instant},
@@ -12,13 +12,12 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use proxy_ebpf::{Event, counter, event};
+use proxy_ebpf::{Event, TargetKey, counter, event};
 use slab::Slab;
 
 use super::{
     Connection, Sever, Severed,
-    end::End,
-    flow::{Flow, Via},
+    flow::Via,
     mailbox::{Mail, Mailbox},
     pair::{Pair, Step},
     splice::Splice,
@@ -27,8 +26,12 @@ use super::{
 const MAIL: u64 = u64::MAX;
 const KERNEL: u64 = u64::MAX - 1;
 const SCRATCH: usize = 64 << 10;
-/// How often connections with an idle time limit are looked at.
-const IDLE_TICK: Duration = Duration::from_secs(1);
+/// How often idle time limits, and lost words of the verdict program, are looked for.
+const TICK: Duration = Duration::from_secs(1);
+/// Resets are not repeated when they are lost, and a burst overflows the queue of a receiving CPU
+/// (net.core.netdev_max_backlog, 1,000 packets): so many at a time, and a breath in between.
+const BURST: usize = 256;
+const BREATH: Duration = Duration::from_millis(1);
 
 /// The verdict program's voice, heard by one worker for all.
 pub(super) struct KernelEvents {
@@ -50,7 +53,9 @@ pub(super) struct Worker {
     later: BinaryHeap<Reverse<(Instant, u32, u64)>>,
     /// Connections with an idle time limit.
     timed: usize,
-    next_idle_tick: Option<Instant>,
+    next_tick: Option<Instant>,
+    /// Connections that met their shut gate before the order to sever came.
+    early: HashMap<TargetKey, usize>,
     scratch: Vec<u8>,
 }
 
@@ -64,6 +69,7 @@ impl Worker {
             let ring = unsafe { BorrowedFd::borrow_raw(kernel.ring.as_raw_fd()) };
             epoll.add(ring, EpollEvent::new(EpollFlags::EPOLLIN, KERNEL))?;
         }
+        let hears_kernel = kernel.is_some();
         Ok(Self {
             epoll,
             mailbox,
@@ -73,7 +79,8 @@ impl Worker {
             again: Vec::new(),
             later: BinaryHeap::new(),
             timed: 0,
-            next_idle_tick: None,
+            next_tick: hears_kernel.then(|| Instant::now() + TICK),
+            early: HashMap::new(),
             scratch: vec![0; SCRATCH],
         })
     }
@@ -113,7 +120,7 @@ impl Worker {
             return EpollTimeout::ZERO;
         }
         let due = self.later.peek().map(|Reverse((due, ..))| *due);
-        let due = due.into_iter().chain(self.next_idle_tick).min();
+        let due = due.into_iter().chain(self.next_tick).min();
         let Some(due) = due else { return EpollTimeout::NONE };
         let millis = due.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
         EpollTimeout::try_from(millis.min(60_000) as i32).unwrap_or(EpollTimeout::ZERO)
@@ -126,6 +133,7 @@ impl Worker {
                 Mail::Sever(order) => self.carry_out(&order),
                 Mail::Kernel(event) => self.on_kernel(event, now),
                 Mail::Audit => self.audit(now),
+                Mail::Refresh => self.refresh(),
                 Mail::Stop => return false,
             }
         }
@@ -140,29 +148,32 @@ impl Worker {
         };
         if !pair.lease.valid() {
             // The switch came between the connect and now, and its order has already passed here.
-            return pair.reset();
+            return;
         }
         let index = self.pairs.vacant_key();
+        if let Err(error) = self.install(&mut pair, index, now) {
+            tracing::debug!(%error, "a connection ended before it was watched");
+            return self.bury(pair);
+        }
+        self.timed += usize::from(timed);
+        if timed {
+            self.next_tick.get_or_insert(now + TICK);
+        }
+        self.pairs.insert(pair);
+    }
+
+    fn install(&mut self, pair: &mut Pair, index: usize, now: Instant) -> io::Result<()> {
         if let Some(splice) = &mut self.splice {
             pair.join(splice, index as u32);
             for side in 0..2 {
-                pair.enter(side, splice, now);
+                pair.enter(side, splice, now)?;
             }
         }
-        let watched = (0..2).try_for_each(|side| {
+        for side in 0..2 {
             let event = EpollEvent::new(pair.interest(side), u64::from(token(index, side)));
-            self.epoll.add(pair.ends[side].as_fd(), event)
-        });
-        if let Err(error) = watched {
-            tracing::warn!(%error, "a connection cannot be watched");
-            self.bury(pair, End::arm_reset);
-            return;
+            self.epoll.add(pair.ends[side].as_fd(), event)?;
         }
-        self.timed += usize::from(timed);
-        if timed && self.next_idle_tick.is_none() {
-            self.next_idle_tick = Some(now + IDLE_TICK);
-        }
-        self.pairs.insert(pair);
+        Ok(())
     }
 
     fn on_socket(&mut self, token: u32, flags: EpollFlags, now: Instant) {
@@ -170,7 +181,7 @@ impl Worker {
         let Some(pair) = self.pairs.get_mut(index) else { return };
         if flags.contains(EpollFlags::EPOLLERR) {
             // A dead peer: whatever the other one sends would vanish, so it has to know now.
-            return self.end(index, End::arm_reset);
+            return self.end(index);
         }
         let end = &mut pair.ends[side];
         let hung_up = flags.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP);
@@ -191,14 +202,24 @@ impl Worker {
         let (index, side) = place(token);
         let Some(pair) = self.pairs.get_mut(index) else { return };
         let before = [pair.interest(0), pair.interest(1)];
+        pair.flows[side].queued = false;
         match pair.step(side, self.splice.as_mut(), &mut self.scratch, now) {
             Ok(Step::Wait) => {}
-            Ok(Step::Again) => self.again.push(token),
+            Ok(Step::Again) => {
+                pair.flows[side].queued = true;
+                self.again.push(token);
+            }
             Ok(Step::Later(due)) => self.later.push(Reverse((due, token, pair.ends[side].cookie))),
-            Ok(Step::Done) => return self.end(index, |_| {}),
+            Ok(Step::Done) => {
+                pair.part_in_order();
+                return self.end(index);
+            }
             Err(error) => {
                 tracing::trace!(%error, "a connection is reset");
-                return self.end(index, End::arm_reset);
+                if !pair.lease.valid() {
+                    *self.early.entry(pair.lease.key).or_default() += 1;
+                }
+                return self.end(index);
             }
         }
         let Some(pair) = self.pairs.get(index) else { return };
@@ -208,7 +229,7 @@ impl Worker {
                 let mut event = EpollEvent::new(interest, u64::from(self::token(index, side)));
                 if let Err(error) = self.epoll.modify(pair.ends[side].as_fd(), &mut event) {
                     tracing::warn!(%error, "a connection cannot be watched any more");
-                    return self.end(index, End::arm_reset);
+                    return self.end(index);
                 }
             }
         }
@@ -229,9 +250,10 @@ impl Worker {
                 self.step(token, now);
             }
         }
-        if self.next_idle_tick.is_some_and(|due| due <= now) {
+        if self.next_tick.is_some_and(|due| due <= now) {
             self.end_idle(now);
-            self.next_idle_tick = (self.timed > 0).then_some(now + IDLE_TICK);
+            self.look_for_lost_events();
+            self.next_tick = (self.timed > 0 || self.kernel.is_some()).then_some(now + TICK);
         }
     }
 
@@ -243,8 +265,13 @@ impl Worker {
             .filter_map(|(index, pair)| pair.idle_too_long(splice, now).then_some(index))
             .collect();
         for index in idle {
-            self.end(index, |_| {});
+            self.end(index);
         }
+    }
+
+    fn refresh(&mut self) {
+        let Some(splice) = &self.splice else { return };
+        self.pairs.iter_mut().for_each(|(_, pair)| pair.refresh(splice));
     }
 
     fn hear_kernel(&mut self, now: Instant) {
@@ -257,12 +284,17 @@ impl Worker {
                 None => {}
             }
         }
+        self.kernel = Some(kernel);
+    }
+
+    /// The ring is full only while thousands of flows pass at once; what it lost is found by asking.
+    fn look_for_lost_events(&mut self) {
+        let Some(kernel) = &mut self.kernel else { return };
         let lost = kernel.counters.get(&counter::EVENT_LOST, 0).map_or(0, |values| values.iter().sum());
         if lost != kernel.lost {
             kernel.lost = lost;
             kernel.workers.iter().for_each(|mailbox| mailbox.send(Mail::Audit));
         }
-        self.kernel = Some(kernel);
     }
 
     fn on_kernel(&mut self, event: Event, now: Instant) {
@@ -279,30 +311,30 @@ impl Worker {
     }
 
     fn audit(&mut self, now: Instant) {
-        let mut tokens = Vec::new();
+        let Some(splice) = &self.splice else { return };
+        let mut unheard = Vec::new();
         for (index, pair) in &mut self.pairs {
             for side in 0..2 {
-                let passing = self
-                    .splice
-                    .as_ref()
-                    .and_then(|splice| splice.meter(pair.ends[side].cookie).ok())
-                    .is_some_and(|m| m.passing != 0);
-                let flow: &mut Flow = &mut pair.flows[side];
-                if flow.via == Via::Kernel {
-                    if passing {
-                        flow.go(Via::Draining, now);
-                    }
-                    tokens.push(token(index, side));
+                let flow = &mut pair.flows[side];
+                let Ok(meter) = splice.meter(pair.ends[side].cookie) else { continue };
+                if flow.via != Via::Kernel || meter.passing == 0 && meter.notified == 0 {
+                    continue;
                 }
+                if meter.passing != 0 {
+                    flow.go(Via::Draining, now);
+                }
+                unheard.push(token(index, side));
             }
         }
-        for token in tokens {
+        for token in unheard {
             self.step(token, now);
         }
     }
 
     fn carry_out(&mut self, order: &Sever) {
-        let connections = self.sever(&|pair| pair.lease.key == order.key && pair.lease.generation != order.keep);
+        let early = self.early.remove(&order.key).unwrap_or(0);
+        let connections =
+            early + self.sever(&|pair| pair.lease.key == order.key && pair.lease.generation != order.keep);
         // Nobody waits for it any more when the daemon is going down.
         let _unheard = order.done.send(Severed { connections, last: Instant::now() });
     }
@@ -310,18 +342,18 @@ impl Worker {
     /// Resets all matching connections, clients first: they are the ones who have to reconnect.
     fn sever(&mut self, doomed: &dyn Fn(&Pair) -> bool) -> usize {
         let doomed: Vec<usize> = self.pairs.iter().filter(|(_, pair)| doomed(pair)).map(|(index, _)| index).collect();
-        let pairs: Vec<Pair> = doomed.iter().map(|&index| self.take(index)).collect();
-        let mut nodes = Vec::with_capacity(pairs.len());
-        let mut rest = Vec::with_capacity(pairs.len());
-        for pair in pairs {
-            let (client, node, remains) = pair.into_parts();
-            client.arm_reset();
+        let mut nodes = Vec::with_capacity(doomed.len());
+        let mut rest = Vec::with_capacity(doomed.len());
+        for (closed, &index) in doomed.iter().enumerate() {
+            let (client, node, remains) = self.take(index).into_parts();
             drop(client);
             nodes.push(node);
             rest.push(remains);
+            breathe(closed);
         }
-        for node in nodes {
-            node.arm_reset();
+        for (closed, node) in nodes.into_iter().enumerate() {
+            drop(node);
+            breathe(closed);
         }
         for remains in rest {
             remains.settle(self.splice.as_mut());
@@ -329,24 +361,32 @@ impl Worker {
         doomed.len()
     }
 
-    fn end(&mut self, index: usize, before_close: fn(&End)) {
+    fn end(&mut self, index: usize) {
         let pair = self.take(index);
-        self.bury(pair, before_close);
+        self.bury(pair);
     }
 
     fn take(&mut self, index: usize) -> Pair {
-        let pair = self.pairs.remove(index);
+        let mut pair = self.pairs.remove(index);
         self.timed -= usize::from(pair.timed());
+        if let Some(splice) = &self.splice {
+            pair.refresh(splice);
+            pair.discard(&mut self.scratch);
+        }
         pair
     }
 
-    fn bury(&mut self, pair: Pair, before_close: fn(&End)) {
+    /// Closes both sockets, by RST unless they part in order.
+    fn bury(&mut self, pair: Pair) {
         let (client, node, remains) = pair.into_parts();
-        before_close(&client);
-        before_close(&node);
-        remains.count(self.splice.as_ref());
         drop((client, node));
         remains.settle(self.splice.as_mut());
+    }
+}
+
+fn breathe(closed: usize) {
+    if closed % BURST == BURST - 1 {
+        std::thread::park_timeout(BREATH);
     }
 }
 

@@ -90,8 +90,7 @@ impl Asker {
         );
         let (before, master, after) = (before?, master?, after?);
         let master = reply::master(value_of(&master)?)?;
-        let after = reply::address(value_of(&after)?)?;
-        let named = reply::steady(reply::address(value_of(&before)?)?, after.as_ref());
+        let named = reply::steady(reply::address(value_of(&before)?)?, reply::address(value_of(&after)?)?.as_ref());
         if let Some(id) = id.transpose()? {
             self.id_asked = true;
             self.id = id_of(&id);

@@ -43,6 +43,18 @@ pub struct Target {
     pub id: Option<String>,
 }
 
+impl Target {
+    /// The same server in the same term of office. An id that is hidden, or seen for the first time,
+    /// is no other id.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same_id = match (&self.id, &other.id) {
+            (Some(id), Some(other)) => id == other,
+            _ => true,
+        };
+        self.addr == other.addr && self.epoch == other.epoch && same_id
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Replica {
     pub addr: SocketAddr,

@@ -18,6 +18,9 @@ pub enum Error {
     Map(&'static str, aya::maps::MapError),
 }
 
+/// Beyond this the open files run out first.
+const MOST_CONNECTIONS: u32 = 1 << 20;
+
 /// How many entries the maps must hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
@@ -28,7 +31,7 @@ pub struct Sizes {
 /// Without a folder nothing is pinned: the self-test's own short-lived copy.
 pub fn load(sizes: Sizes, pins: Option<&PinDir>) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
-    let sockets = sizes.connections.max(16) * 2;
+    let sockets = sizes.connections.clamp(16, MOST_CONNECTIONS) * 2;
     loader.map_max_entries(names::TARGETS, sizes.targets.max(1));
     for map in [names::LINKS, names::METERS, names::PEERS, names::SPLICED] {
         loader.map_max_entries(map, sockets);

@@ -136,7 +136,17 @@ impl RouteSwitch {
             }
         }
         let open: Slots = self.slots.iter().filter_map(SlotState::offer).collect();
-        self.offer.send_replace(open);
+        // Whoever waits for a change is woken by a change only, not by every probe's lag.
+        let differs = |a: &Slots, b: &Slots| {
+            a.len() != b.len() || a.iter().zip(b.iter()).any(|(a, b)| (a.addr, a.generation) != (b.addr, b.generation))
+        };
+        self.offer.send_if_modified(|offered| {
+            let changed = differs(offered, &open);
+            if changed {
+                *offered = open;
+            }
+            changed
+        });
         orders
     }
 

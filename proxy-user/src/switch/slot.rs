@@ -64,9 +64,10 @@ impl SlotState {
             self.holder = None;
             return if was == Way::Closed { Change::None } else { Change::Generation };
         };
-        let same = self.holder.as_ref().is_some_and(|holder| is_same(holder, &wanted.target));
+        let same = self.holder.as_ref().is_some_and(|holder| holder.is_same(&wanted.target));
         let way = std::mem::replace(&mut self.way, wanted.way);
-        self.holder = Some(wanted.target.clone());
+        let known = self.holder.take().filter(|_| same).and_then(|holder| holder.id);
+        self.holder = Some(Target { id: wanted.target.id.clone().or(known), ..wanted.target.clone() });
         self.addr = wanted.target.addr;
         if !same {
             *generation += 1;
@@ -129,14 +130,4 @@ impl SlotState {
             connections,
         })
     }
-}
-
-/// The same server in the same term of office. An id that is hidden, or seen for the first time, is
-/// no other id.
-fn is_same(a: &Target, b: &Target) -> bool {
-    let same_id = match (&a.id, &b.id) {
-        (Some(a), Some(b)) => a == b,
-        _ => true,
-    };
-    a.addr == b.addr && a.epoch == b.epoch && same_id
 }

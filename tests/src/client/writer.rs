@@ -83,6 +83,16 @@ impl Writer {
         self.locked().acks.len()
     }
 
+    /// The acknowledgements from the `first` one on: for those who look on while it writes.
+    pub fn acks_from(&self, first: usize) -> Vec<Ack> {
+        self.locked().acks.get(first..).unwrap_or_default().to_vec()
+    }
+
+    /// All outages so far; the last one may go on still.
+    pub fn outages(&self) -> Vec<Outage> {
+        self.locked().outages.clone()
+    }
+
     /// Waits for the first acknowledgement of a write that was sent after `since`.
     pub fn wait_ack_after(&self, since: Instant, limit: Duration) -> Result<Ack> {
         wait::until(limit, "an acknowledged write", || {

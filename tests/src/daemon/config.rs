@@ -1,7 +1,12 @@
 //! Configuration files for the daemon. Values are put in as TOML, so that a test can also write
 //! what the builder has no method for.
 
-use std::{fmt::Display, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    fmt::Display,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::redis::{Cluster, Passwords};
 
@@ -9,6 +14,7 @@ use crate::redis::{Cluster, Passwords};
 pub struct Config {
     pub(super) name: String,
     pub(super) admin_port: u16,
+    pub(super) program: Option<PathBuf>,
     pub(super) arguments: Vec<String>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) launcher: Vec<String>,
@@ -21,6 +27,7 @@ impl Default for Config {
         Self {
             name: "switchmaster".to_owned(),
             admin_port: 9180,
+            program: None,
             arguments: Vec::new(),
             environment: Vec::new(),
             launcher: Vec::new(),
@@ -34,6 +41,12 @@ impl Config {
     /// A second daemon in the same world needs another name and another admin port.
     pub fn named(name: &str, admin_port: u16) -> Self {
         Self { name: name.to_owned(), admin_port, ..Self::default() }
+    }
+
+    /// This very program, and not the one that [`super::binary`] finds.
+    pub fn program(mut self, program: PathBuf) -> Self {
+        self.program = Some(program);
+        self
     }
 
     pub fn argument(mut self, argument: impl Into<String>) -> Self {

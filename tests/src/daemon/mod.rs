@@ -51,7 +51,8 @@ impl Daemon {
         fs::create_dir_all(&directory).context("daemon directory")?;
         let file = directory.join("switchmaster.toml");
         fs::write(&file, config.text()).context("configuration")?;
-        let mut words = config.launcher.iter().map(OsString::from).chain([binary()?.into_os_string()]);
+        let program = config.program.clone().map_or_else(binary, Ok)?;
+        let mut words = config.launcher.iter().map(OsString::from).chain([program.into_os_string()]);
         let mut command = namespace.command(words.next().context("no program")?);
         command.args(words).arg("run").arg("-c").arg(&file).args(&config.arguments);
         command.envs(config.environment.iter().map(|(key, value)| (key, value)));

@@ -6,11 +6,11 @@ mod tier;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 
 use self::tier::Tier;
-use crate::{NO_PRIVILEGE, cargo, setup};
+use crate::{NO_PRIVILEGE, daemon, setup};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -34,7 +34,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure_ready(arguments.yes)?;
     let tiers = if arguments.tiers.is_empty() { Tier::ALL.to_vec() } else { arguments.tiers.clone() };
     if tiers.iter().any(|tier| tier.needs_daemon()) {
-        build_daemon()?;
+        daemon::build()?;
     }
     let mut outcomes = Vec::new();
     for tier in tiers {
@@ -46,13 +46,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         outcomes.push((tier, outcome));
     }
     Ok(report(&outcomes))
-}
-
-fn build_daemon() -> Result<()> {
-    println!("\n=== the daemon, as it is released");
-    let status = cargo().args(["build", "--release", "--locked", "--package", "switchmaster"]).status()?;
-    ensure!(status.success(), "the daemon does not build ({status})");
-    Ok(())
 }
 
 fn report(outcomes: &[(Tier, Outcome)]) -> ExitCode {

@@ -2,14 +2,13 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    path::PathBuf,
     process::Stdio,
 };
 
 use anyhow::{Context as _, Result};
 
 use super::{Outcome, Tier};
-use crate::{cargo, workspace};
+use crate::{cargo, daemon};
 
 /// Tests of these tiers mostly wait for servers, so more of them run at once than there are cores.
 const THREADS: &str = "4";
@@ -18,7 +17,7 @@ pub(crate) fn run(tier: Tier) -> Result<Outcome> {
     let mut command = cargo();
     command.args(["test", "--locked", "--no-fail-fast"]).args(tier.arguments()).stdout(Stdio::piped());
     if tier.needs_daemon() {
-        command.env("SWITCHMASTER_BIN", daemon()).args(["--", "--test-threads", THREADS]);
+        command.env("SWITCHMASTER_BIN", daemon::program()).args(["--", "--test-threads", THREADS]);
     }
     let mut child = command.spawn().context("cargo test")?;
     let mut closing = Vec::new();
@@ -34,9 +33,4 @@ pub(crate) fn run(tier: Tier) -> Result<Outcome> {
         return Ok(Outcome::Skipped("it holds no test".to_owned()));
     }
     Ok(if status.success() { Outcome::Passed(closing) } else { Outcome::Failed(closing) })
-}
-
-fn daemon() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    target.join("release/switchmaster")
 }

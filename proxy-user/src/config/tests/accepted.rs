@@ -137,13 +137,25 @@ fn what_is_unwise_is_a_warning() {
 #[test]
 fn keys_without_effect_are_warnings() {
     let folder = folder();
-    let nodes = MINIMAL.replace("sentinels = [\"10.0.0.10:26379\"]", "nodes = [\"a:1\"]\ncommit = \"early\"");
+    let nodes = MINIMAL.replace("sentinels = [\"10.0.0.10:26379\"]", "nodes = [\"a:1\"]\ncommit = \"majority\"");
     let replica = format!("{MINIMAL}target = \"replica\"\nreconnect_rate = 5\n");
     for (text, expected) in [
         (nodes, "s.toml:5:1: group[0].commit: has no effect without Sentinels; remove it"),
         (
             format!("{MINIMAL}fallback = \"none\""),
             "s.toml:9:1: route[0].fallback: has no effect on a route to the master; ",
+        ),
+        (
+            format!("{MINIMAL}datapath = \"tc\""),
+            "s.toml:9:1: route[0].datapath: is not in this version: `run` will refuse it; ",
+        ),
+        (
+            MINIMAL.replace("[[route]]", "commit = \"early\"\n[[route]]"),
+            "s.toml:5:1: group[0].commit: \"early\" is not in this version and acts as \"majority\"; ",
+        ),
+        (
+            format!("{MINIMAL}[local]\nbypass = \"on\""),
+            "s.toml:10:1: local.bypass: is not in this version and does nothing; ",
         ),
         (replica, "s.toml:10:1: route[0].reconnect_rate: has no effect on a route to replicas; "),
     ] {

@@ -1,8 +1,13 @@
 //! The guide and the example file say everything that there is to say, and nothing that is not so.
 
+use std::{fs, path::Path};
+
 use proptest::prelude::*;
 
-use crate::config::{raw, schema};
+use crate::{
+    cli,
+    config::{raw, schema},
+};
 
 use super::{folder, parse_in};
 
@@ -41,10 +46,34 @@ fn the_example_is_valid_as_it_is_and_with_every_comment_taken_away() {
     }
 }
 
+/// Whoever copies an example out of a page gets a daemon that starts.
+#[test]
+fn every_toml_block_of_the_pages_passes_the_check() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let pages = fs::read_dir(root.join("docs")).expect("docs").map(|entry| entry.expect("an entry").path());
+    let pages: Vec<_> = pages.chain([root.join("README.md")]).collect();
+    let mut blocks = 0;
+    for page in pages.iter().filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
+        let text = fs::read_to_string(page).expect("a page");
+        for block in text.split("```toml\n").skip(1) {
+            let block = block.split("```").next().expect("split gives a first part");
+            let folder = folder();
+            let file = folder.path().join("switchmaster.toml");
+            fs::write(&file, block).expect("a file");
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let exit = cli::check(&file, &mut out, &mut err).expect("it writes to memory");
+            let said = String::from_utf8_lossy(&err);
+            assert!(exit == cli::Exit::Done && said.is_empty(), "{}: {said}\n{block}", page.display());
+            blocks += 1;
+        }
+    }
+    assert!(blocks > 0, "the README has lost its example");
+}
+
 proptest! {
     #[test]
     fn no_input_makes_it_panic(text in any::<String>()) {
-        let _outcome = parse_in(std::path::Path::new("/nowhere"), &text);
+        let _outcome = parse_in(Path::new("/nowhere"), &text);
     }
 
     /// Words of our own, in any order, come further than random characters.
@@ -59,6 +88,6 @@ proptest! {
         ]),
         0..60,
     )) {
-        let _outcome = parse_in(std::path::Path::new("/nowhere"), &words.concat());
+        let _outcome = parse_in(Path::new("/nowhere"), &words.concat());
     }
 }

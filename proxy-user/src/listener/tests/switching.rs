@@ -103,14 +103,22 @@ async fn a_connect_that_ends_after_its_gate_was_shut_is_dropped() {
     let _client = rig.client();
     tokio::time::sleep(Duration::from_millis(100)).await;
     slot.gate.shut();
-    // The kernel repeats the SYN a second after the first: now there is room for it.
+    // The kernel repeats each SYN after 1, 3 and 7 s, and the queue has one place: room is made until
+    // the rig's own connection has come through.
     kept[0].set_nonblocking(true).unwrap();
-    while kept[0].accept().is_ok() {}
-    rig.parked(1).await;
+    let make_room = || while kept[0].accept().is_ok() {};
+    rig.until(|seen| {
+        make_room();
+        seen.parked_now == 1
+    })
+    .await;
     assert_eq!(rig.adopted(), 0);
-    while kept[0].accept().is_ok() {}
     slot.gate.open(1);
-    rig.take(1).await;
+    rig.until(|seen| {
+        make_room();
+        seen.handed_over == 1
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

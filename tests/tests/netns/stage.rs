@@ -1,0 +1,173 @@
+//! What every test of the suite stands on: a world, a fake node that is the master, and the real
+//! daemon in front. Tests that measure have the machine to themselves; the others run side by side.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpStream},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use switchmaster_tests::{
+    Daemon, FakeNode, World,
+    daemon::{Config, Group, Route},
+    node::STACK,
+};
+
+pub(crate) const PORT: u16 = 6379;
+const NODE_PORT: u16 = 7000;
+const GROUP: &str = "fake";
+
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// How much of the machine a test needs.
+#[expect(dead_code, reason = "held, never read")]
+enum Share {
+    Part(RwLockReadGuard<'static, ()>),
+    All(RwLockWriteGuard<'static, ()>),
+}
+
+pub(crate) struct Stage {
+    pub(crate) daemon: Daemon,
+    pub(crate) node: FakeNode,
+    pub(crate) world: World,
+    _share: Share,
+}
+
+impl Stage {
+    pub(crate) fn new(
+        datapath: &str,
+        handler: impl Fn(TcpStream) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        Self::with(datapath, handler, |route| route)
+    }
+
+    /// `adjust` changes the route's configuration.
+    pub(crate) fn with(
+        datapath: &str,
+        handler: impl Fn(TcpStream) -> Result<()> + Send + Sync + 'static,
+        adjust: impl FnOnce(Route) -> Route,
+    ) -> Result<Self> {
+        let share = Share::Part(MACHINE.read().unwrap_or_else(PoisonError::into_inner));
+        Self::build(share, datapath, handler, adjust)
+    }
+
+    /// With no other test of this suite running.
+    pub(crate) fn alone(
+        datapath: &str,
+        handler: impl Fn(TcpStream) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let share = Share::All(MACHINE.write().unwrap_or_else(PoisonError::into_inner));
+        Self::build(share, datapath, handler, |route| route)
+    }
+
+    fn build(
+        share: Share,
+        datapath: &str,
+        handler: impl Fn(TcpStream) -> Result<()> + Send + Sync + 'static,
+        adjust: impl FnOnce(Route) -> Route,
+    ) -> Result<Self> {
+        raise_open_files()?;
+        let world = World::new()?;
+        let node = FakeNode::master(&world, NODE_PORT, handler)?;
+        let daemon = Daemon::start(&world, &config(&world, node.ipv4(), datapath, adjust)?)?;
+        Ok(Self { daemon, node, world, _share: share })
+    }
+
+    pub(crate) fn connect(&self) -> Result<TcpStream> {
+        self.dial(self.world.proxy()?.address(PORT))
+    }
+
+    /// Clients of both address families in turn.
+    pub(crate) fn connect_as(&self, number: usize) -> Result<TcpStream> {
+        let proxy = self.world.proxy()?;
+        self.dial(if number.is_multiple_of(2) { proxy.address(PORT) } else { proxy.address6(PORT) })
+    }
+
+    fn dial(&self, to: SocketAddr) -> Result<TcpStream> {
+        let stream = self.world.client()?.connect(to, Duration::from_secs(10))?;
+        stream.set_nodelay(true).context("nodelay")?;
+        // No test waits longer for anything; a hang becomes an error that says where.
+        stream.set_read_timeout(Some(LIMIT)).context("read time-out")?;
+        stream.set_write_timeout(Some(LIMIT)).context("write time-out")?;
+        Ok(stream)
+    }
+
+    /// One of the daemon's metrics, summed over its labels that contain `label`.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> Result<f64> {
+        let text = self.daemon.get("/metrics")?.body;
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(name) && line.contains(label)).collect();
+        ensure!(!lines.is_empty(), "no metric {name} with {label}");
+        lines.iter().map(|line| Ok(line.rsplit(' ').next().context("a value")?.parse::<f64>()?)).sum()
+    }
+
+    /// Of the verdict program: how often it said so.
+    pub(crate) fn verdicts(&self, verdict: &str) -> Result<f64> {
+        self.metric("switchmaster_sockmap_verdicts_total{", &format!("verdict=\"{verdict}\""))
+    }
+}
+
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+pub(crate) fn config(
+    world: &World,
+    node: SocketAddr,
+    datapath: &str,
+    adjust: impl FnOnce(Route) -> Route,
+) -> Result<Config> {
+    let proxy = world.proxy()?;
+    let listen = [proxy.address(PORT), proxy.address6(PORT)];
+    let group = Group::new(GROUP).set("nodes", format!("[\"{node}\"]"));
+    Ok(Config::default().group(group).route(adjust(Route::new("writes", GROUP, "master", datapath, &listen))))
+}
+
+fn raise_open_files() -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(())
+}
+
+/// Runs a test so that an error is a panic while the daemon still exists: it then shows its log.
+pub(crate) fn check(stage: Result<Stage>, test: impl FnOnce(&Stage) -> Result<()>) {
+    let stage = match stage {
+        Ok(stage) => stage,
+        Err(error) => panic!("the stage does not stand: {error:?}"),
+    };
+    if let Err(error) = test(&stage).and_then(|()| stage.node.no_faults()) {
+        let node = stage.node.no_faults().err().map(|error| format!("{error:#}")).unwrap_or_default();
+        let verdicts = stage.daemon.get("/metrics").map_or_else(|error| format!("{error:#}"), |answer| answer.body);
+        let verdicts: Vec<&str> = verdicts.lines().filter(|line| line.contains("sockmap_verdicts")).collect();
+        panic!("{error:?}\n{node}\n{}", verdicts.join("\n"));
+    }
+}
+
+/// Runs `work` for every number below `count`, `threads` at a time, and gives the first error.
+pub(crate) fn crowd(count: usize, threads: usize, work: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let one = || -> Result<()> {
+        loop {
+            let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if number >= count {
+                return Ok(());
+            }
+            work(number).with_context(|| format!("connection {number}"))?;
+        }
+    };
+    thread::scope(|scope| {
+        let spawn = |_| thread::Builder::new().stack_size(STACK).spawn_scoped(scope, one);
+        let threads = (0..threads.min(count)).map(spawn).collect::<Result<Vec<_>, _>>().context("threads")?;
+        threads.into_iter().try_for_each(|thread| thread.join().ok().context("a thread panicked")?)
+    })
+}
+
+/// What /proc/meminfo says the machine could still give, in bytes.
+pub(crate) fn memory_available() -> Result<i64> {
+    let text = fs::read_to_string("/proc/meminfo").context("meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("MemAvailable")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<i64>().context("MemAvailable")? << 10)
+}

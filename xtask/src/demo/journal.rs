@@ -1,0 +1,102 @@
+//! The daemon's own account: its log, read back with the moments of its lines on our clock.
+
+use std::{
+    net::SocketAddr,
+    time::{Instant, SystemTime},
+};
+
+use serde_json::Value;
+
+/// Translates the log's time of day. Two readings an instant apart are near enough for milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    wall: SystemTime,
+    here: Instant,
+}
+
+impl Clock {
+    pub(super) fn now() -> Self {
+        Self { wall: SystemTime::now(), here: Instant::now() }
+    }
+
+    fn read(self, stamp: &str) -> Option<Instant> {
+        let wall = humantime::parse_rfc3339(stamp).ok()?;
+        match wall.duration_since(self.wall) {
+            Ok(after) => self.here.checked_add(after),
+            Err(before) => self.here.checked_sub(before.duration()),
+        }
+    }
+}
+
+/// What the daemon wrote since a moment.
+#[derive(Debug)]
+pub(super) struct Journal(Vec<(Instant, Value)>);
+
+impl Journal {
+    /// `log` in the daemon's JSON form; lines that are something else are left out.
+    pub(super) fn since(since: Instant, log: &str, clock: Clock) -> Self {
+        let entry = |line: &str| {
+            let value: Value = serde_json::from_str(line).ok()?;
+            let at = clock.read(value.get("timestamp")?.as_str()?)?;
+            (at >= since).then_some((at, value))
+        };
+        Self(log.lines().filter_map(entry).collect())
+    }
+
+    /// When the group first stopped being open, and with which way and reason.
+    pub(super) fn shut(&self) -> Option<(Instant, String)> {
+        let (at, line) = self.states().find(|(_, line)| text(line, "way") != Some("open"))?;
+        Some((*at, format!("{} ({})", text(line, "way")?, text(line, "reason")?)))
+    }
+
+    /// When it opened towards `master`.
+    pub(super) fn opened(&self, master: SocketAddr) -> Option<Instant> {
+        let master = master.to_string();
+        let mut states = self.states();
+        let opened = states
+            .find(|(_, line)| text(line, "way") == Some("open") && text(line, "master") == Some(master.as_str()))?;
+        Some(opened.0)
+    }
+
+    /// Resets at switches: when the last was logged, how many connections, how long the longest took.
+    pub(super) fn resets(&self) -> Option<(Instant, u64, u64)> {
+        let resets = self.0.iter().filter(|(_, line)| text(line, "message") == Some("connections were reset"));
+        let number = |line: &Value, key| line.get(key).and_then(Value::as_u64).unwrap_or_default();
+        resets.fold(None, |sum, (at, line)| {
+            let (_, connections, took) = sum.unwrap_or((*at, 0, 0));
+            Some((*at, connections + number(line, "connections"), took.max(number(line, "took_us"))))
+        })
+    }
+
+    fn states(&self) -> impl Iterator<Item = &(Instant, Value)> {
+        self.0.iter().filter(|(_, line)| text(line, "message") == Some("the group's state"))
+    }
+}
+
+fn text<'a>(line: &'a Value, key: &str) -> Option<&'a str> {
+    line.get(key)?.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const LOG: &str = r#"{"timestamp":"2026-11-20T12:00:01.500000Z","message":"the group's state","way":"closed","reason":"role-lost","master":"-"}
+not a line of the log
+{"timestamp":"2026-11-20T12:00:02Z","message":"the group's state","way":"open","reason":"proven","master":"10.0.0.2:6379"}
+{"timestamp":"2026-11-20T12:00:02.001Z","message":"connections were reset","connections":3,"took_us":120}"#;
+
+    #[test]
+    fn a_switch_is_found_in_the_log() {
+        let clock =
+            Clock { wall: humantime::parse_rfc3339("2026-11-20T12:00:01Z").expect("a time"), here: Instant::now() };
+        let after = |ms| clock.here + Duration::from_millis(ms);
+        let journal = Journal::since(clock.here, LOG, clock);
+        assert_eq!(journal.shut(), Some((after(500), "closed (role-lost)".to_owned())));
+        assert_eq!(journal.opened(([10, 0, 0, 2], 6379).into()), Some(after(1000)));
+        assert_eq!(journal.resets(), Some((after(1001), 3, 120)));
+        assert!(Journal::since(after(1), "", clock).resets().is_none());
+    }
+}
