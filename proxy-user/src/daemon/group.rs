@@ -2,8 +2,9 @@
 //! carried out at once.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc;
@@ -13,9 +14,28 @@ use super::house::House;
 use crate::{
     admin::{Latch, status},
     config::Name,
-    discovery::{Discovery, Seen},
+    discovery::{Discovery, Seen, Tally},
     election::{Election, Rules, Target, Verdict, Way},
+    metrics::Metrics,
 };
+
+/// Carries what discovery counts into the metrics. A task that died is no lost readiness: it is started
+/// again at once, and what it could not ask meanwhile counts as lost in the election.
+#[derive(Debug)]
+pub(super) struct Counted {
+    pub(super) group: Name,
+    pub(super) metrics: Metrics,
+}
+
+impl Tally for Counted {
+    fn probed(&self, node: SocketAddr, took: Duration) {
+        self.metrics.node_probed(&self.group, node, took);
+    }
+
+    fn task_failed(&self) {
+        self.metrics.task_failed("discovery");
+    }
+}
 
 /// A group as the rest of the daemon sees it.
 #[derive(Debug)]
@@ -131,5 +151,25 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_discovery_counts_is_in_the_metrics() {
+        let metrics = Metrics::new();
+        let counted = Counted { group: "mymaster".into(), metrics: metrics.clone() };
+        counted.probed(([10, 0, 0, 1], 6379).into(), Duration::from_micros(300));
+        counted.task_failed();
+        let page = metrics.encode().expect("a page");
+        for line in [
+            "switchmaster_task_failures_total{task=\"discovery\"} 1",
+            "switchmaster_node_probe_seconds_count{group=\"mymaster\",node=\"10.0.0.1:6379\"} 1",
+        ] {
+            assert!(page.lines().any(|it| it == line), "{line} is missing in\n{page}");
+        }
     }
 }

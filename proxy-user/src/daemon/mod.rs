@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     drain::Tasks,
-    group::GroupState,
+    group::{Counted, GroupState},
     house::{House, RouteState},
 };
 use crate::{
@@ -60,7 +60,8 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
         let (out, seen) = mpsc::channel::<Seen>(SEEN_BUFFER);
         let latch = readiness.latch(format!("group {}: no master is proven yet", group.name));
         metrics.group(&group.name);
-        groups.push(GroupState::new(Arc::clone(&group.name), discovery::start(group, out, stop.clone())));
+        let tally = Box::new(Counted { group: Arc::clone(&group.name), metrics: metrics.clone() });
+        groups.push(GroupState::new(Arc::clone(&group.name), discovery::start(group, out, tally, stop.clone())));
         discoveries.push((Rules::from(group), seen, latch));
     }
     let mut routes = Vec::new();

@@ -9,100 +9,15 @@ use std::{
 
 use super::{
     dial::Peer,
-    fault::{Fault, word},
+    fault::Fault,
+    health::{Change, LOG_GAP},
     pace::{Pace, Signs},
     probe_round::Probe,
+    record::{NodeRecord, SentinelRecord},
     report::Poll,
-    status::{NameStatus, NodeStatus, SentinelStatus, State, Status, role_word},
+    status::{NameStatus, Status},
 };
-use crate::{
-    config::HostPort,
-    election::{Failure, NodeReport, Role, SentinelView},
-};
-
-/// A server that comes and goes is not logged more often than this.
-const LOG_GAP: Duration = Duration::from_secs(10);
-
-/// What a report changed, for the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
-    Nothing,
-    CameUp,
-    WentDown,
-}
-
-/// What a Sentinel and a node have in common: they answer, or fail for a reason.
-#[derive(Debug, Default)]
-struct Health {
-    asked: u64,
-    failed: BTreeMap<Failure, u64>,
-    seen: Option<Instant>,
-    failure: Option<Failure>,
-    error: Option<String>,
-    logged: Option<(Instant, Option<Failure>)>,
-}
-
-impl Health {
-    fn answered(&mut self, at: Instant) -> Change {
-        self.asked += 1;
-        self.seen = Some(at);
-        self.failure = None;
-        self.change(at)
-    }
-
-    fn lost(&mut self, at: Instant, fault: &Fault) -> Change {
-        self.asked += 1;
-        *self.failed.entry(fault.failure).or_default() += 1;
-        self.failure = Some(fault.failure);
-        self.error = Some(fault.text.clone());
-        self.change(at)
-    }
-
-    /// Logged when the state or the reason differs from what was logged last, rate-limited.
-    fn change(&mut self, at: Instant) -> Change {
-        let due = self
-            .logged
-            .is_none_or(|(logged, state)| state != self.failure && at.saturating_duration_since(logged) >= LOG_GAP);
-        if !due {
-            return Change::Nothing;
-        }
-        self.logged = Some((at, self.failure));
-        if self.failure.is_none() { Change::CameUp } else { Change::WentDown }
-    }
-
-    fn state(&self) -> State {
-        match (self.failure, self.seen) {
-            (Some(_), _) => State::Lost,
-            (None, Some(_)) => State::Answering,
-            (None, None) => State::Asking,
-        }
-    }
-
-    fn seen_ms_ago(&self, now: Instant) -> Option<u64> {
-        self.seen.map(|at| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX))
-    }
-}
-
-#[derive(Debug)]
-struct SentinelRecord {
-    name: Option<String>,
-    health: Health,
-    id: Option<String>,
-    counted: bool,
-    subscribed: bool,
-    subscription_logged: Option<Instant>,
-    view: Option<SentinelView>,
-    events: u64,
-}
-
-#[derive(Debug)]
-struct NodeRecord {
-    name: Option<String>,
-    health: Health,
-    report: Option<NodeReport>,
-    latency: Option<Duration>,
-    master_offset: Option<u64>,
-}
+use crate::{config::HostPort, election::Role};
 
 #[derive(Debug)]
 pub(super) struct Board {
@@ -126,24 +41,13 @@ impl Board {
         }
     }
 
+    /// One whose task died and is started again keeps its record.
     pub(super) fn add_sentinel(&mut self, peer: &Peer) {
-        let record = SentinelRecord {
-            name: peer.host.as_deref().map(str::to_owned),
-            health: Health::default(),
-            id: None,
-            counted: false,
-            subscribed: false,
-            subscription_logged: None,
-            view: None,
-            events: 0,
-        };
-        self.sentinels.insert(peer.addr, record);
+        self.sentinels.entry(peer.addr).or_insert_with(|| SentinelRecord::new(peer));
     }
 
     pub(super) fn add_node(&mut self, peer: &Peer) {
-        let name = peer.host.as_deref().map(str::to_owned);
-        let record = NodeRecord { name, health: Health::default(), report: None, latency: None, master_offset: None };
-        self.nodes.insert(peer.addr, record);
+        self.nodes.entry(peer.addr).or_insert_with(|| NodeRecord::new(peer));
     }
 
     pub(super) fn remove_sentinel(&mut self, addr: SocketAddr) {
@@ -156,7 +60,7 @@ impl Board {
 
     pub(super) fn add_name(&mut self, place: usize, at: &HostPort) {
         let status = NameStatus { name: format!("{}:{}", at.host, at.port), addrs: Vec::new(), error: None };
-        self.names.insert(place, (status, None));
+        self.names.entry(place).or_insert((status, None));
     }
 
     /// True if a failure is worth a line in the log.
@@ -261,54 +165,6 @@ impl Board {
             nodes: self.nodes.iter().map(|(addr, record)| record.status(*addr, now)).collect(),
             names: self.names.values().map(|(status, _)| status.clone()).collect(),
             failed_tasks: self.failed_tasks,
-        }
-    }
-}
-
-impl SentinelRecord {
-    fn status(&self, addr: SocketAddr, now: Instant) -> SentinelStatus {
-        SentinelStatus {
-            addr,
-            name: self.name.clone(),
-            id: self.id.clone(),
-            state: self.health.state(),
-            counted: self.counted,
-            subscribed: self.subscribed,
-            master: self.view.as_ref().map(|view| view.master),
-            epoch: self.view.as_ref().map(|view| view.epoch),
-            master_down: self.view.as_ref().is_some_and(|view| view.master_down),
-            polls: self.health.asked,
-            polls_failed: self.health.failed.values().sum(),
-            events: self.events,
-            failure: self.health.failure.map(word),
-            error: self.health.error.clone(),
-            seen_ms_ago: self.health.seen_ms_ago(now),
-        }
-    }
-}
-
-impl NodeRecord {
-    fn status(&self, addr: SocketAddr, now: Instant) -> NodeStatus {
-        let role = self.report.as_ref().map(|report| &report.role);
-        let link = match role {
-            Some(Role::Replica(link)) => Some(link),
-            _ => None,
-        };
-        NodeStatus {
-            addr,
-            name: self.name.clone(),
-            state: self.health.state(),
-            role: role.map(role_word),
-            id: self.report.as_ref().and_then(|report| report.id.clone()),
-            link_up: link.map(|link| link.up),
-            lag_seconds: link.and_then(|link| link.lag_seconds),
-            lag_bytes: link.and_then(|link| link.lag_bytes),
-            latency_us: self.latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)),
-            probes: self.health.asked,
-            probes_failed: self.health.failed.iter().map(|(failure, count)| (word(*failure), *count)).collect(),
-            failure: self.health.failure.map(word),
-            error: self.health.error.clone(),
-            seen_ms_ago: self.health.seen_ms_ago(now),
         }
     }
 }

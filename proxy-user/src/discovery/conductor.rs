@@ -14,9 +14,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Ground, Seen,
-    board::{Board, Change},
+    Ground, Seen, Tally,
+    board::Board,
     fault::Fault,
+    health::Change,
     membership::{MOST_NODES, MOST_SENTINELS, Membership, is_stand_in},
     pace::{Pace, pace},
     probe_round::Probe,
@@ -51,16 +52,23 @@ pub(super) struct Conductor {
     pub(super) pace: watch::Sender<Pace>,
     pub(super) reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     pub(super) out: mpsc::Sender<Seen>,
+    pub(super) tally: Box<dyn Tally>,
 }
 
 impl Conductor {
-    pub(super) fn new(ground: Ground, source: &Source, board: Arc<Mutex<Board>>, out: mpsc::Sender<Seen>) -> Self {
+    pub(super) fn new(
+        ground: Arc<Ground>,
+        source: &Source,
+        board: Arc<Mutex<Board>>,
+        out: mpsc::Sender<Seen>,
+        tally: Box<dyn Tally>,
+    ) -> Self {
         let (by_sentinels, configured) = match source {
             Source::Sentinels(configured) => (true, configured),
             Source::Nodes(configured) => (false, configured),
         };
         Self {
-            ground: Arc::new(ground),
+            ground,
             by_sentinels,
             members: Membership::new(configured),
             board,
@@ -75,6 +83,7 @@ impl Conductor {
             pace: watch::Sender::new(Pace::Fast),
             reports: mpsc::channel(REPORTS),
             out,
+            tally,
         }
     }
 
@@ -93,10 +102,13 @@ impl Conductor {
                 Some(report) = self.reports.1.recv() => self.take(report).await,
                 (addr, error) = self.sentinels.died() => self.sentinel_task_died(addr, &error).await,
                 (addr, error) = self.nodes.died() => self.node_task_died(addr, &error).await,
-                (place, error) = self.names.died() => self.name_task_died(place, &error),
+                (place, error) = self.names.died() => self.name_task_died(place, &error).await,
                 // A closed sender only means that nobody will call for hurry again.
                 () = changed(hurry) => {}
                 _ = tick.tick() => {
+                    self.sentinels.rouse();
+                    self.nodes.rouse();
+                    self.names.rouse();
                     self.seat_names();
                     self.bring_up_to_date(Instant::now()).await;
                 }
@@ -144,7 +156,7 @@ impl Conductor {
         }
     }
 
-    async fn resolved(&mut self, place: usize, at: Instant, answer: Result<Vec<SocketAddr>, Fault>) {
+    pub(super) async fn resolved(&mut self, place: usize, at: Instant, answer: Result<Vec<SocketAddr>, Fault>) {
         let worth = self.board().resolved(place, at, &answer);
         match answer {
             Ok(addrs) => self.members.resolved(place, addrs),
@@ -155,6 +167,10 @@ impl Conductor {
             Err(_) => {}
         }
         self.bring_up_to_date(at).await;
+        // Only now: the place was looked up, in vain, and the group need not wait for it any longer.
+        if let (false, Some(stand_in)) = (self.by_sentinels, self.members.stand_in_of(place)) {
+            self.say(at, Observation::NodeLost(stand_in, Failure::Unresolved)).await;
+        }
     }
 
     async fn polled(&mut self, addr: SocketAddr, at: Instant, poll: Poll) {
@@ -197,6 +213,7 @@ impl Conductor {
     }
 
     async fn probed(&mut self, addr: SocketAddr, at: Instant, latency: Duration, mut probe: Probe) {
+        self.tally.probed(addr, latency);
         if self.board().probed(addr, at, latency, &mut probe) == Change::CameUp {
             let (group, role) = (&self.ground.group, role_word(&probe.report.role));
             tracing::info!(%group, node = %addr, role, "node answers");
@@ -231,7 +248,11 @@ impl Conductor {
         }
         let nodes = if self.by_sentinels { self.members.nodes() } else { self.members.configured_nodes() };
         self.seat_nodes(&nodes);
-        let probed: Vec<SocketAddr> = nodes.into_iter().map(|peer| peer.addr).collect();
+        let mut probed: Vec<SocketAddr> = nodes.into_iter().map(|peer| peer.addr).collect();
+        if !self.by_sentinels {
+            // A node whose address is not known yet may be a second master: nobody is the only one before it was asked.
+            probed.extend((0..self.members.places().len()).filter_map(|place| self.members.stand_in_of(place)));
+        }
         if probed != self.probed {
             self.probed.clone_from(&probed);
             self.say(now, Observation::Nodes(probed)).await;

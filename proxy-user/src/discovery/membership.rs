@@ -170,6 +170,12 @@ impl Membership {
         by_addr.into_iter().take(MOST_NODES).map(|(addr, host)| Peer { addr, host }).collect()
     }
 
+    /// Stands in for the node of a configured place that has no address yet. Always the same for one place.
+    pub(super) fn stand_in_of(&self, place: usize) -> Option<SocketAddr> {
+        let unresolved = self.places.get(place)?.addrs.is_empty();
+        if unresolved { stand_ins().nth(place) } else { None }
+    }
+
     /// More servers than the bounds allow were seen; the excess is ignored.
     pub(super) fn crowded(&self) -> bool {
         self.crowded
@@ -243,8 +249,8 @@ impl Membership {
     }
 }
 
-/// Addresses from the discard prefix (RFC 6666): they stand in the count for Sentinels whose address is
-/// not known, and nobody ever dials them.
+/// Addresses from the discard prefix (RFC 6666): they stand in for servers whose address is not known, and
+/// nobody ever dials them.
 fn stand_ins() -> impl Iterator<Item = SocketAddr> {
     (1..).map(|n| SocketAddr::from((Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, n), 26379)))
 }

@@ -157,6 +157,17 @@ fn a_restarted_sentinel_with_a_new_id_replaces_itself() {
 }
 
 #[test]
+fn each_unresolved_place_has_a_stand_in_of_its_own_that_does_not_move() {
+    let mut members = configured(&[None, Some(1), None], Instant::now());
+    let first = members.stand_in_of(0).expect("unresolved");
+    let third = members.stand_in_of(2).expect("unresolved");
+    assert!(is_stand_in(first) && is_stand_in(third) && first != third);
+    assert_eq!((members.stand_in_of(1), members.stand_in_of(3)), (None, None));
+    members.resolved(0, vec![a(2)]);
+    assert_eq!((members.stand_in_of(0), members.stand_in_of(2)), (None, Some(third)));
+}
+
+#[test]
 fn crowds_are_cut_at_the_bound() {
     let now = Instant::now();
     let mut members = configured(&[Some(1)], now);

@@ -8,6 +8,7 @@ mod conductor;
 mod dial;
 mod events;
 mod fault;
+mod health;
 mod membership;
 mod meter;
 mod names;
@@ -15,6 +16,7 @@ mod node;
 mod pace;
 mod probe;
 mod probe_round;
+mod record;
 mod reply;
 mod report;
 mod resolve;
@@ -30,8 +32,9 @@ mod tls;
 mod tests;
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -67,6 +70,27 @@ struct Ground {
     resolver: Resolver,
 }
 
+impl Ground {
+    fn new(group: &Group) -> Self {
+        let timeout = group.check.timeout;
+        Self {
+            group: Arc::clone(&group.name),
+            check: group.check.clone(),
+            sentinels: Dialer::new(&group.sentinel_access, timeout),
+            nodes: Dialer::new(&group.node_access, timeout),
+            resolver: Resolver::new(timeout),
+        }
+    }
+}
+
+/// Told of what only a count is kept of, as it happens. Must return at once.
+pub trait Tally: std::fmt::Debug + Send + Sync {
+    /// The node answered a probe this long after it was sent.
+    fn probed(&self, node: SocketAddr, took: Duration);
+    /// A task ended by a bug; it is started again.
+    fn task_failed(&self);
+}
+
 /// A running discovery of one group.
 #[derive(Debug)]
 pub struct Discovery {
@@ -77,18 +101,20 @@ pub struct Discovery {
 
 /// Starts to discover `group`, in tasks of its own that end on `stop`. Needs a Tokio runtime. `out`
 /// closes when discovery ended: before `stop`, that means by a bug, and [`Discovery::join`] says which.
-pub fn start(group: &Group, out: mpsc::Sender<Seen>, stop: CancellationToken) -> Discovery {
-    let timeout = group.check.timeout;
-    let ground = Ground {
-        group: Arc::clone(&group.name),
-        check: group.check.clone(),
-        sentinels: Dialer::new(&group.sentinel_access, timeout),
-        nodes: Dialer::new(&group.node_access, timeout),
-        resolver: Resolver::new(timeout),
-    };
+pub fn start(group: &Group, out: mpsc::Sender<Seen>, tally: Box<dyn Tally>, stop: CancellationToken) -> Discovery {
+    start_on(Arc::new(Ground::new(group)), group, out, tally, stop)
+}
+
+fn start_on(
+    ground: Arc<Ground>,
+    group: &Group,
+    out: mpsc::Sender<Seen>,
+    tally: Box<dyn Tally>,
+    stop: CancellationToken,
+) -> Discovery {
     let board = Arc::new(Mutex::new(Board::new(&group.name)));
     let (hurry, hurried) = watch::channel(None);
-    let conductor = Conductor::new(ground, &group.source, Arc::clone(&board), out);
+    let conductor = Conductor::new(ground, &group.source, Arc::clone(&board), out, tally);
     let conductor = tokio::spawn(conductor.run(hurried, stop));
     Discovery { board, hurry, conductor }
 }

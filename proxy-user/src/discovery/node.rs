@@ -25,19 +25,22 @@ pub(super) async fn run(ground: Arc<Ground>, peer: Peer, mut rhythm: Rhythm, out
     loop {
         let started = Instant::now();
         let full = rhythm.pace() < Pace::Hurry || probes.is_multiple_of(FULL_EVERY);
-        let result = match open.take() {
-            Some(prober) => prober.probe(&ground, full).await,
-            None => match Prober::open(&ground, &peer).await {
-                Ok(prober) => prober.probe(&ground, true).await,
-                Err(fault) => Err(fault),
-            },
+        let (opened, full) = match open.take() {
+            Some(prober) => (Ok(prober), full),
+            None => (Prober::open(&ground, &peer).await, true),
+        };
+        // Dialling is no part of how long the node takes to answer.
+        let asked = Instant::now();
+        let result = match opened {
+            Ok(prober) => prober.probe(&ground, full).await,
+            Err(fault) => Err(fault),
         };
         let (prober, result) =
             result.map_or_else(|fault| (None, Err(fault)), |(prober, probe)| (Some(prober), Ok(probe)));
         open = prober;
         probes = probes.wrapping_add(1);
         let answered = result.is_ok();
-        outlet.send(What::Probed { latency: started.elapsed(), result }).await;
+        outlet.send(What::Probed { latency: asked.elapsed(), result }).await;
         if answered {
             let chance = rand::random();
             rhythm

@@ -87,7 +87,6 @@ pub(super) struct Info {
     pub(super) master_offset: Option<u64>,
     pub(super) replica_offset: Option<u64>,
     pub(super) backlog: Option<bool>,
-    pub(super) replid: Option<String>,
     pub(super) run_id: Option<String>,
 }
 
@@ -112,7 +111,6 @@ fn sections(text: &str) -> Info {
             "master_repl_offset" => info.master_offset = value.parse().ok(),
             "slave_repl_offset" => info.replica_offset = value.parse().ok(),
             "repl_backlog_active" => info.backlog = Some(value == "1"),
-            "master_replid" => info.replid = Some(value.to_owned()),
             "run_id" => info.run_id = Some(value.to_owned()),
             _ => {}
         }

@@ -29,6 +29,8 @@ pub(super) struct Prober {
     may_role: bool,
     may_ping: bool,
     may_info: bool,
+    /// Also false once it was told.
+    may_id: bool,
     id: Option<String>,
     last: Option<Probe>,
 }
@@ -45,7 +47,8 @@ struct Round {
 impl Prober {
     pub(super) async fn open(ground: &Ground, peer: &Peer) -> Result<Self, Fault> {
         let session = ground.nodes.session(peer).await?;
-        Ok(Self { session, may_hello: true, may_role: true, may_ping: true, may_info: true, id: None, last: None })
+        let (may_hello, may_role, may_ping, may_info, may_id) = (true, true, true, true, true);
+        Ok(Self { session, may_hello, may_role, may_ping, may_info, may_id, id: None, last: None })
     }
 
     /// `full`: link, lag and identity too. A changed role always asks for them. A prober that failed is
@@ -69,7 +72,7 @@ impl Prober {
         // ROLE tells of the link too, where INFO may not.
         let ask_role = self.may_role && !(self.may_hello && self.may_info);
         let ask_info = self.may_info && (full || !(self.may_hello || self.may_role));
-        let ask_id = ask_info && self.id.is_none();
+        let ask_id = ask_info && self.may_id;
         let (hello, ping, role, replication, server) = tokio::join!(
             OptionFuture::from(self.may_hello.then(|| session.ask(&["HELLO"]))),
             OptionFuture::from(self.may_ping.then(|| session.ask(&["PING"]))),
@@ -85,11 +88,12 @@ impl Prober {
         self.may_role &= role != Some(Answer::Never);
         self.may_info &= info != Some(Answer::Never);
         self.may_ping &= !matches!(&ping, Some(Reply::Refused { code, .. }) if code == "NOPERM");
-        if let Some(Answer::Got(server)) = server.transpose()?.as_ref().map(probe::info).transpose()? {
-            self.id = server.run_id;
-        }
-        if let (None, Some(Answer::Got(info))) = (&self.id, &info) {
-            self.id.clone_from(&info.replid);
+        // Only the run id will do. `master_replid` changes while the server stays (a promotion, a full sync, a
+        // master that frees an unused backlog) and is the same on a master and its replicas: it proves nothing.
+        match server.transpose()?.as_ref().map(probe::info).transpose()? {
+            Some(Answer::Got(server)) => (self.id, self.may_id) = (server.run_id, false),
+            Some(Answer::Never) => self.may_id = false,
+            Some(Answer::Loading | Answer::NotNow) | None => {}
         }
         let loading = ping.as_ref().is_some_and(|reply| probe::ping(reply) == Answer::Loading);
         Ok(Round { hello, role, info, loading })

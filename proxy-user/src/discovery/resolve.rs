@@ -12,7 +12,7 @@ use std::{
 use tokio::{net::lookup_host, sync::Semaphore, time::timeout};
 
 use super::fault::Fault;
-use crate::election::Failure;
+use crate::election::{Failure, canonical};
 
 /// How long an answer is believed.
 pub(super) const MEMORY: Duration = Duration::from_secs(10);
@@ -81,6 +81,13 @@ impl Resolver {
         }
     }
 
+    /// No lookup goes on while this is held.
+    #[cfg(test)]
+    pub(super) async fn stall(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let all = u32::try_from(IN_FLIGHT).expect("few");
+        Arc::clone(&self.lookups).acquire_many_owned(all).await.expect("never closed")
+    }
+
     async fn ask(&self, host: &str, port: u16) -> Answer {
         let target = (host.to_owned(), port);
         let lookups = Arc::clone(&self.lookups);
@@ -112,14 +119,6 @@ pub(super) fn literal(host: &str, port: u16) -> Option<SocketAddr> {
 /// A failure is forgotten sooner: the name may be there any moment.
 fn fresh((at, answer): &(Instant, Answer)) -> bool {
     at.elapsed() < if answer.is_ok() { MEMORY } else { SOONEST }
-}
-
-fn canonical(addr: SocketAddr) -> SocketAddr {
-    match addr.ip() {
-        IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => SocketAddr::new(addr.ip().to_canonical(), addr.port()),
-        // Untouched, for a link-local address keeps its scope.
-        _ => addr,
-    }
 }
 
 fn one_family(found: Vec<SocketAddr>) -> Vec<SocketAddr> {

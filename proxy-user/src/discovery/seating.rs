@@ -1,5 +1,5 @@
 //! The conductor's hand on its tasks: who is started, who is ended, and what follows when one dies of a
-//! bug. A dead task is logged, counted in the status, and started again at the next tick.
+//! bug. A dead task is logged, counted, and started again at the next tick, never sooner.
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -68,23 +68,25 @@ impl Conductor {
 
     pub(super) async fn sentinel_task_died(&mut self, addr: SocketAddr, error: &JoinError) {
         self.mourn("sentinel", addr, error);
-        self.sentinels.end(addr);
+        self.sentinels.rest(addr);
         self.poll_failed(addr, Instant::now(), &bug()).await;
     }
 
     pub(super) async fn node_task_died(&mut self, addr: SocketAddr, error: &JoinError) {
         self.mourn("node", addr, error);
-        self.nodes.end(addr);
+        self.nodes.rest(addr);
         self.probe_failed(addr, Instant::now(), &bug()).await;
     }
 
-    pub(super) fn name_task_died(&mut self, place: usize, error: &JoinError) {
+    pub(super) async fn name_task_died(&mut self, place: usize, error: &JoinError) {
         self.mourn("name", place, error);
-        self.names.end(place);
+        self.names.rest(place);
+        self.resolved(place, Instant::now(), Err(bug())).await;
     }
 
     fn mourn(&self, kind: &str, of: impl std::fmt::Display, error: &JoinError) {
         self.board().failed_tasks += 1;
+        self.tally.task_failed();
         tracing::error!(group = %self.ground.group, kind, %of, %error, "a task died; this is a bug, please report it");
     }
 

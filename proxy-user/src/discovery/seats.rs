@@ -1,5 +1,5 @@
 //! The running tasks of one kind: one for each server there is to ask. Brought in line with the
-//! membership; a task that died of a bug is noticed and started again.
+//! membership; a task that died of a bug is noticed, and rests until it may be started again.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -30,27 +30,46 @@ pub(super) struct Seats<K> {
     by_serial: HashMap<u64, K>,
     tasks: JoinSet<()>,
     running: HashMap<Id, u64>,
+    /// Died, and not yet to be started again: one that dies at once must not keep the conductor busy.
+    resting: BTreeSet<K>,
 }
 
 impl<K> Default for Seats<K> {
     fn default() -> Self {
-        Self { seats: BTreeMap::new(), by_serial: HashMap::new(), tasks: JoinSet::new(), running: HashMap::new() }
+        Self {
+            seats: BTreeMap::new(),
+            by_serial: HashMap::new(),
+            tasks: JoinSet::new(),
+            running: HashMap::new(),
+            resting: BTreeSet::new(),
+        }
     }
 }
 
 impl Seats<SocketAddr> {
-    /// Those of `peers` that have no task yet, and the addresses whose task has no peer any more.
+    /// Those of `peers` that have no task yet and are not resting, and the addresses whose task has no peer any more.
     pub(super) fn differences(&self, peers: &[Peer]) -> (Vec<Peer>, Vec<SocketAddr>) {
         let wanted: BTreeSet<SocketAddr> = peers.iter().map(|peer| peer.addr).collect();
         let come = peers.iter().filter(|peer| !self.has(peer.addr)).cloned().collect();
-        let gone = self.seats.keys().filter(|addr| !wanted.contains(addr)).copied().collect();
+        let gone = self.seats.keys().chain(&self.resting).filter(|addr| !wanted.contains(addr)).copied().collect();
         (come, gone)
     }
 }
 
 impl<K: Copy + Ord> Seats<K> {
     pub(super) fn has(&self, key: K) -> bool {
-        self.seats.contains_key(&key)
+        self.seats.contains_key(&key) || self.resting.contains(&key)
+    }
+
+    /// For one whose task died: as if it still had one, until [`Seats::rouse`].
+    pub(super) fn rest(&mut self, key: K) {
+        self.end(key);
+        self.resting.insert(key);
+    }
+
+    /// Whoever rests may be started again.
+    pub(super) fn rouse(&mut self) {
+        self.resting.clear();
     }
 
     /// Starts the task that `work` makes of its nudge. `serial` is new each time.
@@ -70,6 +89,7 @@ impl<K: Copy + Ord> Seats<K> {
     }
 
     pub(super) fn end(&mut self, key: K) {
+        self.resting.remove(&key);
         if let Some(seat) = self.seats.remove(&key) {
             self.by_serial.remove(&seat.serial);
             seat.end.cancel();
@@ -138,6 +158,22 @@ mod tests {
         assert_eq!((seats.whose(10), seats.whose(20)), (None, Some(2)));
         seats.end(2);
         assert!(!seats.has(2));
+        seats.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_dead_task_is_not_started_again_before_it_is_roused() {
+        let addr = |n| SocketAddr::from(([10, 0, 0, n], 1));
+        let peers = [1, 2].map(|n| Peer { addr: addr(n), host: None });
+        let mut seats: Seats<SocketAddr> = Seats::default();
+        seats.start(addr(1), 1, |_| async { panic!("a bug") });
+        seats.start(addr(2), 2, |_| std::future::pending());
+        assert_eq!(seats.died().await.0, addr(1));
+        seats.rest(addr(1));
+        assert_eq!((seats.whose(1), seats.differences(&peers)), (None, (vec![], vec![])));
+        assert_eq!(seats.differences(&peers[1..]), (vec![], vec![addr(1)]), "one that rests may leave");
+        seats.rouse();
+        assert_eq!(seats.differences(&peers), (vec![peers[0].clone()], vec![]));
         seats.close().await;
     }
 }

@@ -1,9 +1,9 @@
 //! One spelling for one address: an IPv4 address mapped into IPv6 is the IPv4 address, and a flow
-//! label is not part of who somebody is. Everything the election stores or compares went through here.
+//! label is not part of who somebody is. Everything that is stored or compared of a group went through here.
 
 use std::net::{IpAddr, SocketAddr};
 
-pub(super) fn canonical(addr: SocketAddr) -> SocketAddr {
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
     match addr.ip().to_canonical() {
         IpAddr::V4(ip) => SocketAddr::from((ip, addr.port())),
         IpAddr::V6(_) => {

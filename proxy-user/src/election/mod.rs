@@ -18,16 +18,17 @@ mod verdict;
 
 use std::{net::SocketAddr, time::Instant};
 
+pub use self::{
+    address::canonical,
+    observation::{Failure, NodeReport, Observation, ReplicaLink, Role, SentinelView},
+    rules::Rules,
+    verdict::{Reason, Replica, Target, Verdict, Way},
+};
 use self::{
     majority::Majority,
     node::Thresholds,
     roster::Roster,
     ruling::{Call, Held, Incumbent, Ruling, Standing},
-};
-pub use self::{
-    observation::{Failure, NodeReport, Observation, ReplicaLink, Role, SentinelView},
-    rules::Rules,
-    verdict::{Reason, Replica, Target, Verdict, Way},
 };
 
 /// The election of one group. Feed it every observation in order; act whenever it says that the

@@ -35,8 +35,8 @@ pub struct SentinelView {
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeReport {
     pub role: Role,
-    /// `run_id`, else `master_replid`, as far as the node's ACL lets us see one. Another id at the
-    /// same address is another server (rule 8).
+    /// `run_id`, where the node's ACL lets us see it. Another id at the same address is another server
+    /// (rule 8). Never `master_replid`: that changes at a promotion while the server stays the same.
     pub id: Option<String>,
     /// `repl_backlog_active`, where INFO may be read.
     pub backlog_active: Option<bool>,

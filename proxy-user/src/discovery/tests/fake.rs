@@ -1,7 +1,5 @@
 //! Servers that misbehave. Each must come out as its failure, within time and memory, and be tried again.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -199,7 +197,12 @@ async fn a_name_that_does_not_resolve_holds_its_place_in_the_count() {
 #[tokio::test]
 async fn it_ends_when_nobody_listens_any_more() {
     let (out, seen) = mpsc::channel(1);
-    let discovery = start(&group(Source::Nodes(vec![local(22998)])), out, CancellationToken::new());
+    let discovery = start(
+        &group(Source::Nodes(vec![local(22998)])),
+        out,
+        Box::new(Arc::new(Counted::default())),
+        CancellationToken::new(),
+    );
     drop(seen);
     let joined = tokio::time::timeout(Duration::from_secs(2), discovery.join()).await;
     joined.expect("ends").expect("without a panic");

@@ -1,11 +1,16 @@
 //! Discovery against servers: small fakes that misbehave, and real Redis and Sentinel on loopback.
 
+mod dead;
 mod fake;
+mod late;
 mod leader;
 mod real;
 mod servers;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use super::*;
 use crate::{
@@ -30,8 +35,8 @@ fn local(port: u16) -> HostPort {
     HostPort { host: "127.0.0.1".into(), port }
 }
 
-fn addr(port: u16) -> std::net::SocketAddr {
-    std::net::SocketAddr::from(([127, 0, 0, 1], port))
+fn addr(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 fn access(username: Option<&str>, password: &str) -> Access {
@@ -42,21 +47,42 @@ fn access(username: Option<&str>, password: &str) -> Access {
     }
 }
 
+#[derive(Debug, Default)]
+struct Counted {
+    probes: Mutex<Vec<(SocketAddr, Duration)>>,
+    failed: AtomicU32,
+}
+
+impl Tally for Arc<Counted> {
+    fn probed(&self, node: SocketAddr, took: Duration) {
+        self.probes.lock().expect("no panic").push((node, took));
+    }
+
+    fn task_failed(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// A discovery under test, with everything it has said so far.
 struct Run {
     discovery: Discovery,
     seen: mpsc::Receiver<Seen>,
     stop: CancellationToken,
+    counted: Arc<Counted>,
     so_far: Vec<Observation>,
     started: Instant,
 }
 
 impl Run {
     fn new(group: &Group) -> Self {
+        Self::on(Arc::new(Ground::new(group)), group)
+    }
+
+    fn on(ground: Arc<Ground>, group: &Group) -> Self {
         let (out, seen) = mpsc::channel(64);
-        let stop = CancellationToken::new();
-        let discovery = start(group, out, stop.clone());
-        Self { discovery, seen, stop, so_far: Vec::new(), started: Instant::now() }
+        let (stop, counted) = (CancellationToken::new(), Arc::new(Counted::default()));
+        let discovery = start_on(ground, group, out, Box::new(Arc::clone(&counted)), stop.clone());
+        Self { discovery, seen, stop, counted, so_far: Vec::new(), started: Instant::now() }
     }
 
     /// The first observation that `pick` takes something from, and when it was seen.
@@ -94,7 +120,7 @@ impl Run {
         self.wait("lost node", pick).await.0
     }
 
-    async fn node(&mut self, at: std::net::SocketAddr) -> NodeReport {
+    async fn node(&mut self, at: SocketAddr) -> NodeReport {
         let pick = |seen: &Observation| match seen {
             Observation::Node(addr, report) if *addr == at => Some(report.clone()),
             _ => None,
@@ -102,7 +128,7 @@ impl Run {
         self.wait("node's answer", pick).await.0
     }
 
-    async fn view(&mut self, of: std::net::SocketAddr, pick: impl Fn(&SentinelView) -> bool) -> Instant {
+    async fn view(&mut self, of: SocketAddr, pick: impl Fn(&SentinelView) -> bool) -> Instant {
         let pick = |seen: &Observation| match seen {
             Observation::View(addr, view) if *addr == of && pick(view) => Some(()),
             _ => None,
@@ -115,5 +141,6 @@ impl Run {
         self.stop.cancel();
         let joined = tokio::time::timeout(Duration::from_secs(2), self.discovery.join()).await;
         joined.expect("ends on stop").expect("without a panic");
+        assert_eq!(self.counted.failed.load(Ordering::Relaxed), 0, "a task died");
     }
 }

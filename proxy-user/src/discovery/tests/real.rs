@@ -174,6 +174,34 @@ async fn passwords_and_narrow_acls_are_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promoted_server_whose_run_id_is_hidden_is_no_stranger() {
+    let narrow = "user probe on >pr0be -@all +hello +ping +info|replication";
+    let master = redis(22700, "").await;
+    let replica = redis(22701, &format!("{narrow}\nreplicaof 127.0.0.1 22700")).await;
+    let mut of_replica = group(Source::Nodes(vec![local(22701)]));
+    of_replica.node_access = access(Some("probe"), "pr0be");
+    let mut run = Run::new(&of_replica);
+    let promoted = |seen: &Observation| match seen {
+        Observation::Node(_, report) if report.role == Role::Master => Some(report.id.clone()),
+        _ => None,
+    };
+    let linked = |seen: &Observation| match seen {
+        Observation::Node(_, NodeReport { role: Role::Replica(link), id, .. }) if link.up => Some(id.clone()),
+        _ => None,
+    };
+    let before = run.wait("a replica with its link up: INFO may be read", linked).await.0;
+    cli(22701, &["REPLICAOF", "NO", "ONE"]);
+    cli(22701, &["CLIENT", "KILL", "USER", "probe"]);
+    let after = run.wait("a master", promoted).await.0;
+    assert_eq!((before, after), (None, None), "master_replid changed, the server did not");
+    let refused = cli(22701, &["ACL", "LOG"]);
+    let count = refused.lines().find_map(|line| line.parse::<u32>().ok()).unwrap_or_default();
+    assert!(count <= 3, "INFO server is asked once a connection: {refused}");
+    run.end().await;
+    drop((master, replica));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_is_verified() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = |name: &str| dir.path().join(name);
@@ -217,7 +245,7 @@ async fn ipv6_and_names_are_followed() {
     let server = redis(22500, "bind 127.0.0.1 ::1").await;
     let places = ["::1", "localhost"].map(|host| HostPort { host: host.to_owned(), port: 22500 });
     let mut run = Run::new(&group(Source::Nodes(places.to_vec())));
-    let v6 = std::net::SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 22500));
+    let v6 = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 22500));
     assert_eq!(run.node(v6).await.role, Role::Master);
     wait("the name is resolved", || !run.discovery.status().names.iter().all(|name| name.addrs.is_empty())).await;
     run.end().await;

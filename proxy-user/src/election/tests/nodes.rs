@@ -13,6 +13,20 @@ fn rule_6_exactly_one_master_once_all_were_asked() {
 }
 
 #[test]
+fn rule_6_a_node_without_an_address_is_waited_for() {
+    // Z stands in for a name that is not looked up yet.
+    play(rules(false), "0 nodes=A,Z A=master => closed starting\n 1 nodes=A,B B=master => closed two-masters");
+    play(
+        rules(false),
+        "0 nodes=A,Z A=master => closed starting\n 1 nodes=A,B => closed starting\n 2 B=replica => open A@0 proven",
+    );
+    play(
+        rules(false),
+        "0 nodes=A,Z A=master => closed starting\n 1 Z=- => open A@0 proven\n 2 nodes=A,B B=master => open A@0 two-masters",
+    );
+}
+
+#[test]
 fn rule_6_two_masters_at_start_stay_closed() {
     without_sentinels(
         "1 A=master B=master => closed two-masters
