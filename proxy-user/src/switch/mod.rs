@@ -1,6 +1,6 @@
 //! Carries verdicts out, route by route: first the kernel's map and the gates, then the slots that
 //! the listener offers, then the order to reset what was left behind. Promises that from the write
-//! on no byte of an old generation moves, whatever the rest still takes. Never asks anybody anything.
+//! on no byte that arrives is sent on under an old generation, whatever the rest still takes. Never asks anybody anything.
 
 mod plan;
 mod slot;
