@@ -28,6 +28,8 @@ pub(super) struct Flow {
     /// When to look again, and how long to wait after that.
     pub(super) due: Option<Instant>,
     pub(super) wait: Duration,
+    /// What the program had passed when it was last asked, while draining.
+    pub(super) passed: u64,
     /// Of the redirected bytes, those already in the route's counters.
     pub(super) counted: u64,
 }
@@ -46,6 +48,7 @@ impl Flow {
             done: false,
             due: None,
             wait: FIRST_WAIT,
+            passed: 0,
             counted: 0,
         }
     }

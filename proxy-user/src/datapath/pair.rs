@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     Connection, Traffic,
     end::End,
-    flow::{Flow, Via},
+    flow::{FIRST_WAIT, Flow, Via},
     relay::{self, Turn},
     splice::{Label, Splice},
 };
@@ -30,6 +30,9 @@ pub(super) const NODE: usize = 1;
 const STAY: Duration = Duration::from_millis(100);
 /// A receiver with no more than this unacknowledged keeps up, and may be served by the kernel again.
 const CAUGHT_UP: u64 = 64 << 10;
+/// So much may wait in the kernel for one receiver beyond its credit. More than any receive buffer that
+/// the kernel's defaults allow (net.ipv4.tcp_rmem, 6 MiB).
+const MOST_PASSED: u64 = 16 << 20;
 /// A flow that the kernel never finishes is given up (by RST, never by a silent cut).
 const GIVE_UP: Duration = Duration::from_secs(600);
 
@@ -109,6 +112,11 @@ impl Pair {
         scratch: &mut [u8],
         now: Instant,
     ) -> io::Result<Step> {
+        if let (true, Some(splice)) =
+            (self.flows[side].spliced && self.flows[side].via != Via::Kernel, splice.as_deref())
+        {
+            self.bound(side, splice)?;
+        }
         match (self.flows[side].via, splice) {
             (Via::Kernel, Some(splice)) => self.step_kernel(side, splice, now),
             (Via::Draining, Some(splice)) => self.step_draining(side, splice, scratch, now),
@@ -132,6 +140,8 @@ impl Pair {
         let written = to.written - already;
         self.traffic.add(side, written);
         match turn {
+            // Looked at meanwhile for the sake of the bound.
+            Turn::Blocked if self.flows[side].spliced => self.look_again(side, now),
             Turn::Blocked => Ok(Step::Wait),
             Turn::Again => Ok(Step::Again),
             Turn::Idle => match splice {
@@ -193,6 +203,20 @@ impl Pair {
         self.step_daemon(side, Some(splice), scratch, now)
     }
 
+    /// What is passed to us stays in the kernel until we read it. TCP's window bounds it, except where the
+    /// same socket's queue is busy with the other direction: there it is bounded here, by a reset.
+    fn bound(&mut self, side: usize, splice: &Splice) -> io::Result<()> {
+        let passed = splice.meter(self.ends[side].cookie)?.passed;
+        if passed.saturating_sub(self.ends[side].read) > MOST_PASSED {
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, "too much waits for a receiver that does not read"));
+        }
+        let flow = &mut self.flows[side];
+        if flow.passed != passed {
+            (flow.passed, flow.wait) = (passed, FIRST_WAIT);
+        }
+        Ok(())
+    }
+
     /// A flow with nothing to do, and nothing of it waiting to be written: may the kernel have it back?
     fn consider_kernel(&mut self, side: usize, splice: &mut Splice, now: Instant) -> io::Result<Step> {
         let flow = &self.flows[side];
@@ -214,9 +238,10 @@ impl Pair {
         // then it goes on passing, and this flow is ours until the next try. A verdict under way right
         // now either shows in the meter or sees the grant, and tells.
         fence(Ordering::SeqCst);
-        if splice.meter(self.ends[side].cookie)?.passed == read {
-            self.flows[side].go(Via::Kernel, now);
+        if splice.meter(self.ends[side].cookie)?.passed != read {
+            return self.look_again(side, now);
         }
+        self.flows[side].go(Via::Kernel, now);
         Ok(Step::Wait)
     }
 
@@ -255,6 +280,9 @@ impl Pair {
         let finishing = flow.via == Via::Draining || self.ends[side].hung_up;
         if finishing && now.duration_since(flow.since) > GIVE_UP {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel does not finish a flow"));
+        }
+        if flow.due.is_some_and(|due| due > now && due <= now + flow.wait) {
+            return Ok(Step::Wait);
         }
         Ok(Step::Later(flow.back_off(now)))
     }

@@ -12,7 +12,11 @@ use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
     resource::{Resource, getrlimit, setrlimit},
 };
-use switchmaster_tests::{Lab, Namespace, Spec, lab::check, wait};
+use switchmaster_tests::{
+    Lab, Namespace, Spec,
+    lab::{Setup, check},
+    wait,
+};
 
 use crate::{FAILOVER, FOLLOW, limit, on_each_datapath};
 
@@ -70,10 +74,17 @@ fn took(log: &str) -> Result<Duration> {
     values.max().map(Duration::from_micros).context("the daemon's log has no took_us")
 }
 
+/// The limit of open files is shared by the routes in proportion to what they ask for.
+fn roomy(mut setup: Setup) -> Setup {
+    setup.writes = setup.writes.set("max_connections", CONNECTIONS + 500);
+    setup.reads = setup.reads.set("max_connections", 500);
+    setup
+}
+
 fn five_thousand_idle_connections(datapath: &str) {
     // Five thousand dials keep the master busy; a Sentinel that thinks it down finds no replica good enough.
     let spec = Spec { down_after_ms: 5000, ..Spec::default() };
-    check(raise_open_files().and_then(|()| Lab::start(spec, datapath, |setup| setup)), |lab| {
+    check(raise_open_files().and_then(|()| Lab::start(spec, datapath, roomy)), |lab| {
         let crowd = crowd(lab.client()?, lab.writes_address()?)?;
         wait::until(FAILOVER, "all connections to be through", || {
             let connections = lab.daemon.status()?.route("writes")?.connections;
