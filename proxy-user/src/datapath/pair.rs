@@ -30,9 +30,10 @@ pub(super) const NODE: usize = 1;
 const STAY: Duration = Duration::from_millis(100);
 /// A receiver with no more than this unacknowledged keeps up, and may be served by the kernel again.
 const CAUGHT_UP: u64 = 64 << 10;
-/// So much may wait in the kernel for one receiver beyond its credit. More than any receive buffer that
-/// the kernel's defaults allow (net.ipv4.tcp_rmem, 6 MiB).
-const MOST_PASSED: u64 = 16 << 20;
+/// So much may wait in the kernel for one receiver beyond its credit. Far more than any receive buffer
+/// that the kernel's defaults allow (net.ipv4.tcp_rmem, 6 MiB): two peers that both send in bulk and both
+/// read were seen to let more than 16 MiB pile up while the daemon waits for its turn.
+const MOST_PASSED: u64 = 128 << 20;
 /// A flow that the kernel never finishes is given up (by RST, never by a silent cut).
 const GIVE_UP: Duration = Duration::from_secs(600);
 
