@@ -119,7 +119,7 @@ fn recover(lab: &mut Lab, old: usize) -> Result<()> {
     }
     lab.cluster.settle()?;
     // What a Sentinel noted during the last failover may still lead it to correct somebody's role.
-    wait::throughout(Duration::from_secs(1), "an undisputed master", || {
+    wait::throughout(Duration::from_secs(4), "an undisputed master", || {
         ensure!(lab.cluster.masters() == [new], "the masters are {:?}", lab.cluster.masters());
         Ok(())
     })
