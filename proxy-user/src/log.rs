@@ -1,7 +1,5 @@
-//! The log: text or JSON lines on standard error, and nothing that a loop could flood it with.
+//! The log: text or JSON lines on standard error.
 //! Secrets stay out of it by their type; [`quiet_core_dumps`] keeps them out of a core dump too.
-
-mod repeat;
 
 use std::io::{self, IsTerminal as _};
 
@@ -10,8 +8,6 @@ use nix::sys::{
     resource::{Resource, setrlimit},
 };
 use tracing_subscriber::{EnvFilter, filter::ParseError};
-
-pub use self::repeat::{Every, Once};
 
 /// How a line of the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
