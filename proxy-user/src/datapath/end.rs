@@ -14,7 +14,10 @@ use nix::{
 };
 use proxy_ebpf::Cookie;
 
-use super::tcp_info::{self, Progress};
+use super::{
+    room::Room,
+    tcp_info::{self, Progress},
+};
 
 const AT_ONCE: linger = linger { l_onoff: 1, l_linger: 0 };
 /// A peer that goes on sending must not hold up the end.
@@ -42,6 +45,7 @@ pub(super) struct End {
     /// Bytes that did not fit into the socket; allocated only while there are any.
     pending: Vec<u8>,
     flushed: usize,
+    room: Option<Room>,
 }
 
 /// How a read ended.
@@ -73,6 +77,7 @@ impl End {
             sent_before,
             pending: Vec::new(),
             flushed: 0,
+            room: None,
         })
     }
 
@@ -155,6 +160,23 @@ impl End {
         }
         self.written += sent as u64;
         Ok(sent)
+    }
+
+    /// Something is pending: the socket takes no more.
+    pub(super) fn is_full(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Lets the kernel hand over what it has for this socket, whether its peer reads or not.
+    pub(super) fn make_room(&mut self, bytes: usize) -> io::Result<()> {
+        if self.room.is_none() {
+            self.room = Some(Room::make(&self.socket, bytes)?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn give_room_back(&mut self) -> io::Result<()> {
+        self.room.take().map_or(Ok(()), |room| room.give_back(&self.socket))
     }
 
     /// Passes a FIN on.

@@ -9,8 +9,9 @@ pub(super) enum Via {
     Daemon,
     /// The verdict program redirects; the daemon is not woken.
     Kernel,
-    /// On the way back from the kernel: what it redirected has not all reached the receiver's send
-    /// queue, so nothing may be written behind it yet.
+    /// On the way back from the kernel. What it redirected may not all have reached the receiver's send
+    /// queue, so nothing may be written behind it yet; or no segment has come since, so that the program
+    /// does not know yet.
     Draining,
 }
 
@@ -28,13 +29,15 @@ pub(super) struct Flow {
     /// When to look again, and how long to wait after that.
     pub(super) due: Option<Instant>,
     pub(super) wait: Duration,
-    /// What the program had passed when it was last asked, while draining.
-    pub(super) passed: u64,
+    /// Since when the kernel is waited for to finish it.
+    pub(super) unfinished: Option<Instant>,
+    /// The other flow's step has given it something to do.
+    pub(super) nudged: bool,
     /// Of the redirected bytes, those already in the route's counters.
     pub(super) counted: u64,
 }
 
-pub(super) const FIRST_WAIT: Duration = Duration::from_millis(1);
+const FIRST_WAIT: Duration = Duration::from_millis(1);
 /// Rarely waited for: a receiver that reads again makes its socket writable, and epoll tells of that.
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
@@ -48,7 +51,8 @@ impl Flow {
             done: false,
             due: None,
             wait: FIRST_WAIT,
-            passed: 0,
+            unfinished: None,
+            nudged: false,
             counted: 0,
         }
     }
@@ -58,6 +62,7 @@ impl Flow {
         self.since = now;
         self.due = None;
         self.wait = FIRST_WAIT;
+        self.unfinished = None;
     }
 
     /// The next time to look: soon at first, then ever more patiently.

@@ -1,12 +1,8 @@
-//! A connection: two ends and the flow each way. Decides, flow by flow, who moves the bytes, and
-//! when a flow may change hands without a byte lost, doubled or overtaken.
+//! A connection: two ends and the flow each way, moved by the kernel or by the daemon (`handover`).
 
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{Ordering, fence},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -16,26 +12,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     Connection, Traffic,
     end::End,
-    flow::{FIRST_WAIT, Flow, Via},
+    flow::{Flow, Via},
     relay::{self, Turn},
-    splice::{Label, Splice},
+    splice::Splice,
 };
 use crate::target::Lease;
 
 pub(super) const CLIENT: usize = 0;
 pub(super) const NODE: usize = 1;
-
-/// A flow that came back to the daemon stays at least so long: a receiver that stalls once often
-/// stalls again, and each change of hands costs a dozen system calls.
-const STAY: Duration = Duration::from_millis(100);
-/// A receiver with no more than this unacknowledged keeps up, and may be served by the kernel again.
-const CAUGHT_UP: u64 = 64 << 10;
-/// So much may wait in the kernel for one receiver beyond its credit. Far more than any receive buffer
-/// that the kernel's defaults allow (net.ipv4.tcp_rmem, 6 MiB): two peers that both send in bulk and both
-/// read were seen to let more than 16 MiB pile up while the daemon waits for its turn.
-const MOST_PASSED: u64 = 128 << 20;
-/// A flow that the kernel never finishes is given up (by RST, never by a silent cut).
-const GIVE_UP: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub(super) struct Pair {
@@ -49,9 +33,16 @@ pub(super) struct Pair {
     idle_timeout: Duration,
     moved_at: (u64, Instant),
     /// Both ends are each other's target in the kernel.
-    joined: bool,
-    token: u32,
+    pub(super) joined: bool,
+    pub(super) token: u32,
     place: OwnedSemaphorePermit,
+}
+
+/// What a worker lends a connection for a step.
+pub(super) struct Means<'a> {
+    pub(super) splice: Option<&'a mut Splice>,
+    pub(super) scratch: &'a mut [u8],
+    pub(super) now: Instant,
 }
 
 /// What a flow needs next.
@@ -83,16 +74,6 @@ impl Pair {
         })
     }
 
-    /// Prepares the splice. A connection that cannot have it is served by the daemon.
-    pub(super) fn join(&mut self, splice: &mut Splice, index: u32) {
-        self.token = index * 2;
-        match splice.join(&self.ends) {
-            Ok(()) => self.joined = true,
-            // EOPNOTSUPP: the client has half-closed already (CLOSE_WAIT).
-            Err(error) => tracing::debug!(%error, "a connection stays with the daemon"),
-        }
-    }
-
     /// What epoll should tell of an end now.
     pub(super) fn interest(&self, side: usize) -> EpollFlags {
         let mut flags = EpollFlags::EPOLLET | EpollFlags::EPOLLRDHUP;
@@ -106,193 +87,49 @@ impl Pair {
         flags
     }
 
-    pub(super) fn step(
-        &mut self,
-        side: usize,
-        splice: Option<&mut Splice>,
-        scratch: &mut [u8],
-        now: Instant,
-    ) -> io::Result<Step> {
-        if let (true, Some(splice)) =
-            (self.flows[side].spliced && self.flows[side].via != Via::Kernel, splice.as_deref())
-        {
-            self.bound(side, splice)?;
-        }
-        match (self.flows[side].via, splice) {
-            (Via::Kernel, Some(splice)) => self.step_kernel(side, splice, now),
-            (Via::Draining, Some(splice)) => self.step_draining(side, splice, scratch, now),
-            (_, splice) => self.step_daemon(side, splice, scratch, now),
+    pub(super) fn step(&mut self, side: usize, means: &mut Means<'_>) -> io::Result<Step> {
+        match (self.flows[side].via, &mut means.splice) {
+            (Via::Kernel, Some(splice)) => self.step_kernel(side, splice, means.now),
+            (Via::Draining, Some(_)) => self.step_draining(side, means),
+            _ => self.step_daemon(side, means),
         }
     }
 
-    fn step_daemon(
-        &mut self,
-        side: usize,
-        splice: Option<&mut Splice>,
-        scratch: &mut [u8],
-        now: Instant,
-    ) -> io::Result<Step> {
+    pub(super) fn step_daemon(&mut self, side: usize, means: &mut Means<'_>) -> io::Result<Step> {
+        let spliced = self.flows[side].spliced;
         if self.flows[side].done {
             return Ok(Step::Wait);
         }
         let (from, to) = both(&mut self.ends, side);
         let already = to.written;
-        let turn = relay::turn(from, to, &self.lease, scratch, self.flows[side].spliced)?;
+        let turn = relay::turn(from, to, &self.lease, means.scratch, spliced)?;
         let written = to.written - already;
         self.traffic.add(side, written);
-        match turn {
-            // Looked at meanwhile for the sake of the bound.
-            Turn::Blocked if self.flows[side].spliced => self.look_again(side, now),
-            Turn::Blocked => Ok(Step::Wait),
-            Turn::Again => Ok(Step::Again),
-            Turn::Idle => match splice {
-                Some(splice) => self.consider_kernel(side, splice, now),
-                None => Ok(Step::Wait),
-            },
-            Turn::Eof => self.finish(side, splice, now),
+        match (turn, means.splice.as_deref_mut().filter(|_| spliced)) {
+            (Turn::Again, _) => Ok(Step::Again),
+            (Turn::Blocked, Some(splice)) => {
+                self.evict(1 - side, splice, means.now)?;
+                Ok(Step::Wait)
+            }
+            (Turn::Idle, Some(splice)) => self.consider_kernel(side, splice, means.now),
+            (Turn::Blocked | Turn::Idle, None) => Ok(Step::Wait),
+            (Turn::Eof, splice) => self.finish(side, splice, means.now),
         }
     }
 
     /// Every byte of the sender is read: pass its FIN on, once nothing is left behind in the kernel.
     fn finish(&mut self, side: usize, splice: Option<&mut Splice>, now: Instant) -> io::Result<Step> {
-        if let (true, Some(splice)) = (self.flows[side].spliced, splice)
-            && !(self.kernel_is_empty(side, splice)? && self.accounted(side, splice)?)
+        if let Some(splice) = splice
+            && let Some(step) = self.left_behind(side, splice, now)?
         {
-            // What is still on its way to us inside the kernel has to be read before the end is.
-            let from = &mut self.ends[side];
-            (from.eof, from.readable) = (false, true);
-            return self.look_again(side, now);
+            return Ok(step);
         }
         self.ends[1 - side].finish()?;
         self.flows[side].done = true;
         Ok(if self.flows.iter().all(|flow| flow.done) { Step::Done } else { Step::Wait })
     }
 
-    fn step_kernel(&mut self, side: usize, splice: &mut Splice, now: Instant) -> io::Result<Step> {
-        if self.ends[side].hung_up {
-            // The kernel does not pass a FIN on; and passed on too early it would cut off the bytes
-            // that still wait for the kernel's worker. So the daemon finishes the flow.
-            self.flows[side].go(Via::Draining, now);
-            return self.look_again(side, now);
-        }
-        let meter = splice.meter(self.ends[side].cookie)?;
-        self.count(side, meter.bytes);
-        let to = &self.ends[1 - side];
-        let waiting = (meter.bytes + to.written).saturating_sub(to.progress()?.handed_over);
-        if waiting > splice.credit() / 4 {
-            return self.look_again(side, now);
-        }
-        splice.grant(&self.ends[side], self.label(side), meter.charged, self.ends[side].read)?;
-        self.flows[side].go(Via::Kernel, now);
-        Ok(Step::Wait)
-    }
-
-    fn step_draining(
-        &mut self,
-        side: usize,
-        splice: &mut Splice,
-        scratch: &mut [u8],
-        now: Instant,
-    ) -> io::Result<Step> {
-        self.ends[side].kick()?;
-        if !self.kernel_is_empty(side, splice)? {
-            return self.look_again(side, now);
-        }
-        self.flows[side].go(Via::Daemon, now);
-        self.ends[side].readable = true;
-        self.ends[1 - side].writable = true;
-        self.step_daemon(side, Some(splice), scratch, now)
-    }
-
-    /// What is passed to us stays in the kernel until we read it. TCP's window bounds it, except where the
-    /// same socket's queue is busy with the other direction: there it is bounded here, by a reset.
-    fn bound(&mut self, side: usize, splice: &Splice) -> io::Result<()> {
-        let passed = splice.meter(self.ends[side].cookie)?.passed;
-        if passed.saturating_sub(self.ends[side].read) > MOST_PASSED {
-            return Err(io::Error::new(io::ErrorKind::OutOfMemory, "too much waits for a receiver that does not read"));
-        }
-        let flow = &mut self.flows[side];
-        if flow.passed != passed {
-            (flow.passed, flow.wait) = (passed, FIRST_WAIT);
-        }
-        Ok(())
-    }
-
-    /// A flow with nothing to do, and nothing of it waiting to be written: may the kernel have it back?
-    fn consider_kernel(&mut self, side: usize, splice: &mut Splice, now: Instant) -> io::Result<Step> {
-        let flow = &self.flows[side];
-        if !flow.spliced || self.ends[side].hung_up || flow.due.is_some_and(|due| due > now) {
-            return Ok(Step::Wait);
-        }
-        let settled = flow.since + STAY;
-        if settled > now {
-            self.flows[side].due = Some(settled);
-            return Ok(Step::Later(settled));
-        }
-        if self.ends[1 - side].progress()?.unacknowledged > CAUGHT_UP {
-            return self.look_again(side, now);
-        }
-        let read = self.ends[side].read;
-        let spent = splice.meter(self.ends[side].cookie)?.charged;
-        splice.grant(&self.ends[side], self.label(side), spent, read)?;
-        // From here on the program redirects again, unless a segment was passed before it saw the grant:
-        // then it goes on passing, and this flow is ours until the next try. A verdict under way right
-        // now either shows in the meter or sees the grant, and tells.
-        fence(Ordering::SeqCst);
-        if splice.meter(self.ends[side].cookie)?.passed != read {
-            return self.look_again(side, now);
-        }
-        self.flows[side].go(Via::Kernel, now);
-        Ok(Step::Wait)
-    }
-
-    /// Gives a new flow to the kernel. Nothing of it may have been read by the daemon.
-    pub(super) fn enter(&mut self, side: usize, splice: &mut Splice, now: Instant) -> io::Result<()> {
-        if !self.joined {
-            return Ok(());
-        }
-        if let Err(error) = splice.enter(&self.ends[side], self.label(side)) {
-            // EOPNOTSUPP: it has half-closed since it was joined.
-            tracing::debug!(%error, "a flow stays with the daemon");
-            return Ok(());
-        }
-        self.flows[side].spliced = true;
-        self.flows[side].go(Via::Kernel, now);
-        self.ends[side].kick()
-    }
-
-    /// Everything redirected has reached the receiver's own send queue.
-    fn kernel_is_empty(&self, side: usize, splice: &Splice) -> io::Result<bool> {
-        let redirected = splice.meter(self.ends[side].cookie)?.bytes;
-        let to = &self.ends[1 - side];
-        Ok(to.progress()?.handed_over >= redirected + to.written)
-    }
-
-    /// Everything the sender sent, its FIN included, was redirected or read: nothing hides in a queue.
-    fn accounted(&self, side: usize, splice: &Splice) -> io::Result<bool> {
-        const FIN: u64 = 1;
-        let from = &self.ends[side];
-        let received = from.progress()?.received;
-        Ok(splice.meter(from.cookie)?.bytes + from.read + FIN >= received)
-    }
-
-    fn look_again(&mut self, side: usize, now: Instant) -> io::Result<Step> {
-        let flow = &mut self.flows[side];
-        let finishing = flow.via == Via::Draining || self.ends[side].hung_up;
-        if finishing && now.duration_since(flow.since) > GIVE_UP {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel does not finish a flow"));
-        }
-        if flow.due.is_some_and(|due| due > now && due <= now + flow.wait) {
-            return Ok(Step::Wait);
-        }
-        Ok(Step::Later(flow.back_off(now)))
-    }
-
-    fn label(&self, side: usize) -> Label {
-        Label { target: self.lease.key, generation: self.lease.generation, token: self.token + side as u32 }
-    }
-
-    fn count(&mut self, side: usize, redirected: u64) {
+    pub(super) fn count(&mut self, side: usize, redirected: u64) {
         let flow = &mut self.flows[side];
         self.traffic.add(side, redirected.saturating_sub(flow.counted));
         flow.counted = redirected;

@@ -18,7 +18,7 @@ use super::end::End;
 
 /// What all spliced flows together may leave waiting in the kernel, and one flow at most and least.
 const TOTAL_CREDIT: u64 = 256 << 20;
-const MOST_CREDIT: u64 = 2 << 20;
+pub(super) const MOST_CREDIT: u64 = 2 << 20;
 const LEAST_CREDIT: u64 = 16 << 10;
 
 pub(super) struct Splice {
@@ -108,14 +108,17 @@ impl Splice {
     /// have been read and written on.
     pub(super) fn grant(&mut self, from: &End, label: Label, charged: u64, read: u64) -> io::Result<()> {
         let credit = self.credit();
-        let link = Link {
-            cookie: from.cookie,
-            target: label.target,
-            generation: label.generation,
-            limit: charged + credit,
-            notify_at: charged + credit / 2,
-            resume_at: read,
-        };
+        self.link(from, label, charged + credit, charged + credit / 2, read)
+    }
+
+    /// Takes a flow's credit away: its next segment is passed to the daemon.
+    pub(super) fn revoke(&mut self, from: &End, label: Label, read: u64) -> io::Result<()> {
+        self.link(from, label, 0, u64::MAX, read)
+    }
+
+    fn link(&mut self, from: &End, label: Label, limit: u64, notify_at: u64, read: u64) -> io::Result<()> {
+        let Label { target, generation, .. } = label;
+        let link = Link { cookie: from.cookie, target, generation, limit, notify_at, resume_at: read };
         self.links.insert(from.cookie, link, 0).map_err(io::Error::other)
     }
 

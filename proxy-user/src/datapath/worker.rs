@@ -19,7 +19,7 @@ use super::{
     Connection, Sever, Severed,
     flow::Via,
     mailbox::{Mail, Mailbox},
-    pair::{Pair, Step},
+    pair::{Means, Pair, Step},
     splice::Splice,
 };
 
@@ -203,7 +203,8 @@ impl Worker {
         let (index, side) = place(token);
         let Some(pair) = self.pairs.get_mut(index) else { return };
         pair.flows[side].queued = false;
-        match pair.step(side, self.splice.as_mut(), &mut self.scratch, now) {
+        let mut means = Means { splice: self.splice.as_mut(), scratch: &mut self.scratch, now };
+        match pair.step(side, &mut means) {
             Ok(Step::Wait) => {}
             Ok(Step::Again) => {
                 pair.flows[side].queued = true;
@@ -223,6 +224,12 @@ impl Worker {
             }
         }
         let Some(pair) = self.pairs.get_mut(index) else { return };
+        for (side, flow) in pair.flows.iter_mut().enumerate() {
+            if std::mem::take(&mut flow.nudged) && !flow.queued {
+                flow.queued = true;
+                self.again.push(self::token(index, side));
+            }
+        }
         for side in 0..2 {
             let interest = pair.interest(side);
             if interest != pair.watched[side] {
@@ -301,12 +308,14 @@ impl Worker {
     fn on_kernel(&mut self, event: Event, now: Instant) {
         let (index, side) = place(event.token);
         let Some(pair) = self.pairs.get_mut(index) else { return };
-        let flow = &mut pair.flows[side];
-        if pair.ends[side].cookie != event.cookie || flow.via != Via::Kernel {
+        if pair.ends[side].cookie != event.cookie {
             return;
         }
-        if event.kind == event::PASSING {
-            flow.go(Via::Draining, now);
+        match (pair.flows[side].via, event.kind) {
+            (Via::Kernel, event::PASSING) => pair.leave(side, now),
+            // An evicted flow has met its limit; or the receiver of one that stays falls behind.
+            (Via::Draining, event::PASSING) | (Via::Kernel, _) => {}
+            _ => return,
         }
         self.step(event.token, now);
     }
@@ -316,13 +325,12 @@ impl Worker {
         let mut unheard = Vec::new();
         for (index, pair) in &mut self.pairs {
             for side in 0..2 {
-                let flow = &mut pair.flows[side];
                 let Ok(meter) = splice.meter(pair.ends[side].cookie) else { continue };
-                if flow.via != Via::Kernel || meter.passing == 0 && meter.notified == 0 {
+                if pair.flows[side].via != Via::Kernel || meter.passing == 0 && meter.notified == 0 {
                     continue;
                 }
                 if meter.passing != 0 {
-                    flow.go(Via::Draining, now);
+                    pair.leave(side, now);
                 }
                 unheard.push(token(index, side));
             }

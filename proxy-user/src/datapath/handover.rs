@@ -1,0 +1,193 @@
+//! A flow changes hands between the kernel and the daemon. Promises that no byte is lost, doubled or
+//! overtaken by it, and that what waits in the kernel's own queues is bounded: both flows of a
+//! connection leave the kernel together, because their queues are shared.
+
+use std::{
+    io,
+    sync::atomic::{Ordering, fence},
+    time::{Duration, Instant},
+};
+
+use super::{
+    flow::Via,
+    pair::{Means, Pair, Step},
+    splice::{Label, MOST_CREDIT, Splice},
+};
+
+/// A flow that came back to the daemon stays at least so long: a receiver that stalls once often
+/// stalls again, and each change of hands costs a dozen system calls.
+const STAY: Duration = Duration::from_millis(100);
+/// A receiver with no more than this unacknowledged keeps up, and may be served by the kernel again.
+const CAUGHT_UP: u64 = 64 << 10;
+/// All that the kernel can have redirected to one receiver: a credit and what was left of the last.
+const ROOM: usize = 2 * MOST_CREDIT as usize;
+/// A flow that the kernel never finishes is given up (by RST, never by a silent cut).
+const GIVE_UP: Duration = Duration::from_secs(600);
+
+impl Pair {
+    /// Prepares the splice. A connection that cannot have it is served by the daemon.
+    pub(super) fn join(&mut self, splice: &mut Splice, index: u32) {
+        self.token = index * 2;
+        match splice.join(&self.ends) {
+            Ok(()) => self.joined = true,
+            // EOPNOTSUPP: the client has half-closed already (CLOSE_WAIT).
+            Err(error) => tracing::debug!(%error, "a connection stays with the daemon"),
+        }
+    }
+
+    /// Gives a new flow to the kernel. Nothing of it may have been read by the daemon.
+    pub(super) fn enter(&mut self, side: usize, splice: &mut Splice, now: Instant) -> io::Result<()> {
+        if !self.joined {
+            return Ok(());
+        }
+        if let Err(error) = splice.enter(&self.ends[side], self.label(side)) {
+            // EOPNOTSUPP: it has half-closed since it was joined.
+            tracing::debug!(%error, "a flow stays with the daemon");
+            return Ok(());
+        }
+        self.flows[side].spliced = true;
+        self.flows[side].go(Via::Kernel, now);
+        self.ends[side].kick()
+    }
+
+    pub(super) fn step_kernel(&mut self, side: usize, splice: &mut Splice, now: Instant) -> io::Result<Step> {
+        if self.ends[side].hung_up {
+            // The kernel does not pass a FIN on; and passed on too early it would cut off the bytes
+            // that still wait for the kernel's worker. So the daemon finishes the flow.
+            self.leave(side, now);
+            return Ok(self.look_again(side, now));
+        }
+        let meter = splice.meter(self.ends[side].cookie)?;
+        self.count(side, meter.bytes);
+        let to = &self.ends[1 - side];
+        let waiting = (meter.bytes + to.written).saturating_sub(to.progress()?.handed_over);
+        if waiting > splice.credit() / 4 {
+            return Ok(self.look_again(side, now));
+        }
+        splice.grant(&self.ends[side], self.label(side), meter.charged, self.ends[side].read)?;
+        self.flows[side].go(Via::Kernel, now);
+        Ok(Step::Wait)
+    }
+
+    /// The program redirects no more of this flow, or will not with its next segment.
+    pub(super) fn leave(&mut self, side: usize, now: Instant) {
+        self.flows[side].go(Via::Draining, now);
+    }
+
+    pub(super) fn step_draining(&mut self, side: usize, means: &mut Means<'_>) -> io::Result<Step> {
+        let Means { splice: Some(splice), now, .. } = means else { return Ok(Step::Wait) };
+        let now = *now;
+        self.ends[1 - side].make_room(ROOM)?;
+        self.ends[side].kick()?;
+        self.evict(1 - side, splice, now)?;
+        if !self.kernel_is_empty(side, splice)? {
+            return self.wait_for_kernel(side, now);
+        }
+        self.ends[1 - side].give_room_back()?;
+        if !self.ends[side].hung_up && splice.meter(self.ends[side].cookie)?.passing == 0 {
+            // Evicted, and silent since: the program has not met its new limit.
+            return self.consider_kernel(side, splice, now);
+        }
+        self.flows[side].go(Via::Daemon, now);
+        self.ends[side].readable = true;
+        self.ends[1 - side].writable = true;
+        self.step_daemon(side, means)
+    }
+
+    /// Takes a flow out of the kernel because the other one clogs the queues they share.
+    pub(super) fn evict(&mut self, side: usize, splice: &mut Splice, now: Instant) -> io::Result<()> {
+        let other = 1 - side;
+        if self.flows[side].via != Via::Kernel || self.ends[other].hung_up {
+            return Ok(());
+        }
+        splice.revoke(&self.ends[side], self.label(side), self.ends[side].read)?;
+        self.leave(side, now);
+        self.flows[side].nudged = true;
+        Ok(())
+    }
+
+    /// Whether bytes of a flow wait for its receiver outside TCP's own queues. Nothing may be redirected
+    /// the other way then: it would stand before what is passed there.
+    fn clogged(&self, side: usize, splice: &Splice) -> io::Result<bool> {
+        Ok(match self.flows[side].via {
+            Via::Kernel => false,
+            Via::Draining => !self.kernel_is_empty(side, splice)?,
+            Via::Daemon => self.ends[1 - side].is_full(),
+        })
+    }
+
+    /// A flow with nothing to do, and nothing of it waiting to be written: may the kernel have it back?
+    pub(super) fn consider_kernel(&mut self, side: usize, splice: &mut Splice, now: Instant) -> io::Result<Step> {
+        let flow = &self.flows[side];
+        if !flow.spliced || self.ends[side].hung_up || flow.due.is_some_and(|due| due > now) {
+            return Ok(Step::Wait);
+        }
+        let settled = flow.since + STAY;
+        if settled > now {
+            self.flows[side].due = Some(settled);
+            return Ok(Step::Later(settled));
+        }
+        if self.clogged(1 - side, splice)? || self.ends[1 - side].progress()?.unacknowledged > CAUGHT_UP {
+            return Ok(self.look_again(side, now));
+        }
+        let read = self.ends[side].read;
+        let spent = splice.meter(self.ends[side].cookie)?.charged;
+        splice.grant(&self.ends[side], self.label(side), spent, read)?;
+        // From here on the program redirects again, unless a segment was passed before it saw the grant:
+        // then it goes on passing, and this flow is ours until the next try. A verdict under way right
+        // now either shows in the meter or sees the grant, and tells.
+        fence(Ordering::SeqCst);
+        if splice.meter(self.ends[side].cookie)?.passed != read {
+            return Ok(self.look_again(side, now));
+        }
+        self.flows[side].go(Via::Kernel, now);
+        Ok(Step::Wait)
+    }
+
+    /// Everything redirected has reached the receiver's own send queue.
+    fn kernel_is_empty(&self, side: usize, splice: &Splice) -> io::Result<bool> {
+        let redirected = splice.meter(self.ends[side].cookie)?.bytes;
+        let to = &self.ends[1 - side];
+        Ok(to.progress()?.handed_over >= redirected + to.written)
+    }
+
+    /// Everything the sender sent, its FIN included, was redirected or read: nothing hides in a queue.
+    fn accounted(&self, side: usize, splice: &Splice) -> io::Result<bool> {
+        const FIN: u64 = 1;
+        let from = &self.ends[side];
+        let received = from.progress()?.received;
+        Ok(splice.meter(from.cookie)?.bytes + from.read + FIN >= received)
+    }
+
+    /// Looks again until the kernel has finished with a flow; it always has, unless it is broken.
+    fn wait_for_kernel(&mut self, side: usize, now: Instant) -> io::Result<Step> {
+        let since = *self.flows[side].unfinished.get_or_insert(now);
+        if now.duration_since(since) > GIVE_UP {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel does not finish a flow"));
+        }
+        Ok(self.look_again(side, now))
+    }
+
+    fn look_again(&mut self, side: usize, now: Instant) -> Step {
+        let flow = &mut self.flows[side];
+        if flow.due.is_some_and(|due| due > now && due <= now + flow.wait) {
+            return Step::Wait;
+        }
+        Step::Later(flow.back_off(now))
+    }
+
+    /// What is still on its way to us inside the kernel has to be read before the end is: the step to wait
+    /// for it, or None once there is nothing.
+    pub(super) fn left_behind(&mut self, side: usize, splice: &Splice, now: Instant) -> io::Result<Option<Step>> {
+        if self.kernel_is_empty(side, splice)? && self.accounted(side, splice)? {
+            return Ok(None);
+        }
+        let from = &mut self.ends[side];
+        (from.eof, from.readable) = (false, true);
+        self.wait_for_kernel(side, now).map(Some)
+    }
+
+    fn label(&self, side: usize) -> Label {
+        Label { target: self.lease.key, generation: self.lease.generation, token: self.token + side as u32 }
+    }
+}
