@@ -108,6 +108,20 @@ pub struct Meter {
     /// The daemon's own marks, handed back in each [`Event`]: which worker, and what it calls the flow.
     pub worker: u32,
     pub token: u32,
+    /// The sequence number of the next byte of the stream, once `sequence` says that it is known.
+    pub next: u32,
+    /// One of [`sequence`].
+    pub sequence: u32,
+}
+
+/// Values of [`Meter::sequence`].
+pub mod sequence {
+    /// No segment has come yet.
+    pub const UNKNOWN: u32 = 0;
+    /// Every byte so far came once and in order.
+    pub const KNOWN: u32 = 1;
+    /// Bytes are missing, or what the kernel says of a segment makes no sense: the connection has to end.
+    pub const BROKEN: u32 = 2;
 }
 
 /// What a queued segment costs beyond its payload: the sk_buff and a receive buffer of half a page,
@@ -132,6 +146,8 @@ pub mod event {
     pub const CREDIT_LOW: u32 = 1;
     /// The first segment was passed to the daemon, for lack of credit or because the gate is shut.
     pub const PASSING: u32 = 2;
+    /// The stream is not whole any more: [`super::sequence::BROKEN`].
+    pub const BROKEN: u32 = 3;
 }
 
 /// Indexes of the `counters` map: one for everything a verdict can be. This table also makes the metrics.
@@ -146,7 +162,11 @@ pub mod counter {
     pub const EVENT_LOST: u32 = 7;
     /// An end without bytes: the daemon passes it on.
     pub const DROPPED_FIN: u32 = 8;
-    pub const COUNT: u32 = 9;
+    /// A retransmission that began with bytes which had come before; those were cut off.
+    pub const TRIMMED: u32 = 9;
+    /// A segment that does not continue the stream: its connection is reset.
+    pub const BROKEN: u32 = 10;
+    pub const COUNT: u32 = 11;
 
     /// Label values of the metric `switchmaster_sockmap_verdicts_total`, by index.
     pub const NAMES: [&str; COUNT as usize] = [
@@ -159,6 +179,8 @@ pub mod counter {
         "passed_no_peer",
         "event_lost",
         "dropped_fin",
+        "trimmed",
+        "broken",
     ];
 }
 
@@ -166,7 +188,7 @@ const _: () = {
     assert!(size_of::<TargetKey>() == 8);
     assert!(size_of::<Target>() == 48);
     assert!(size_of::<Link>() == 48);
-    assert!(size_of::<Meter>() == 48);
+    assert!(size_of::<Meter>() == 56);
     assert!(size_of::<Event>() == 24);
 };
 

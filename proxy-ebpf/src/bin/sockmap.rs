@@ -1,18 +1,19 @@
 //! The in-kernel splice: every segment that arrives on a spliced socket goes out on its peer.
 //! Promises: no byte moves unless the target's gate is open for the socket's generation, and no
 //! more than the daemon's credit waits for a slow peer. What it may not redirect it leaves on the
-//! socket, in order, for the daemon. Needs sk_skb verdicts without a parser (5.10) and ring buffers (5.8).
+//! socket, in order, for the daemon. Every byte goes on once: a segment that does not continue the stream
+//! ends the connection. Needs sk_skb verdicts without a parser (5.10) and ring buffers (5.8).
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 use aya_ebpf::{
     btf_maps::{HashMap, PerCpuArray, RingBuf, SockHash},
-    helpers::bpf_get_socket_cookie,
+    helpers::{bpf_get_socket_cookie, bpf_probe_read_kernel},
     macros::{btf_map, stream_verdict},
     programs::SkBuffContext,
 };
-use proxy_ebpf::{CHARGE_PER_SEGMENT, Cookie, Event, Link, Meter, Target, TargetKey, counter, event};
+use proxy_ebpf::{CHARGE_PER_SEGMENT, Cookie, Event, Link, Meter, Target, TargetKey, counter, event, sequence};
 
 // Sizes are the least that loads; the daemon sets them from the configuration.
 #[btf_map(name = "targets")]
@@ -47,7 +48,21 @@ fn verdict(ctx: SkBuffContext) -> u32 {
         count(counter::DROPPED_FIN, 1);
         return SK_DROP;
     }
-    if let Err(Pass { counter }) = redirect(&ctx) {
+    // SAFETY: the context is the kernel's own, valid for the whole call.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
+    let Some(meter) = METERS.get_ptr_mut(cookie) else {
+        count(counter::PASSED_NOT_LINKED, 1);
+        return SK_PASS;
+    };
+    // SAFETY: a socket's segments are judged under its lock, so this program is the only writer.
+    let meter = unsafe { &mut *meter };
+    if continues(&ctx, meter).is_none() {
+        meter.sequence = sequence::BROKEN;
+        count(counter::BROKEN, 1);
+        tell(meter, cookie, event::BROKEN);
+        return SK_DROP;
+    }
+    if let Err(Pass { counter }) = redirect(&ctx, cookie, meter) {
         count(counter, 1);
         #[cfg(feature = "log")]
         aya_log_ebpf::debug!(&ctx, "a segment of {} bytes is passed to the daemon: counter {}", ctx.len(), counter);
@@ -56,14 +71,54 @@ fn verdict(ctx: SkBuffContext) -> u32 {
     SK_PASS
 }
 
-fn redirect(ctx: &SkBuffContext) -> Result<(), Pass> {
-    // SAFETY: the context is the kernel's own, valid for the whole call.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
-    let Some(meter) = METERS.get_ptr_mut(cookie) else {
-        return Err(Pass { counter: counter::PASSED_NOT_LINKED });
-    };
-    // SAFETY: a socket's segments are judged under its lock, so this program is the only writer.
-    let meter = unsafe { &mut *meter };
+/// Where the kernel keeps a segment's first and last sequence number while TCP has it: the head of
+/// `tcp_skb_cb`, which lies at `sk_buff.cb` (include/linux/skbuff.h, include/net/tcp.h, 64-bit). Should
+/// another kernel have it elsewhere, the two will not fit the length, and the self-test fails.
+const CONTROL_BLOCK: usize = 40;
+/// What one call of the helper can cut off (sk_skb_adjust_room), and how often it takes for a whole segment.
+const MOST_CUT: u32 = 0xfff;
+const CUTS: u32 = 17;
+
+/// Makes the segment begin with the next byte of the stream. TCP takes in a retransmission whose head
+/// has come before (its own readers skip it), but tcp_read_skb hands it over whole. None if the stream
+/// cannot be continued with it.
+#[inline(always)]
+fn continues(ctx: &SkBuffContext, meter: &mut Meter) -> Option<()> {
+    let len = ctx.len();
+    let block = ctx.skb.skb.cast::<u8>().wrapping_add(CONTROL_BLOCK).cast::<[u32; 2]>();
+    // SAFETY: the helper checks the address itself; the value is two integers.
+    let [first, end] = unsafe { bpf_probe_read_kernel(block) }.ok()?;
+    // A FIN takes a number of its own.
+    if !matches!(end.wrapping_sub(first).wrapping_sub(len), 0 | 1) || meter.sequence == sequence::BROKEN {
+        return None;
+    }
+    let known = if meter.sequence == sequence::UNKNOWN { 0 } else { meter.next.wrapping_sub(first) };
+    if known != 0 {
+        cut(ctx, known, len)?;
+        count(counter::TRIMMED, 1);
+    }
+    meter.next = first.wrapping_add(len);
+    meter.sequence = sequence::KNOWN;
+    Some(())
+}
+
+/// Cuts `known` bytes off the segment's head. A gap before it looks like a number that is far too large.
+fn cut(ctx: &SkBuffContext, mut known: u32, len: u32) -> Option<()> {
+    if known >= len {
+        return None;
+    }
+    for _ in 0..CUTS {
+        let now = if known > MOST_CUT { MOST_CUT } else { known };
+        ctx.adjust_room(-(now as i32), 0, 0).ok()?;
+        known -= now;
+        if known == 0 {
+            return Some(());
+        }
+    }
+    None
+}
+
+fn redirect(ctx: &SkBuffContext, cookie: Cookie, meter: &mut Meter) -> Result<(), Pass> {
     let len = u64::from(ctx.len());
     let Some(link) = link_of(cookie).or_else(|| link_of(cookie)) else {
         return Err(pass(meter, cookie, len, counter::PASSED_NOT_LINKED));

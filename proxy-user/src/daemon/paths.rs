@@ -111,7 +111,8 @@ fn refuse(route: &str, error: &anyhow::Error) -> anyhow::Error {
     let what = format!("route {route}: the datapath sockmap ({error:#})");
     if denied {
         let privilege =
-            "the capabilities CAP_BPF and CAP_NET_ADMIN (and CAP_SYS_ADMIN where bpffs is not mounted)".to_owned();
+            "the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (and CAP_SYS_ADMIN where bpffs is not mounted)"
+                .to_owned();
         let remedy = "grant them, or set datapath = \"copy\", which needs none".to_owned();
         return Failure::Privilege { what, privilege, remedy }.into();
     }

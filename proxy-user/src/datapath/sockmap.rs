@@ -1,5 +1,5 @@
 //! The in-kernel splice: once a connection is made, its bytes go from socket to socket without
-//! waking the daemon. Needs CAP_BPF and CAP_NET_ADMIN, and a kernel that passes the self-test.
+//! waking the daemon. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and a kernel that passes the self-test.
 //! The `targets` map it reads is the pinned one that the switch writes.
 
 use std::{

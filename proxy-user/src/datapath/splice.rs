@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya::maps::{HashMap, MapData, MapError, SockHash};
-use proxy_ebpf::{Cookie, Link, Meter, TargetKey};
+use proxy_ebpf::{Cookie, Link, Meter, TargetKey, sequence};
 
 use super::end::End;
 
@@ -83,6 +83,8 @@ impl Splice {
             notified_at: 0,
             worker: self.worker,
             token: label.token,
+            next: 0,
+            sequence: sequence::UNKNOWN,
         };
         self.meters.insert(from.cookie, meter, 0).map_err(io::Error::other)?;
         self.grant(from, label, 0, 0)?;

@@ -12,7 +12,7 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use proxy_ebpf::{Event, TargetKey, counter, event};
+use proxy_ebpf::{Event, TargetKey, counter, event, sequence};
 use slab::Slab;
 
 use super::{
@@ -312,6 +312,12 @@ impl Worker {
             return;
         }
         match (pair.flows[side].via, event.kind) {
+            (_, event::BROKEN) => {
+                tracing::warn!(
+                    "the kernel handed over a segment that does not continue its stream; the connection is reset"
+                );
+                return self.end(index);
+            }
             (Via::Kernel, event::PASSING) => pair.leave(side, now),
             // An evicted flow has met its limit; or the receiver of one that stays falls behind.
             (Via::Draining, event::PASSING) | (Via::Kernel, _) => {}
@@ -322,10 +328,14 @@ impl Worker {
 
     fn audit(&mut self, now: Instant) {
         let Some(splice) = &self.splice else { return };
-        let mut unheard = Vec::new();
+        let (mut unheard, mut broken) = (Vec::new(), Vec::new());
         for (index, pair) in &mut self.pairs {
             for side in 0..2 {
                 let Ok(meter) = splice.meter(pair.ends[side].cookie) else { continue };
+                if meter.sequence == sequence::BROKEN {
+                    broken.push(index);
+                    break;
+                }
                 if pair.flows[side].via != Via::Kernel || meter.passing == 0 && meter.notified == 0 {
                     continue;
                 }
@@ -337,6 +347,9 @@ impl Worker {
         }
         for token in unheard {
             self.step(token, now);
+        }
+        for index in broken {
+            self.end(index);
         }
     }
 

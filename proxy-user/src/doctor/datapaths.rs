@@ -97,9 +97,9 @@ const COPY_WORKS: &str = "datapath = \"copy\" works without";
 type Finding = (Verdict, String, String);
 
 fn privileges(held: &Held) -> Option<Finding> {
-    let missing = held.missing(&[Capability::Bpf, Capability::NetAdmin]);
+    let missing = held.missing(&[Capability::Bpf, Capability::NetAdmin, Capability::Perfmon]);
     (!missing.is_empty())
-        .then(|| (Verdict::MissingPrivilege, format!("{} missing", missing.join(" and ")), grant(&missing)))
+        .then(|| (Verdict::MissingPrivilege, format!("{} missing", missing.join(", ")), grant(&missing)))
 }
 
 fn unsupported(what: &str, answer: &Answer) -> Finding {

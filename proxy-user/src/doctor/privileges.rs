@@ -32,7 +32,7 @@ impl Capability {
         match self {
             Self::Bpf => "loading BPF programs and maps: sockmap needs it",
             Self::NetAdmin => "BPF that touches the network: sockmap needs it",
-            Self::Perfmon => "BPF programs without speculation hardening; good to have, not needed",
+            Self::Perfmon => "BPF programs that read the kernel's own numbers: sockmap needs it",
             Self::NetRaw => "severing idle NAT flows; not used by this version",
             Self::SysAdmin => "mounting a bpffs; not needed where one is mounted",
         }
@@ -82,7 +82,7 @@ pub(super) fn checks(held: &Held) -> Vec<Check> {
     };
     let capabilities = Capability::ALL.iter().map(|it| match (held.has(*it), it) {
         (true, _) => Check::ok(it.name(), format!("held; {}", it.needed_for())),
-        (false, Capability::Bpf | Capability::NetAdmin) => {
+        (false, Capability::Bpf | Capability::NetAdmin | Capability::Perfmon) => {
             Check::bad(it.name(), State::No, format!("not held; {}", it.needed_for()), grant(&[it.name()]))
         }
         (false, _) => Check::ok(it.name(), format!("not held; {}", it.needed_for())),

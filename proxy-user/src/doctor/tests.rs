@@ -57,8 +57,8 @@ fn a_no_names_the_capability_and_offers_copy() {
     let report = report(&nobody(), &Answer::Refused, None, None);
     let ability = sockmap(&report);
     assert_eq!(ability.verdict, Verdict::MissingPrivilege);
-    assert_eq!(ability.reason, "CAP_BPF and CAP_NET_ADMIN missing");
-    assert!(ability.remedy.contains("grant CAP_BPF CAP_NET_ADMIN"), "{}", ability.remedy);
+    assert_eq!(ability.reason, "CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON missing");
+    assert!(ability.remedy.contains("grant CAP_BPF CAP_NET_ADMIN CAP_PERFMON"), "{}", ability.remedy);
     assert!(ability.remedy.contains("\"copy\""), "{}", ability.remedy);
 }
 
@@ -103,7 +103,10 @@ fn it_works_without_privileges() {
         assert_eq!(sockmap(&report).verdict, Verdict::MissingPrivilege);
         assert_eq!(report.exit_code(), 77);
         let text = report.to_string();
-        assert!(text.contains(&format!("uid {NOBODY}")) && text.contains("CAP_NET_ADMIN missing"), "{text}");
+        assert!(
+            text.contains(&format!("uid {NOBODY}")) && text.contains("CAP_NET_ADMIN, CAP_PERFMON missing"),
+            "{text}"
+        );
         return;
     }
     if !nix::unistd::geteuid().is_root() {

@@ -1,5 +1,5 @@
 //! The daemon's place in the kernel: its pinned maps, one daemon at a time, and the objects that
-//! the build embedded. Needs CAP_BPF and CAP_NET_ADMIN; CAP_SYS_ADMIN where bpffs is not mounted yet.
+//! the build embedded. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; CAP_SYS_ADMIN where bpffs is not mounted yet.
 
 mod bpffs;
 mod load;

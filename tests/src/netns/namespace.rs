@@ -114,6 +114,16 @@ impl Namespace {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// From now on this namespace hears nothing from `from`, which still hears it.
+    pub fn ignore(&self, from: &Self) -> Result<()> {
+        cut::cut(self, from)
+    }
+
+    /// Hears `from` again.
+    pub fn listen_to(&self, from: &Self) -> Result<()> {
+        cut::heal(self, from)
+    }
+
     /// From now on nothing passes between this namespace and `peer`, in silence, as when a cable is
     /// cut further away: both ends keep their sockets and hear nothing. `proxy` still reaches both.
     pub fn cut(&self, peer: &Self) -> Result<()> {

@@ -56,7 +56,7 @@ fn a_named_datapath_that_may_not_be_is_refused_with_77() {
         for launcher in [NO_BPF, NOBODY] {
             let (code, log) = ends(lab, launcher)?;
             ensure!(code == Some(77), "{launcher:?}: it ended with {code:?}: {log}");
-            says(&log, &["CAP_BPF", "CAP_NET_ADMIN", "datapath = \"copy\""])?;
+            says(&log, &["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON", "datapath = \"copy\""])?;
         }
         Ok(())
     });

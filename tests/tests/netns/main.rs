@@ -8,6 +8,7 @@ mod handover;
 mod integrity;
 mod limits;
 mod order;
+mod overlap;
 mod pattern;
 mod reset;
 mod stage;

@@ -153,7 +153,10 @@ fn back_to_the_kernel(datapath: &str) {
     stage::check(Stage::new(datapath, echo), |stage| {
         let mut stream = stage.connect()?;
         for round in 0..3 {
-            pile_up(&stream, || Ok(wait::pause(Duration::from_millis(600))))?;
+            pile_up(&stream, || {
+                wait::pause(Duration::from_millis(600));
+                Ok(())
+            })?;
             // The flow stays with the daemon for a moment, lest it change hands for every message.
             wait::pause(Duration::from_millis(400));
             trips(&mut stream, 10)?;
