@@ -65,6 +65,8 @@ pub mod state {
     pub const OPEN: u32 = 1;
     /// Established connections live on, new ones wait.
     pub const ESTABLISHED_ONLY: u32 = 2;
+    /// Nothing passes for now, as with `live` 0; `generation` lives on and loses nothing.
+    pub const PAUSED: u32 = 3;
 }
 
 /// The daemon's half of a spliced socket's state: only the daemon writes it, entry by entry.

@@ -1,6 +1,6 @@
 //! Where each route leads right now: what the switch writes, and listener and datapaths read.
-//! Promises: a byte moves only while [`Gate::passes`] for the generation its connection was made
-//! under; shutting a gate takes effect at once, before any connection is visited.
+//! Promises: a byte moves only while [`Gate::passage`] is `Free` for the generation its connection was
+//! made under; shutting or pausing a gate takes effect at once, before any connection is visited.
 
 use std::{
     net::SocketAddr,
@@ -13,20 +13,46 @@ use std::{
 use proxy_ebpf::TargetKey;
 use tokio::sync::watch;
 
-/// Tells which generation of a target may carry bytes. The kernel's copy is `Target::live`.
+/// What a connection may do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passage {
+    Free,
+    /// Wait: neither carry a byte nor end.
+    Paused,
+    /// End, by RST.
+    Shut,
+}
+
+/// Tells which generation of a target may carry bytes. The kernel's copies are `Target::live` and
+/// `Target::state`. One word, so that nobody ever sees half a change.
 #[derive(Debug, Default)]
 pub struct Gate {
-    live: AtomicU64,
+    /// The generation that lives, doubled, and one more while it is paused.
+    word: AtomicU64,
 }
 
 impl Gate {
+    pub fn passage(&self, generation: u64) -> Passage {
+        match self.word.load(Ordering::Acquire) {
+            0 => Passage::Shut,
+            word if word >> 1 != generation => Passage::Shut,
+            word if word & 1 == 1 => Passage::Paused,
+            _ => Passage::Free,
+        }
+    }
+
     pub fn passes(&self, generation: u64) -> bool {
-        self.live.load(Ordering::Acquire) == generation
+        self.passage(generation) == Passage::Free
     }
 
     /// Lets connections of `generation` through, and none of any other.
     pub fn open(&self, generation: u64) {
-        self.live.store(generation, Ordering::Release);
+        self.word.store(generation << 1, Ordering::Release);
+    }
+
+    /// Holds connections of `generation` back; those of any other have ended.
+    pub fn pause(&self, generation: u64) {
+        self.word.store(generation << 1 | 1, Ordering::Release);
     }
 
     pub fn shut(&self) {
@@ -63,9 +89,9 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Whether this connection may still carry bytes.
-    pub fn valid(&self) -> bool {
-        self.gate.passes(self.generation)
+    /// Whether this connection may carry bytes now, or ever again.
+    pub fn passage(&self) -> Passage {
+        self.gate.passage(self.generation)
     }
 }
 
@@ -95,6 +121,23 @@ mod tests {
         assert!(!gate.passes(1) && gate.passes(2));
         gate.shut();
         assert!(!gate.passes(2));
+    }
+
+    #[test]
+    fn a_paused_gate_is_neither_open_nor_shut() {
+        let gate = Gate::default();
+        assert_eq!((gate.passage(0), gate.passage(1)), (Passage::Shut, Passage::Shut));
+        gate.open(2);
+        gate.pause(2);
+        assert_eq!(
+            [1, 2, 5].map(|generation| gate.passage(generation)),
+            [Passage::Shut, Passage::Paused, Passage::Shut]
+        );
+        gate.open(2);
+        assert_eq!(gate.passage(2), Passage::Free);
+        gate.pause(2);
+        gate.open(3);
+        assert_eq!(gate.passage(2), Passage::Shut, "what was paused under the old one ends");
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub struct Status {
 #[serde(default)]
 pub struct Group {
     pub name: String,
-    /// `open`, `established` or `closed`.
+    /// `open`, `established`, `paused` or `closed`.
     pub way: String,
     pub reason: String,
     /// How long it has been so.
@@ -85,7 +85,7 @@ pub struct Route {
     pub datapath: String,
     /// Why this datapath: what `auto` found.
     pub datapath_reason: String,
-    /// As in the kernel's map: `open`, `established` or `closed`.
+    /// As in the kernel's map: `open`, `established`, `paused` or `closed`.
     pub state: String,
     pub generation: u64,
     pub connections: u64,
@@ -137,6 +137,7 @@ pub fn way_word(way: Way) -> &'static str {
     match way {
         Way::Open => "open",
         Way::Established => "established",
+        Way::Paused => "paused",
         Way::Closed => "closed",
     }
 }

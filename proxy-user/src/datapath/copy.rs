@@ -3,6 +3,8 @@
 
 use std::io;
 
+use proxy_ebpf::TargetKey;
+
 use super::{Connection, Datapath, Sever, crew::Crew};
 
 #[derive(Debug)]
@@ -27,5 +29,9 @@ impl Datapath for Copy {
 
     fn sever(&self, order: &Sever) {
         self.crew.sever(order);
+    }
+
+    fn resume(&self, key: TargetKey) {
+        self.crew.resume(key);
     }
 }

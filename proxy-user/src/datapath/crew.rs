@@ -6,6 +6,8 @@ use std::{
     thread::JoinHandle,
 };
 
+use proxy_ebpf::TargetKey;
+
 use super::{
     Connection, Sever,
     mailbox::{Mail, Mailbox},
@@ -51,6 +53,12 @@ impl Crew {
     pub(super) fn sever(&self, order: &Sever) {
         for (mailbox, _) in &self.workers {
             mailbox.send(Mail::Sever(order.clone()));
+        }
+    }
+
+    pub(super) fn resume(&self, key: TargetKey) {
+        for (mailbox, _) in &self.workers {
+            mailbox.send(Mail::Resume(key));
         }
     }
 }

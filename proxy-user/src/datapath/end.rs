@@ -129,6 +129,13 @@ impl End {
         Ok(())
     }
 
+    /// Keeps bytes for a later [`Self::flush`]. Must not be called while anything is pending.
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
+        debug_assert!(self.pending.is_empty(), "bytes would overtake each other");
+        self.pending = bytes.to_vec();
+        self.flushed = 0;
+    }
+
     /// True once nothing is pending.
     pub(super) fn flush(&mut self) -> io::Result<bool> {
         if self.pending.is_empty() {

@@ -26,6 +26,8 @@ pub(super) struct Flow {
     pub(super) queued: bool,
     /// The FIN was passed on.
     pub(super) done: bool,
+    /// It had a turn while the target was paused, and is owed one when that ends.
+    pub(super) held: bool,
     /// When to look again, and how long to wait after that.
     pub(super) due: Option<Instant>,
     pub(super) wait: Duration,
@@ -49,6 +51,7 @@ impl Flow {
             spliced: false,
             queued: false,
             done: false,
+            held: false,
             due: None,
             wait: FIRST_WAIT,
             unfinished: None,

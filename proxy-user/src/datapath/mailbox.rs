@@ -6,7 +6,7 @@ use std::{
 };
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use proxy_ebpf::Event;
+use proxy_ebpf::{Event, TargetKey};
 
 use super::{Connection, Sever};
 
@@ -14,6 +14,8 @@ use super::{Connection, Sever};
 pub(super) enum Mail {
     Adopt(Connection),
     Sever(Sever),
+    /// A pause of this place has ended.
+    Resume(TargetKey),
     /// The verdict program has something to say of one of the worker's flows.
     Kernel(Event),
     /// The verdict program could not say something: look at every flow.

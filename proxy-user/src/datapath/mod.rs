@@ -1,7 +1,7 @@
 //! How the bytes of a connection move once both its ends are connected. A datapath never knows
 //! Sentinel; it knows leases. Promises for every datapath: bytes arrive once, in order, or the
 //! connection ends by RST; a half-close is passed on after the bytes before it; nothing moves
-//! while the lease is not valid.
+//! while the lease is not free; a pause loses nothing and ends nothing.
 
 mod copy;
 mod crew;
@@ -75,4 +75,6 @@ pub trait Datapath: Send + Sync + std::fmt::Debug {
     /// Takes over a connected pair: from here on the datapath moves its bytes and ends it.
     fn adopt(&self, connection: Connection);
     fn sever(&self, order: &Sever);
+    /// The gate of `key`, which was paused, is open again: what stood still goes on at once.
+    fn resume(&self, key: TargetKey);
 }

@@ -16,7 +16,7 @@ use super::{
     relay::{self, Turn},
     splice::Splice,
 };
-use crate::target::Lease;
+use crate::target::{Lease, Passage};
 
 pub(super) const CLIENT: usize = 0;
 pub(super) const NODE: usize = 1;
@@ -35,7 +35,7 @@ pub(super) struct Pair {
     /// Both ends are each other's target in the kernel.
     pub(super) joined: bool,
     pub(super) token: u32,
-    place: OwnedSemaphorePermit,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// What a worker lends a connection for a step.
@@ -70,7 +70,7 @@ impl Pair {
             moved_at: (0, now),
             joined: false,
             token: 0,
-            place: connection.place,
+            place: Some(connection.place),
         })
     }
 
@@ -103,10 +103,13 @@ impl Pair {
         let (from, to) = both(&mut self.ends, side);
         let already = to.written;
         let turn = relay::turn(from, to, &self.lease, means.scratch, spliced)?;
+        self.flows[side].held = turn == Turn::Held;
         let written = to.written - already;
         self.traffic.add(side, written);
         match (turn, means.splice.as_deref_mut().filter(|_| spliced)) {
             (Turn::Again, _) => Ok(Step::Again),
+            // Nothing is polled for: whoever ends the pause gives the next turn.
+            (Turn::Held, _) => Ok(Step::Wait),
             (Turn::Blocked, Some(splice)) => {
                 self.evict(1 - side, splice, means.now)?;
                 Ok(Step::Wait)
@@ -135,6 +138,16 @@ impl Pair {
         flow.counted = redirected;
     }
 
+    pub(super) fn paused(&self) -> bool {
+        self.lease.passage() == Passage::Paused
+    }
+
+    /// The client may have left, which only a write to it would tell, and none is made now. What it is owed
+    /// waits for it all the same, but not in the way of others.
+    pub(super) fn vacate(&mut self) {
+        self.place = None;
+    }
+
     pub(super) fn timed(&self) -> bool {
         !self.idle_timeout.is_zero()
     }
@@ -146,7 +159,8 @@ impl Pair {
         let redirected =
             |end: &End| splice.and_then(|splice| splice.meter(end.cookie).ok()).map_or(0, |meter| meter.bytes);
         let moved: u64 = self.ends.iter().map(|end| end.read + redirected(end)).sum();
-        if moved != self.moved_at.0 {
+        // Nothing can move in a pause: that is nobody's idleness.
+        if moved != self.moved_at.0 || self.paused() {
             self.moved_at = (moved, now);
         }
         now.duration_since(self.moved_at.1) >= self.idle_timeout
@@ -193,7 +207,7 @@ pub(super) struct Remains {
     flows: [Flow; 2],
     joined: bool,
     lease: Lease,
-    place: OwnedSemaphorePermit,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Remains {

@@ -4,7 +4,7 @@
 use std::io;
 
 use super::end::{End, Read};
-use crate::target::Lease;
+use crate::target::{Lease, Passage};
 
 /// What a turn came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(super) enum Turn {
     Again,
     /// The sender has finished and every byte of it was written.
     Eof,
+    /// The target is paused: whoever opens it again gives the next turn.
+    Held,
 }
 
 /// Bytes one direction may move before the next connection has its turn.
@@ -32,8 +34,8 @@ pub(super) fn turn(
 ) -> io::Result<Turn> {
     let mut moved = 0;
     loop {
-        if !lease.valid() {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the target is no longer valid"));
+        if !free(lease)? {
+            return Ok(Turn::Held);
         }
         if !to.flush()? {
             return Ok(Turn::Blocked);
@@ -48,15 +50,30 @@ pub(super) fn turn(
             return Ok(Turn::Again);
         }
         let Read::Bytes(n) = from.read(scratch)? else { continue };
-        if !lease.valid() {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the target is no longer valid"));
-        }
-        to.write(&scratch[..n])?;
         moved += n;
+        // Read already, so they are kept here, and are the first to go on.
+        let held = !free(lease)?;
+        if held {
+            to.keep(&scratch[..n]);
+        } else {
+            to.write(&scratch[..n])?;
+        }
         // A short read emptied the socket, and new bytes make a new edge; but a FIN that epoll has
         // already told of makes none, and a spliced socket hands its bytes out piecemeal.
         if n < scratch.len() && !from.hung_up && !exhaustive {
             from.readable = false;
         }
+        if held {
+            return Ok(Turn::Held);
+        }
+    }
+}
+
+/// Whether bytes may move; an error if they never will again.
+fn free(lease: &Lease) -> io::Result<bool> {
+    match lease.passage() {
+        Passage::Free => Ok(true),
+        Passage::Paused => Ok(false),
+        Passage::Shut => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the target is no longer valid")),
     }
 }

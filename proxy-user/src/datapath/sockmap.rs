@@ -13,7 +13,7 @@ use aya::{
     maps::{Map, MapData, MapError, PerCpuArray, RingBuf, SockHash},
     programs::{ProgramError, SkSkb},
 };
-use proxy_ebpf::{Cookie, names};
+use proxy_ebpf::{Cookie, TargetKey, names};
 
 use super::{Connection, Datapath, Sever, crew::Crew, splice::Maps, worker::KernelEvents};
 
@@ -104,6 +104,10 @@ impl Datapath for Sockmap {
 
     fn sever(&self, order: &Sever) {
         self.crew.sever(order);
+    }
+
+    fn resume(&self, key: TargetKey) {
+        self.crew.resume(key);
     }
 }
 

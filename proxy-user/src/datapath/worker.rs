@@ -19,9 +19,10 @@ use super::{
     Connection, Sever, Severed,
     flow::Via,
     mailbox::{Mail, Mailbox},
-    pair::{Means, Pair, Step},
+    pair::{CLIENT, Means, Pair, Step},
     splice::Splice,
 };
+use crate::target::Passage;
 
 const MAIL: u64 = u64::MAX;
 const KERNEL: u64 = u64::MAX - 1;
@@ -131,6 +132,7 @@ impl Worker {
             match mail {
                 Mail::Adopt(connection) => self.adopt(connection, now),
                 Mail::Sever(order) => self.carry_out(&order),
+                Mail::Resume(key) => self.resume(key, now),
                 Mail::Kernel(event) => self.on_kernel(event, now),
                 Mail::Audit => self.audit(now),
                 Mail::Refresh => self.refresh(),
@@ -146,7 +148,7 @@ impl Worker {
             Ok(pair) => pair,
             Err(error) => return tracing::debug!(%error, "a connection ended before it began"),
         };
-        if !pair.lease.valid() {
+        if pair.lease.passage() == Passage::Shut {
             // The switch came between the connect and now, and its order has already passed here.
             return;
         }
@@ -190,7 +192,11 @@ impl Worker {
         end.readable |= hung_up || flags.contains(EpollFlags::EPOLLIN);
         let writable = flags.contains(EpollFlags::EPOLLOUT);
         end.writable |= writable;
-        if end.readable {
+        let readable = end.readable;
+        if hung_up && side == CLIENT && pair.paused() {
+            pair.vacate();
+        }
+        if readable {
             self.step(token, now);
         }
         if writable {
@@ -217,7 +223,7 @@ impl Worker {
             }
             Err(error) => {
                 tracing::trace!(%error, "a connection is reset");
-                if !pair.lease.valid() {
+                if pair.lease.passage() == Passage::Shut {
                     *self.early.entry(pair.lease.key).or_default() += 1;
                 }
                 return self.end(index);
@@ -359,6 +365,16 @@ impl Worker {
             early + self.sever(&|pair| pair.lease.key == order.key && pair.lease.generation != order.keep);
         // Nobody waits for it any more when the daemon is going down.
         let _unheard = order.done.send(Severed { connections, last: Instant::now() });
+    }
+
+    /// Gives every flow that was held its turn; those in the kernel's hands go by the kernel's gate.
+    fn resume(&mut self, key: TargetKey, now: Instant) {
+        let paused = self.pairs.iter().filter(|(_, pair)| pair.lease.key == key);
+        let sides = paused
+            .flat_map(|(index, pair)| (0..2).filter(|side| pair.flows[*side].held).map(move |side| token(index, side)));
+        for token in sides.collect::<Vec<_>>() {
+            self.step(token, now);
+        }
     }
 
     /// Resets all matching connections, clients first: they are the ones who have to reconnect.

@@ -71,6 +71,10 @@ impl Ballot {
         }
     }
 
+    pub(super) fn knows(&self, from: SocketAddr) -> bool {
+        self.seats.contains_key(&canonical(from))
+    }
+
     pub(super) fn withdraw(&mut self, from: SocketAddr) {
         if let Some(seat) = self.seats.get_mut(&canonical(from)) {
             *seat = Seat::Silent;

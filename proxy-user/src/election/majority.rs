@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    arming::{AFTER_ROLE, Promise},
     ballot::{Agreed, Ballot, Count},
     roster::Roster,
     ruling::{Call, Held, Ruling},
@@ -23,6 +24,17 @@ pub(super) struct Majority {
     /// Since when no majority upholds the incumbent.
     unsupported: Option<Instant>,
     contest: Option<Contest>,
+    credit: Option<Credit>,
+}
+
+/// A target that was followed on a Sentinel's and its own word (`commit = "early"`), until a majority
+/// names it or anybody else at a newer epoch than the last majority had.
+#[derive(Debug, Clone, Copy)]
+struct Credit {
+    addr: SocketAddr,
+    epoch: u64,
+    /// The majority should have heard of it by then.
+    until: Option<Instant>,
 }
 
 /// A majority's candidate whom a minority at a higher epoch does not name.
@@ -61,12 +73,13 @@ impl Obstacle {
 
 impl Majority {
     pub(super) fn new(grace: Duration) -> Self {
-        Self { ballot: Ballot::default(), grace, floor: 0, unsupported: None, contest: None }
+        Self { ballot: Ballot::default(), grace, floor: 0, unsupported: None, contest: None, credit: None }
     }
 
     pub(super) fn rule(&mut self, roster: &Roster, incumbent: Option<&Target>, held: Held, now: Instant) -> Ruling {
         let count = self.ballot.count();
         self.watch_contest(&count, now);
+        self.watch_credit(&count, roster, incumbent, now);
         if let Count::Agreed(agreed) = &count
             && is_news(agreed, incumbent)
             && self.obstacle(agreed, roster, now).is_none()
@@ -83,11 +96,55 @@ impl Majority {
     fn follow(&mut self, agreed: &Agreed, id: Option<&str>) -> Ruling {
         self.floor = agreed.epoch;
         self.unsupported = None;
+        self.credit = None;
         Call::Follow(Target { addr: agreed.addr, epoch: agreed.epoch, id: id.map(str::to_owned) }).into()
+    }
+
+    /// Follows a replica that a Sentinel promotes and that says master, before the majority knows. The floor
+    /// stays: it is raised by majorities alone, so that a word that comes to nothing binds nobody.
+    pub(super) fn lend(&mut self, promise: Promise, roster: &Roster, now: Instant) -> Option<Ruling> {
+        let overruled = matches!(self.ballot.count(), Count::Agreed(agreed) if agreed.addr != promise.replica && agreed.epoch > self.floor);
+        let node = roster.confirmed(promise.replica)?;
+        if overruled || promise.epoch <= self.floor || self.credit.is_some() {
+            return None;
+        }
+        self.unsupported = None;
+        let until = now.checked_add(AFTER_ROLE);
+        self.credit = Some(Credit { addr: promise.replica, epoch: promise.epoch, until });
+        let target = Target { addr: promise.replica, epoch: promise.epoch, id: node.id().map(str::to_owned) };
+        Some(Ruling { call: Call::Follow(target), wake: until })
+    }
+
+    /// Whether who is followed is followed on credit.
+    pub(super) fn lends(&self) -> bool {
+        self.credit.is_some()
+    }
+
+    /// The credit ends when a majority has spoken, when the target itself says that it is no master, and when
+    /// its time is over while it says nothing.
+    fn watch_credit(&mut self, count: &Count, roster: &Roster, incumbent: Option<&Target>, now: Instant) {
+        let Some(credit) = self.credit else { return };
+        let spoken = match count {
+            Count::Agreed(agreed) if agreed.epoch > self.floor => {
+                if agreed.addr == credit.addr {
+                    self.floor = agreed.epoch.min(credit.epoch);
+                }
+                true
+            }
+            _ => false,
+        };
+        let followed = incumbent.is_some_and(|target| target.addr == credit.addr);
+        let over = credit.until.is_some_and(|until| until <= now);
+        if spoken || (over || !followed) && !roster.says_master(credit.addr) {
+            self.credit = None;
+        }
     }
 
     /// Whether the incumbent may stay.
     fn judge(&mut self, count: &Count, roster: &Roster, target: &Target, held: Held, now: Instant) -> Ruling {
+        if let Some(credit) = self.credit {
+            return self.trust(credit, count, roster, target, held, now);
+        }
         match count {
             Count::Agreed(agreed) if agreed.addr == target.addr => {
                 self.unsupported = None;
@@ -105,6 +162,27 @@ impl Majority {
                 self.outlast(count, roster, target, held, now)
             }
         }
+    }
+
+    /// The majority's word is still that of before the failover: the old master's does not count against the
+    /// new one. When the time is up it does, and rule 4 takes over.
+    fn trust(
+        &mut self,
+        credit: Credit,
+        count: &Count,
+        roster: &Roster,
+        target: &Target,
+        held: Held,
+        now: Instant,
+    ) -> Ruling {
+        if credit.until.is_some_and(|until| until <= now) {
+            return self.outlast(count, roster, target, held, now);
+        }
+        let call = match held {
+            Held::Silent => Call::Keep(Way::Established, Reason::ProbeLost),
+            Held::SaysMaster | Held::Nobody => Call::Keep(Way::Open, Reason::Early),
+        };
+        Ruling { call, wake: credit.until }
     }
 
     /// Rule 4: nobody upholds the incumbent, nobody deposes it.
@@ -158,7 +236,7 @@ impl Majority {
         if agreed.epoch < self.floor {
             return Some(Obstacle::Stale);
         }
-        if overtaken(agreed, roster) {
+        if overtaken(agreed, roster) || self.credit.is_some_and(|credit| credit.addr != agreed.addr) {
             return Some(Obstacle::Overtaken);
         }
         if let Some(contest) = self.contest.as_ref().filter(|contest| !self.is_over(contest.since, now)) {

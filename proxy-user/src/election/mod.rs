@@ -4,6 +4,7 @@
 //! Never does I/O, and never reads a clock. `docs/election.md` gives the rules and their reasons.
 
 mod address;
+mod arming;
 mod ballot;
 mod majority;
 mod node;
@@ -18,13 +19,16 @@ mod verdict;
 
 use std::{net::SocketAddr, time::Instant};
 
+use crate::config::Commit;
+
 pub use self::{
     address::canonical,
-    observation::{Failure, NodeReport, Observation, ReplicaLink, Role, SentinelView},
+    observation::{Failure, NodeReport, Observation, ReplicaLink, Role, SentinelView, Sign, SignKind},
     rules::Rules,
     verdict::{Reason, Replica, Target, Verdict, Way},
 };
 use self::{
+    arming::Arming,
     majority::Majority,
     node::Thresholds,
     roster::Roster,
@@ -33,14 +37,12 @@ use self::{
 
 /// The election of one group. Feed it every observation in order; act whenever it says that the
 /// verdict changed; call [`Election::tick`] at [`Election::deadline`].
-///
-/// Early arming (a pause between the first sign of a failover and the decision) has its place in
-/// `settle`: between the ruling and the verdict, where it may lower an open way but never raise one.
 #[derive(Debug, Clone)]
 pub struct Election {
     rules: Rules,
     roster: Roster,
     majority: Majority,
+    arming: Arming,
     incumbent: Option<Incumbent>,
     /// Why the last incumbent was dropped, until another one is followed.
     dropped: Option<(SocketAddr, Reason)>,
@@ -56,6 +58,7 @@ impl Election {
         Self {
             majority: Majority::new(rules.quorum_grace),
             roster: Roster::new(thresholds),
+            arming: Arming::default(),
             rules,
             incumbent: None,
             dropped: None,
@@ -67,15 +70,49 @@ impl Election {
 
     /// Takes one observation in. True if the verdict changed.
     pub fn observe(&mut self, observation: Observation, now: Instant) -> bool {
+        // A clock that steps back stands still.
+        let now = self.now.map_or(now, |latest| latest.max(now));
         match observation {
-            Observation::Sentinels(known) => self.majority.ballot.seat(known),
-            Observation::View(from, view) => self.majority.ballot.cast(from, &view),
+            Observation::Sentinels(known) => {
+                self.majority.ballot.seat(known);
+                let ballot = &self.majority.ballot;
+                self.arming.retain(|from| ballot.knows(from));
+            }
+            Observation::View(from, view) => self.view(from, &view, now),
+            Observation::Sign(from, sign) => self.sign(from, sign, now),
             Observation::SentinelLost(from, _) => self.majority.ballot.withdraw(from),
             Observation::Nodes(known) => self.roster.enlist(known),
             Observation::Node(from, report) => self.roster.report(from, report),
             Observation::NodeLost(from, _) => self.roster.failure(from),
         }
         self.settle(now)
+    }
+
+    fn view(&mut self, from: SocketAddr, view: &SentinelView, now: Instant) {
+        self.majority.ballot.cast(from, view);
+        let in_force = self.incumbent.as_ref().is_some_and(|it| it.target.addr == canonical(view.master));
+        if in_force && self.believes(from) {
+            self.arming.answered(canonical(from), view.master_down, now);
+        }
+    }
+
+    /// Believed from a known Sentinel about the master in force; about anybody else it is old news.
+    fn sign(&mut self, from: SocketAddr, mut sign: Sign, now: Instant) {
+        if !self.believes(from) {
+            return;
+        }
+        (sign.master, sign.replica) = (canonical(sign.master), sign.replica.map(canonical));
+        match &self.incumbent {
+            None => self.arming.stir(now),
+            Some(incumbent) if incumbent.target.addr == sign.master => {
+                self.arming.hear(canonical(from), &sign, &incumbent.target, now);
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn believes(&self, from: SocketAddr) -> bool {
+        self.rules.sentinels && self.majority.ballot.knows(from)
     }
 
     /// Lets time pass. True if the verdict changed.
@@ -88,6 +125,11 @@ impl Election {
         self.deadline
     }
 
+    /// Until when every node should be asked each few milliseconds; None, or past: no need.
+    pub fn hurry_until(&self) -> Option<Instant> {
+        self.arming.hurry_until()
+    }
+
     pub fn verdict(&self) -> &Verdict {
         &self.verdict
     }
@@ -96,8 +138,10 @@ impl Election {
         let now = self.now.map_or(now, |latest| latest.max(now));
         self.now = Some(now);
         let ruling = self.rule(now);
-        self.deadline = ruling.wake;
+        let wake = ruling.wake;
         let (way, reason) = self.apply(ruling.call);
+        let (way, reason) = self.pause(way, reason, now);
+        self.deadline = wake.into_iter().chain(self.arming.wake()).min();
         let master = self.incumbent.as_ref().map(|incumbent| incumbent.target.clone());
         let replicas = self.roster.replicas(master.as_ref().map(|master| master.addr));
         let verdict = Verdict { way, master, reason, replicas };
@@ -116,10 +160,35 @@ impl Election {
             Some(Standing::Stranger) => self.drop_incumbent(Reason::Stranger),
         };
         let target = self.incumbent.as_ref().map(|incumbent| &incumbent.target);
-        if self.rules.sentinels {
-            self.majority.rule(&self.roster, target, held, now)
-        } else {
-            sole::rule(&self.roster, target, held)
+        if !self.rules.sentinels {
+            return sole::rule(&self.roster, target, held);
+        }
+        let ruling = self.majority.rule(&self.roster, target, held, now);
+        match ruling.call {
+            Call::Keep(..) | Call::Close(..) if self.rules.commit == Commit::Early => self.early(now).unwrap_or(ruling),
+            _ => ruling,
+        }
+    }
+
+    /// Rule 5, `commit = "early"`: a Sentinel has said whom it promotes and at which epoch, and that node has
+    /// turned master.
+    fn early(&mut self, now: Instant) -> Option<Ruling> {
+        let turned = |addr| self.roster.get(addr).is_some_and(node::Node::has_turned);
+        let promise = self.arming.promises().filter(|it| turned(it.replica)).max_by_key(|it| it.epoch)?;
+        self.majority.lend(promise, &self.roster, now)
+    }
+
+    /// Rule 5: lowers what the other rules allow, and never raises it.
+    fn pause(&mut self, way: Way, reason: Reason, now: Instant) -> (Way, Reason) {
+        let master = self.incumbent.as_ref().map(|incumbent| incumbent.target.addr);
+        self.arming.step(&mut self.roster, master, now);
+        match way {
+            Way::Closed => {
+                self.arming.closed();
+                (way, reason)
+            }
+            Way::Open | Way::Established if self.arming.paused() => (Way::Paused, Reason::Failover),
+            Way::Open | Way::Established | Way::Paused => (way, reason),
         }
     }
 
@@ -133,7 +202,8 @@ impl Election {
             Call::Follow(target) => {
                 self.incumbent = Some(Incumbent::new(target));
                 self.dropped = None;
-                (Way::Open, Reason::Proven)
+                self.arming.decided(&mut self.roster);
+                (Way::Open, if self.majority.lends() { Reason::Early } else { Reason::Proven })
             }
             Call::Keep(way, reason) => (way, reason),
             Call::Close(reason, candidate) => {

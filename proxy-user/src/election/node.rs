@@ -50,6 +50,8 @@ pub(super) struct Node {
     replica: bool,
     /// The latest report showed another server than the one before.
     stranger: bool,
+    /// It said replica, says master now, and nobody has made anything of it yet.
+    turned: bool,
 }
 
 impl Node {
@@ -59,6 +61,8 @@ impl Node {
             *self = Self { replica: self.replica, ..Self::default() };
         }
         self.stranger = stranger;
+        let was_replica = matches!(self.said, Some(Role::Replica(_)));
+        self.turned = report.role == Role::Master && (self.turned || was_replica);
         self.id = report.id.or(self.id.take());
         self.failures = 0;
         match &report.role {
@@ -132,6 +136,19 @@ impl Node {
     /// Its word still stands, `rise` or not: what a second master is judged by.
     pub(super) fn says_master(&self, limits: &Thresholds) -> bool {
         self.said == Some(Role::Master) && self.failures < limits.fall
+    }
+
+    /// It turned master, and still says so.
+    pub(super) fn turned(&self, limits: &Thresholds) -> bool {
+        self.turned && self.says_master(limits)
+    }
+
+    pub(super) fn has_turned(&self) -> bool {
+        self.turned
+    }
+
+    pub(super) fn forget_turn(&mut self) {
+        self.turned = false;
     }
 
     /// It may count as a master at all where nobody vouches for it.

@@ -18,6 +18,32 @@ pub enum Observation {
     Node(SocketAddr, NodeReport),
     /// A node's probe failed.
     NodeLost(SocketAddr, Failure),
+    /// A Sentinel published something about a failover of this group.
+    Sign(SocketAddr, Sign),
+}
+
+/// What a Sentinel published. A sign never decides who is master: it quickens the probes, and may pause.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sign {
+    pub kind: SignKind,
+    /// The epoch of the failover that the sign belongs to, if it was heard when the failover began.
+    pub epoch: Option<u64>,
+    /// The master that it speaks of: the one to be replaced.
+    pub master: SocketAddr,
+    /// The replica that is to be the next master, where the sign names it.
+    pub replica: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SignKind {
+    /// Something is amiss or under way; no role changes yet.
+    Stirring,
+    /// A replica is chosen: its role changes with the Sentinel's next step, 50 to 100 ms later.
+    Chosen,
+    /// The replica says master.
+    Promoted,
+    /// The failover was given up.
+    Aborted,
 }
 
 /// What one Sentinel says of a group. The epoch is that of the address, never a newer one.

@@ -56,6 +56,16 @@ impl Roster {
         self.nodes.iter().filter(|(_, node)| node.says_master(&self.limits)).map(|(addr, _)| *addr)
     }
 
+    /// Whether any node but `master` has turned from replica to master.
+    pub(super) fn turned(&self, master: SocketAddr) -> bool {
+        self.nodes.iter().any(|(addr, node)| *addr != master && node.turned(&self.limits))
+    }
+
+    /// The changes of role up to now have been dealt with.
+    pub(super) fn forget_turns(&mut self) {
+        self.nodes.values_mut().for_each(Node::forget_turn);
+    }
+
     /// The masters that count where no Sentinel vouches for one.
     pub(super) fn eligible_masters(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.masters().filter(|addr| self.get(*addr).is_some_and(|node| node.has_backlog(&self.limits)))

@@ -27,6 +27,8 @@ impl Verdict {
 pub enum Way {
     /// Nothing: established connections are severed, new ones are parked.
     Closed,
+    /// Nothing for now: established connections stand still and lose nothing, new ones are parked.
+    Paused,
     /// Established connections live on, new ones are parked.
     Established,
     /// Everything.
@@ -91,6 +93,10 @@ pub enum Reason {
     Stranger,
     /// The master's probes fail.
     ProbeLost,
+    /// A failover is announced, or a replica has just turned master: paused until it is decided.
+    Failover,
+    /// Followed before a majority named it (`commit = "early"`), which has not come yet.
+    Early,
 }
 
 impl Reason {
@@ -108,6 +114,8 @@ impl Reason {
             Self::RoleLost => "role-lost",
             Self::Stranger => "stranger",
             Self::ProbeLost => "probe-lost",
+            Self::Failover => "failover",
+            Self::Early => "early",
         }
     }
 }

@@ -21,7 +21,7 @@ use tokio::{
 use super::{balance::pick, socket};
 use crate::{
     config::Balance,
-    target::{Lease, Slot, Slots},
+    target::{Lease, Passage, Slot, Slots},
 };
 
 /// How long a replica that failed comes last, until the probes have noticed it too.
@@ -95,7 +95,7 @@ impl Dialer {
             connected = timeout(self.timeout, connect(slot.addr)) => connected,
             () = moved(watch, slot) => return Err(Failure::Moved),
         };
-        if !lease.valid() || !current(&watch.borrow(), slot) {
+        if lease.passage() != Passage::Free || !current(&watch.borrow(), slot) {
             return Err(Failure::Moved);
         }
         match connected {

@@ -118,7 +118,7 @@ impl From<Option<&Role>> for NodeRole {
 }
 
 /// Every reason a group can give, for a series each.
-pub(super) const REASONS: [Reason; 11] = [
+pub(super) const REASONS: [Reason; 13] = [
     Reason::Starting,
     Reason::Proven,
     Reason::NoMajority,
@@ -130,4 +130,6 @@ pub(super) const REASONS: [Reason; 11] = [
     Reason::RoleLost,
     Reason::Stranger,
     Reason::ProbeLost,
+    Reason::Failover,
+    Reason::Early,
 ];

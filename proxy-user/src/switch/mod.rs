@@ -45,6 +45,14 @@ struct RouteSwitch {
     offer: watch::Sender<Slots>,
 }
 
+/// What the datapath has to do once map and gates are written.
+#[derive(Debug, Default)]
+struct Orders {
+    /// Places, and the generation of each that may stay.
+    sever: Vec<(TargetKey, u64)>,
+    resume: Vec<TargetKey>,
+}
+
 /// One slot as the status shows it.
 #[derive(Debug, Clone)]
 pub struct SlotView {
@@ -81,7 +89,7 @@ impl Switch {
         for (number, route) in self.routes.iter_mut().enumerate().filter(|(_, route)| route.config.group == group) {
             let wanted = plan::wanted(&route.config, verdict);
             let orders = route.become_(number as u32, &wanted, self.kernel.as_mut(), &mut self.generation);
-            if let Some(reports) = route.sever(&orders) {
+            if let Some(reports) = route.carry_out(&orders) {
                 severing.push(Severing { route: Arc::clone(&route.config.name), since, reports });
             }
         }
@@ -105,16 +113,16 @@ impl Switch {
 }
 
 impl RouteSwitch {
-    /// Writes map and gates, then offers the new slots. Returns what has to be reset.
+    /// Writes map and gates, then offers the new slots. Returns what the datapath has to do.
     fn become_(
         &mut self,
         number: u32,
         wanted: &[Wanted],
         mut kernel: Option<&mut KernelTargets>,
         generation: &mut u64,
-    ) -> Vec<(TargetKey, u64)> {
+    ) -> Orders {
         self.make_room(number, wanted);
-        let mut orders = Vec::new();
+        let mut orders = Orders::default();
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let wanted = wanted.iter().find(|wanted| plan::slot_of(&self.config, wanted, slot, index));
             let change = slot.next(wanted, generation);
@@ -127,12 +135,14 @@ impl RouteSwitch {
                 // The kernel may still hold the old entry. Nothing of this slot may live.
                 tracing::error!(%error, route = %self.config.name, "the kernel refuses a target; the route stays closed");
                 slot.close();
-                orders.push((slot.key, 0));
+                orders.sever.push((slot.key, 0));
                 continue;
             }
             slot.set_gate();
-            if change == Change::Generation {
-                orders.push((slot.key, slot.live()));
+            match change {
+                Change::Generation => orders.sever.push((slot.key, slot.keep())),
+                Change::Resumed => orders.resume.push(slot.key),
+                Change::Way | Change::None => {}
             }
         }
         let open: Slots = self.slots.iter().filter_map(SlotState::offer).collect();
@@ -170,12 +180,15 @@ impl RouteSwitch {
         }
     }
 
-    fn sever(&self, orders: &[(TargetKey, u64)]) -> Option<mpsc::UnboundedReceiver<Severed>> {
-        if orders.is_empty() {
+    fn carry_out(&self, orders: &Orders) -> Option<mpsc::UnboundedReceiver<Severed>> {
+        for &key in &orders.resume {
+            self.datapath.resume(key);
+        }
+        if orders.sever.is_empty() {
             return None;
         }
         let (done, reports) = mpsc::unbounded_channel();
-        for &(key, keep) in orders {
+        for &(key, keep) in &orders.sever {
             self.datapath.sever(&Sever { key, keep, done: done.clone() });
         }
         Some(reports)

@@ -41,7 +41,7 @@ fn replicas(route: &Route, verdict: &Verdict) -> Vec<Wanted> {
     {
         // While a replica is sound the master takes no new client; those it has may stay.
         if wanted.iter().any(|wanted| wanted.way == Way::Open) {
-            master.way = Way::Established;
+            master.way = master.way.min(Way::Established);
         }
         wanted.push(master);
     }

@@ -35,6 +35,8 @@ pub(super) enum Change {
     None,
     /// Whether new connections are taken; established ones live on.
     Way,
+    /// The same, and they stood still before.
+    Resumed,
     /// Which generation lives: all others have to end.
     Generation,
 }
@@ -74,7 +76,11 @@ impl SlotState {
             self.generation = *generation;
             return Change::Generation;
         }
-        if way == wanted.way { Change::None } else { Change::Way }
+        match (way, wanted.way) {
+            (before, now) if before == now => Change::None,
+            (Way::Paused, _) => Change::Resumed,
+            _ => Change::Way,
+        }
     }
 
     pub(super) fn close(&mut self) {
@@ -85,11 +91,20 @@ impl SlotState {
 
     /// The generation whose connections may carry bytes; 0: none.
     pub(super) fn live(&self) -> u64 {
+        if matches!(self.way, Way::Closed | Way::Paused) { 0 } else { self.generation }
+    }
+
+    /// The generation whose connections may live on, whether or not they may carry bytes now; 0: none.
+    pub(super) fn keep(&self) -> u64 {
         if self.way == Way::Closed { 0 } else { self.generation }
     }
 
     pub(super) fn set_gate(&self) {
-        self.gate.open(self.live());
+        match self.way {
+            Way::Closed => self.gate.shut(),
+            Way::Paused => self.gate.pause(self.generation),
+            Way::Established | Way::Open => self.gate.open(self.generation),
+        }
     }
 
     /// The slot as the kernel has it.
@@ -101,6 +116,7 @@ impl SlotState {
             epoch: self.holder.as_ref().map_or(0, |holder| holder.epoch),
             state: match self.way {
                 Way::Closed => state::CLOSED,
+                Way::Paused => state::PAUSED,
                 Way::Established => state::ESTABLISHED_ONLY,
                 Way::Open => state::OPEN,
             },

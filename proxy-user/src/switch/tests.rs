@@ -7,10 +7,14 @@ use crate::{
     config::{Balance, DatapathChoice, Fallback, Lag, Park, TargetRole},
     datapath::Connection,
     election::{Reason, Replica, Target},
+    target::Passage,
 };
 
 #[derive(Debug, Default)]
-struct Notes(Mutex<Vec<(TargetKey, u64)>>);
+struct Notes {
+    severed: Mutex<Vec<(TargetKey, u64)>>,
+    resumed: Mutex<Vec<TargetKey>>,
+}
 
 impl Datapath for Notes {
     fn name(&self) -> &'static str {
@@ -18,7 +22,10 @@ impl Datapath for Notes {
     }
     fn adopt(&self, _: Connection) {}
     fn sever(&self, order: &Sever) {
-        self.0.lock().unwrap().push((order.key, order.keep));
+        self.severed.lock().unwrap().push((order.key, order.keep));
+    }
+    fn resume(&self, key: TargetKey) {
+        self.resumed.lock().unwrap().push(key);
     }
 }
 
@@ -40,7 +47,7 @@ impl Bench {
     /// Follows; returns the orders given and the offered ports with their generations.
     fn follow(&mut self, verdict: &Verdict) -> (Vec<(u32, u64)>, Vec<(u16, u64)>) {
         self.switch.follow(0, verdict);
-        let orders = self.notes.0.lock().unwrap().drain(..).map(|(key, keep)| (key.slot, keep)).collect();
+        let orders = self.notes.severed.lock().unwrap().drain(..).map(|(key, keep)| (key.slot, keep)).collect();
         let offered = self.slots.borrow().iter().map(|slot| (slot.addr.port(), slot.generation)).collect();
         (orders, offered)
     }
@@ -104,6 +111,38 @@ fn losing_the_probe_keeps_the_established_and_offers_nothing() {
 }
 
 #[test]
+fn a_pause_severs_nobody_offers_nothing_and_goes_on_with_the_same_generation() {
+    let mut bench = Bench::new(TargetRole::Master, Fallback::None);
+    bench.follow(&master(Way::Open, target(1, 5, None)));
+    let slot = bench.slots.borrow()[0].clone();
+    let resumed = |bench: &Bench| bench.notes.resumed.lock().unwrap().len();
+    for _ in 0..2 {
+        assert_eq!(bench.follow(&master(Way::Paused, target(1, 5, None))), (vec![], vec![]));
+        assert_eq!((slot.gate.passage(1), resumed(&bench)), (Passage::Paused, 0));
+        let entry = bench.switch.routes[0].slots[0].entry();
+        assert_eq!((entry.live, entry.generation, entry.state), (0, 1, proxy_ebpf::state::PAUSED));
+    }
+    assert_eq!(bench.follow(&master(Way::Open, target(1, 5, None))), (vec![], vec![(1, 1)]));
+    assert_eq!((slot.gate.passage(1), resumed(&bench)), (Passage::Free, 1));
+    bench.follow(&master(Way::Established, target(1, 5, None)));
+    assert_eq!(resumed(&bench), 1, "nothing stood still");
+    bench.follow(&master(Way::Paused, target(1, 5, None)));
+    bench.follow(&master(Way::Established, target(1, 5, None)));
+    assert_eq!(resumed(&bench), 2);
+}
+
+#[test]
+fn a_pause_that_ends_elsewhere_resets_what_stood_still() {
+    let mut bench = Bench::new(TargetRole::Master, Fallback::None);
+    bench.follow(&master(Way::Open, target(1, 5, None)));
+    bench.follow(&master(Way::Paused, target(1, 5, None)));
+    assert_eq!(bench.follow(&master(Way::Open, target(2, 6, None))), (vec![(0, 2)], vec![(2, 2)]));
+    bench.follow(&master(Way::Paused, target(2, 6, None)));
+    assert_eq!(bench.follow(&Verdict::closed()), (vec![(0, 0)], vec![]));
+    assert!(bench.notes.resumed.lock().unwrap().is_empty(), "nothing of it may go on");
+}
+
+#[test]
 fn losing_the_role_resets_and_the_same_master_comes_back_as_a_new_generation() {
     let mut bench = Bench::new(TargetRole::Master, Fallback::None);
     bench.follow(&master(Way::Open, target(1, 5, None)));
@@ -140,6 +179,10 @@ fn the_master_serves_a_replica_route_only_while_no_replica_is_sound() {
     let (orders, offered) = bench.follow(&with(vec![replica(2, true, true, 0)]));
     assert_eq!(offered, vec![(2, 2)]);
     assert!(!orders.contains(&(0, 0)), "clients of the master may stay");
+    let paused = Verdict { way: Way::Paused, ..with(vec![replica(2, true, true, 0)]) };
+    bench.follow(&paused);
+    let ways: Vec<Way> = bench.switch.slots(0).iter().map(|slot| slot.way).collect();
+    assert_eq!(ways, [Way::Paused, Way::Open], "those it has stand still with the master's own");
     let mut none = Bench::new(TargetRole::Replica, Fallback::None);
     assert_eq!(none.follow(&with(vec![replica(2, false, true, 0)])).1, vec![]);
 }

@@ -7,7 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::election::{Observation, Role, Rules, Target, Verdict, Way};
+use super::announced::Announced;
+use crate::{
+    config::Commit,
+    election::{Observation, Role, Rules, Target, Verdict, Way},
+};
 
 #[derive(Debug, Clone)]
 pub(super) struct Model {
@@ -23,6 +27,9 @@ pub(super) struct Model {
     alone: Option<Instant>,
     /// Since when the same candidate of a majority has had a minority above it.
     contested: Option<((SocketAddr, u64), Instant)>,
+    early: bool,
+    announced: Announced,
+    in_force: Option<SocketAddr>,
 }
 
 /// All that a node ever did since it was listed: true is a report.
@@ -59,6 +66,9 @@ impl Model {
             floor: 0,
             alone: None,
             contested: None,
+            early: rules.commit == Commit::Early,
+            announced: Announced::default(),
+            in_force: None,
         }
     }
 
@@ -66,7 +76,7 @@ impl Model {
         self.floor.max(self.views.values().map(|view| view.1).max().unwrap_or(0))
     }
 
-    pub(super) fn learn(&mut self, observation: &Observation) {
+    pub(super) fn learn(&mut self, observation: &Observation, now: Instant) {
         match observation {
             Observation::Sentinels(known) => {
                 self.known = known.iter().copied().collect();
@@ -74,6 +84,9 @@ impl Model {
             }
             Observation::View(from, view) if self.known.contains(from) => {
                 self.views.insert(*from, (view.master, view.epoch));
+                if view.master_down && self.in_force == Some(view.master) {
+                    self.announced.doubt(now);
+                }
             }
             Observation::SentinelLost(from, _) => {
                 self.views.remove(from);
@@ -97,7 +110,8 @@ impl Model {
                     past.probes.push(None);
                 }
             }
-            Observation::View(..) => {}
+            Observation::Sign(from, sign) if self.known.contains(from) => self.announced.hear(sign, now),
+            Observation::View(..) | Observation::Sign(..) => {}
         }
     }
 
@@ -126,8 +140,13 @@ impl Model {
 
     pub(super) fn check(&mut self, before: &Verdict, after: &Verdict, now: Instant) -> Result<(), String> {
         self.watch(now);
+        self.in_force = after.master.as_ref().map(|master| master.addr);
         ensure((after.way == Way::Closed) == after.master.is_none(), "closed means no master, and no master closed")?;
         self.check_replicas(after)?;
+        self.announced.check_pause(before, after, now)?;
+        if let Some(reached) = self.announced.review(self.candidate(), self.floor) {
+            self.floor = reached;
+        }
         let Some(target) = &after.master else {
             self.alone = None;
             return Ok(());
@@ -136,9 +155,18 @@ impl Model {
         self.check_word(target)?;
         if before.master.as_ref() != Some(target) {
             ensure(after.way == Way::Open, "a decision opens")?;
-            self.check_decision(target, now)?;
-            self.floor = target.epoch;
             self.alone = None;
+            if self.early
+                && self.announced.promised(target, before.master.as_ref(), self.floor)
+                && !self.is_decided(target)
+            {
+                self.check_turn(target)?;
+                self.announced.lend(target, now);
+            } else {
+                self.check_decision(target, now)?;
+                self.announced.settle();
+                self.floor = target.epoch;
+            }
         }
         if self.sentinels { self.check_support(target, after, now) } else { Ok(()) }
     }
@@ -157,6 +185,18 @@ impl Model {
         ensure(past.last_word().is_none_or(|word| *word == Role::Master), "the target did not say master last")?;
         let other = target.id.is_some() && past.id.is_some() && target.id != past.id;
         ensure(!other, "another server answers at the target's address")
+    }
+
+    fn is_decided(&self, target: &Target) -> bool {
+        self.candidate() == Some((target.addr, target.epoch))
+    }
+
+    /// Early: the node said replica, and then master, freshly.
+    fn check_turn(&self, target: &Target) -> Result<(), String> {
+        let past = self.nodes.get(&target.addr).ok_or("a node that nobody knows was followed")?;
+        ensure(past.probes.last() == Some(&Some(Role::Master)), "followed without its fresh word")?;
+        let said = past.probes.iter().rev().flatten().find(|role| **role != Role::Master);
+        ensure(matches!(said, Some(Role::Replica(_))), "followed early though it never turned")
     }
 
     fn check_decision(&self, target: &Target, now: Instant) -> Result<(), String> {
@@ -181,20 +221,31 @@ impl Model {
         let silent =
             self.nodes.get(&target.addr).is_none_or(|past| past.last_word().is_none() || past.failures() >= self.fall);
         ensure(!(silent && after.way == Way::Open), "open to a silent node")?;
+        let open = matches!(after.way, Way::Open | Way::Paused);
+        if self.announced.was_lent(target.addr) {
+            let on_credit = self.announced.on_credit(target.addr, now);
+            ensure(on_credit || !second, "two masters, and no majority for the one on credit")?;
+            if on_credit {
+                self.alone = None;
+                return Ok(());
+            }
+        }
         match candidate {
             Some((addr, _)) if addr == target.addr => {
                 self.alone = None;
                 let overtaken = candidate.is_some_and(|it| self.rivals(it).iter().any(|rival| self.claims(*rival)));
                 ensure(!overtaken, "kept although a higher epoch's node says master")?;
-                ensure(silent || after.way == Way::Open, "a supported master that speaks is not open")
+                ensure(silent || open, "a supported master that speaks is not open")
             }
-            Some((_, epoch)) if epoch >= self.floor => Err("kept although a majority deposed it".into()),
+            Some((_, epoch)) if epoch >= self.floor && !self.announced.was_lent(target.addr) => {
+                Err("kept although a majority deposed it".into())
+            }
             _ => {
                 let since = *self.alone.get_or_insert(now);
                 ensure(!second, "kept without a majority although a second node says master")?;
                 let over = now - since >= self.grace;
                 ensure(!(over && after.way == Way::Open), "open without a majority beyond the grace")?;
-                ensure(over || silent || after.way == Way::Open, "the grace was not given")
+                ensure(over || silent || open, "the grace was not given")
             }
         }
     }

@@ -61,8 +61,9 @@ fn counterexample_g_planned_failover() {
     with_sentinels(
         "0 A=master#a B=replica#b 1:A@6 2:A@6 3:A@6 => open A@6#a proven
          100 1:A@6!                      => open A@6#a proven
-         200 B=master#b                  => open A@6#a proven
-         1080 1:A@7!                     => open A@6#a proven
+         150 1~chosen:B@7                => paused A@6#a failover
+         200 B=master#b                  => paused A@6#a failover
+         1080 1:A@7!                     => paused A@6#a failover
          1100 2:B@7                      => closed two-masters
          1150 3:B@7                      => open B@7#b proven
          2200 1:B@7                      => open B@7#b proven
@@ -77,8 +78,8 @@ fn counterexample_g3_a_thawed_master_is_not_followed() {
     with_sentinels(
         "0 A=master 1:A@6 2:A@6 3:A@6    => open A@6 proven
          1500 A=- A=- A=-                => established A@6 probe-lost
-         2500 1:A@6! 2:A@6! 3:A@6!       => established A@6 probe-lost
-         2740 B=master                   => established A@6 probe-lost
+         2500 B=replica 1:A@6! 2:A@6! 3:A@6! => established A@6 probe-lost
+         2740 B=master                   => paused A@6 failover
          4740 1:B@7                      => closed two-masters
          4750 2:B@7 3:B@7                => open B@7 proven
          8000 A=master                   => open B@7 proven

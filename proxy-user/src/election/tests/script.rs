@@ -1,6 +1,6 @@
 //! The language of the tables. A line is `MS EVENT... => WAY [MASTER@EPOCH] REASON [wake MS]`; the expectation may be
 //! left out. Events: `1:A@6` Sentinel 1 names A at epoch 6 (`1:A@6!` and thinks it down), `1:-` is lost; `sentinels=1,2,3`;
-//! `A=master`, `A=replica`, `A=down-link`, `A=loading` (with `#id`, `+backlog` or `-backlog`), `A=-` a failed probe; `nodes=A,B`.
+//! `1~KIND:B@7/A` Sentinel 1 publishes (stirring, chosen, promoted, aborted) that B replaces A at epoch 7, `@?` unknown; `A=master`, `A=replica`, `A=down-link`, `A=loading` (with `#id`, `+backlog` or `-backlog`), `A=-` a failed probe; `nodes=A,B`.
 
 use std::{
     net::SocketAddr,
@@ -9,7 +9,10 @@ use std::{
 
 use crate::{
     config::Commit,
-    election::{Election, Failure, NodeReport, Observation, ReplicaLink, Role, Rules, SentinelView, Verdict, Way},
+    election::{
+        Election, Failure, NodeReport, Observation, ReplicaLink, Role, Rules, SentinelView, Sign, SignKind, Verdict,
+        Way,
+    },
 };
 
 pub(super) const GRACE_MS: u64 = 10_000;
@@ -76,6 +79,9 @@ fn event(word: &str) -> Observation {
     if let Some(list) = word.strip_prefix("nodes=") {
         return Observation::Nodes(list.split(',').filter(|name| !name.is_empty()).map(node).collect());
     }
+    if let Some((from, sign)) = word.split_once('~') {
+        return Observation::Sign(sentinel(from), self::sign(sign));
+    }
     if let Some((from, view)) = word.split_once(':') {
         let from = sentinel(from);
         let Some((master, epoch)) = view.split_once('@') else {
@@ -90,6 +96,21 @@ fn event(word: &str) -> Observation {
         return Observation::NodeLost(node(from), Failure::TimedOut);
     }
     Observation::Node(node(from), report(words))
+}
+
+/// `KIND[:REPLICA]@EPOCH[/MASTER]`; the master is A if nothing else is said.
+fn sign(words: &str) -> Sign {
+    let (words, master) = words.split_once('/').unwrap_or((words, "A"));
+    let (words, epoch) = words.split_once('@').expect("an epoch, or ?");
+    let (kind, replica) = words.split_once(':').map_or((words, None), |(kind, replica)| (kind, Some(node(replica))));
+    let kind = match kind {
+        "stirring" => SignKind::Stirring,
+        "chosen" => SignKind::Chosen,
+        "promoted" => SignKind::Promoted,
+        "aborted" => SignKind::Aborted,
+        other => panic!("no such sign: {other}"),
+    };
+    Sign { kind, epoch: epoch.parse().ok(), master: node(master), replica }
 }
 
 fn report(words: &str) -> NodeReport {
@@ -134,6 +155,7 @@ fn say(verdict: &Verdict) -> String {
     let way = match verdict.way {
         Way::Open => "open",
         Way::Established => "established",
+        Way::Paused => "paused",
         Way::Closed => "closed",
     };
     let master = verdict.master.as_ref().map_or(String::new(), |master| {

@@ -10,7 +10,10 @@ use super::{
     model::Model,
     script::{node, rules},
 };
-use crate::election::{Election, Failure, NodeReport, Observation, ReplicaLink, Role, Rules, SentinelView, Way};
+use crate::config::Commit;
+use crate::election::{
+    Election, Failure, NodeReport, Observation, ReplicaLink, Role, Rules, SentinelView, Sign, SignKind, Way,
+};
 
 const STEPS: u32 = 100_000;
 const SENTINELS: u8 = 5;
@@ -28,6 +31,8 @@ pub(super) enum Step {
     Nodes(u8),
     Node(u8, u8, u8),
     NodeLost(u8),
+    /// From whom, of what kind, the epoch, the replica and the master.
+    Sign(u8, u8, u8, u8, u8),
 }
 
 fn sentinel(number: u8) -> std::net::SocketAddr {
@@ -53,8 +58,22 @@ impl Step {
             Self::Nodes(set) => Observation::Nodes((0..4).filter(|bit| set & (1 << bit) != 0).map(server).collect()),
             Self::Node(from, role, id) => Observation::Node(server(from), report(role, id)),
             Self::NodeLost(from) => Observation::NodeLost(server(from), Failure::TimedOut),
+            Self::Sign(from, kind, epoch, replica, master) => {
+                Observation::Sign(sentinel(from), sign(kind, epoch, replica, master))
+            }
         })
     }
+}
+
+fn sign(kind: u8, epoch: u8, replica: u8, master: u8) -> Sign {
+    let kind = match kind % 8 {
+        0 | 1 => SignKind::Stirring,
+        2..=4 => SignKind::Chosen,
+        5 | 6 => SignKind::Promoted,
+        _ => SignKind::Aborted,
+    };
+    let epoch = (!epoch.is_multiple_of(8)).then_some(epoch.into());
+    Sign { kind, epoch, master: server(master), replica: Some(server(replica)) }
 }
 
 fn report(role: u8, id: u8) -> NodeReport {
@@ -94,7 +113,7 @@ impl World {
         }
         let changed = match step.observation() {
             Some(observation) => {
-                self.model.learn(&observation);
+                self.model.learn(&observation, self.now);
                 self.election.observe(observation, self.now)
             }
             None => self.election.tick(self.now),
@@ -120,7 +139,8 @@ impl World {
     fn heals(&self, master: u8) -> Result<(), String> {
         let mut world = Self { election: self.election.clone(), model: self.model.clone(), now: self.now };
         let epoch = u8::try_from(world.model.floor() + 1).map_err(|_| "epochs ran away")?;
-        let mut steps = vec![Step::Sentinels(0b11111), Step::Nodes(0b1111)];
+        // A pause or a credit that goes on ends by time.
+        let mut steps = vec![Step::Sentinels(0b11111), Step::Nodes(0b1111), Step::Wait(30_000), Step::Wait(30_000)];
         steps.extend((0..SENTINELS).map(|from| Step::View(from, master, epoch, false)));
         for _ in 0..4 {
             steps.extend((0..4).map(|from| Step::Node(from, if from == master % 4 { 0 } else { 4 }, 7)));
@@ -173,6 +193,17 @@ fn random_step(random: &mut StdRng, weather: Weather, epoch: u8) -> Step {
         return if any.is_multiple_of(2) { Step::Sentinels(any >> 1) } else { Step::Nodes(any >> 1 | 0b11) };
     }
     let candidate = if odd && random.random_ratio(1, 3) { any } else { epoch };
+    if random.random_ratio(1, 25) {
+        // Mostly of a failover from this epoch's candidate to the next one's.
+        let (next, odd) = (epoch.saturating_add(1), odd && random.random_ratio(1, 2));
+        return Step::Sign(
+            any,
+            any >> 3,
+            if odd { any } else { next },
+            if odd { any } else { next },
+            if odd { any >> 2 } else { epoch },
+        );
+    }
     let near = if odd { epoch.saturating_add(any % 3).saturating_sub(1) } else { epoch };
     let [views, silent, reports, failures] = weather.shares();
     let mut roll: u8 = random.random_range(0..100);
@@ -201,7 +232,7 @@ fn random_step(random: &mut StdRng, weather: Weather, epoch: u8) -> Step {
 fn walk(rules: &Rules, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut world = World::new(rules);
-    let mut ways = [0_u32; 3];
+    let mut ways = [0_u32; 4];
     let mut epoch = 1;
     for number in 0..STEPS {
         if number % 1000 == 0 {
@@ -220,12 +251,19 @@ fn walk(rules: &Rules, seed: u64) {
         }
         ways[world.election.verdict().way as usize] += 1;
     }
+    // Without Sentinels there are no signs, and no pause.
+    let ways = if rules.sentinels { &ways[..] } else { &[ways[0], ways[2], ways[3]] };
     assert!(ways.iter().all(|&steps| steps > STEPS / 50), "a walk that sees too little proves too little: {ways:?}");
 }
 
 #[test]
 fn a_hundred_thousand_steps_with_sentinels() {
     walk(&rules(true), 1);
+}
+
+#[test]
+fn a_hundred_thousand_steps_with_an_early_commit() {
+    walk(&Rules { commit: Commit::Early, ..rules(true) }, 3);
 }
 
 #[test]
@@ -244,14 +282,17 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (0..16_u8).prop_map(Step::Nodes),
         6 => (0..4_u8, 0..8_u8, 0..16_u8).prop_map(|(from, role, id)| Step::Node(from, role, id)),
         2 => (0..4_u8).prop_map(Step::NodeLost),
+        4 => (0..5_u8, 0..8_u8, 0..6_u8, 0..3_u8, 0..3_u8)
+            .prop_map(|(from, kind, epoch, replica, master)| Step::Sign(from, kind, epoch, replica, master)),
     ]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn any_world_keeps_the_promises(sentinels: bool, rise in 1..4_u32, steps in prop::collection::vec(any_step(), 0..150)) {
-        let mut world = World::new(&Rules { rise, ..rules(sentinels) });
+    fn any_world_keeps_the_promises(
+        sentinels: bool, early: bool, rise in 1..4_u32, steps in prop::collection::vec(any_step(), 0..150)) {
+        let mut world = World::new(&Rules { rise, commit: if early { Commit::Early } else { Commit::Majority }, ..rules(sentinels) });
         let start = [Step::Sentinels(0b111), Step::Nodes(0b1111)];
         for step in start.iter().chain(&steps) {
             world.step(step).map_err(TestCaseError::fail)?;

@@ -41,6 +41,7 @@ impl Datapath for Recorder {
     }
 
     fn sever(&self, _: &Sever) {}
+    fn resume(&self, _: TargetKey) {}
 }
 
 /// A running listener, and both sides of it.
