@@ -30,10 +30,6 @@ pub(super) fn read(section: &Section<'_>, name: Option<Name>) -> Option<Read> {
     let (username, password) = section.login(&credential::SENTINEL);
     let sentinel_access = Access { username, password, tls: sentinel_tls };
     let commit = section.or("commit", Commit::default(), Section::parsed);
-    if commit == Commit::Early {
-        section
-            .warn("commit", Invalid::new("\"early\" is not in this version and acts as \"majority\"", "leave it out"));
-    }
     let quorum_grace = section.or("quorum_grace", secs(10), duration_or_zero("no grace", ms(100)..=secs(3600)));
     let require_backlog = section.or("require_backlog", false, Section::boolean);
     let check = check(section);

@@ -93,6 +93,7 @@ pub(super) async fn run(
     mut unproven: Option<Latch>,
 ) {
     let mut election = Election::new(rules);
+    let mut hurried = None;
     loop {
         let deadline = election.deadline();
         let changed = tokio::select! {
@@ -105,6 +106,11 @@ pub(super) async fn run(
         };
         if changed {
             follow(&house, index, election.verdict());
+        }
+        let hurry = election.hurry_until();
+        if hurry != hurried {
+            hurried = hurry;
+            house.groups[index].discovery.hurry(hurry.unwrap_or_else(Instant::now));
         }
         if election.verdict().way == Way::Open {
             drop(unproven.take());

@@ -131,8 +131,12 @@ impl Conductor {
                     self.poll_failed(addr, at, &fault).await;
                 }
             }
-            What::Event(event) => {
+            What::Event(event, sign) => {
                 if let Some(addr) = self.sentinels.whose(serial) {
+                    // First, before anybody is asked: milliseconds count.
+                    if let Some(sign) = sign.filter(|_| self.counted.contains(&addr)) {
+                        self.say(at, Observation::Sign(addr, sign)).await;
+                    }
                     tracing::debug!(group = %self.ground.group, sentinel = %addr, ?event, "asking everyone at once");
                     self.board().heard(addr);
                     self.last_event = Some(at);

@@ -1,5 +1,9 @@
 //! What Sentinels publish, sorted by what it means for one group. Pure. Names are compared whole, so
-//! `cache` never hears of `cache-2`. An event is only ever a reason to ask: it decides nothing.
+//! `cache` never hears of `cache-2`. An event is a reason to ask, and may be a sign of a failover; it never
+//! says who is master.
+
+use super::reply::Written;
+use crate::election::SignKind;
 
 /// What an event of our group says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,8 +18,18 @@ pub(super) enum Event {
     Membership,
 }
 
+/// A sign of a failover, its addresses as the Sentinel writes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Signal {
+    pub(super) kind: SignKind,
+    pub(super) epoch: Option<u64>,
+    pub(super) master: Written,
+    pub(super) replica: Option<Written>,
+}
+
 /// Channels to ask for one by one where the ACL forbids the pattern `*`.
-pub(super) const CHANNELS: [&str; 26] = [
+pub(super) const CHANNELS: [&str; 27] = [
+    "+new-epoch",
     "+switch-master",
     "+sdown",
     "-sdown",
@@ -44,33 +58,95 @@ pub(super) const CHANNELS: [&str; 26] = [
     "-monitor",
 ];
 
-/// The event in `payload`, if it is about `group`.
-pub(super) fn parse(channel: &str, payload: &str, group: &str) -> Option<Event> {
-    if group_of(channel, payload)? != group {
-        return None;
+/// One subscription, in the order it is published: what was said before gives a failover its epoch.
+#[derive(Debug)]
+pub(super) struct Hearing<'a> {
+    group: &'a str,
+    /// The last epoch that the Sentinel announced, for whichever group.
+    newest: Option<u64>,
+    /// That of the group's failover which the Sentinel has begun.
+    failover: Option<u64>,
+}
+
+impl<'a> Hearing<'a> {
+    pub(super) fn new(group: &'a str) -> Self {
+        Self { group, newest: None, failover: None }
     }
-    let event = match channel {
+
+    /// The event in `payload`, if it is about the group.
+    pub(super) fn hear(&mut self, channel: &str, payload: &str) -> Option<(Event, Option<Signal>)> {
+        if channel == "+new-epoch" {
+            self.newest = payload.parse().ok();
+            return None;
+        }
+        let about = about(channel, payload).filter(|about| about.group == self.group)?;
+        if channel == "+try-failover" {
+            // The Sentinel raises its epoch, says so, and begins, in one step (sentinelStartFailover).
+            self.failover = self.newest;
+        }
+        let epoch = self.failover;
+        if matches!(channel, "+switch-master" | "+failover-end") || channel.starts_with("-failover-abort") {
+            self.failover = None;
+        }
+        let signal = kind_of(channel).zip(written(about.master)).map(|(kind, master)| Signal {
+            kind,
+            epoch,
+            master,
+            replica: about.replica.and_then(written),
+        });
+        Some((event_of(channel), signal))
+    }
+}
+
+fn event_of(channel: &str) -> Event {
+    match channel {
         "+switch-master" | "+config-update-from" => Event::Switched,
         "+sdown" | "-sdown" | "+odown" | "-odown" => Event::Health,
         "+try-failover" | "+elected-leader" | "+selected-slave" | "+promoted-slave" => Event::Failover,
         _ if channel.contains("failover") => Event::Failover,
         _ => Event::Membership,
-    };
-    Some(event)
+    }
 }
 
-/// The master name an event is about. Payloads have one of three forms:
+/// `-odown` is no sign: a failover that has begun goes on (sentinelFailoverStateMachine does not ask).
+fn kind_of(channel: &str) -> Option<SignKind> {
+    Some(match channel {
+        "+odown" | "+try-failover" | "+elected-leader" | "+failover-state-select-slave" => SignKind::Stirring,
+        "+selected-slave" | "+failover-state-send-slaveof-noone" | "+failover-state-wait-promotion" => SignKind::Chosen,
+        "+promoted-slave" | "+failover-state-reconf-slaves" | "+switch-master" => SignKind::Promoted,
+        _ if channel.starts_with("-failover-abort") => SignKind::Aborted,
+        _ => return None,
+    })
+}
+
+/// Host and port.
+type Words<'a> = (&'a str, &'a str);
+
+struct About<'a> {
+    group: &'a str,
+    master: Words<'a>,
+    replica: Option<Words<'a>>,
+}
+
+/// Whom an event is about. Payloads have one of three forms:
 /// `NAME OLD-IP OLD-PORT NEW-IP NEW-PORT` (`+switch-master`), `master NAME IP PORT ...`, and
 /// `KIND ID IP PORT @ NAME IP PORT`, a kind of `slave` or `sentinel`.
-fn group_of<'a>(channel: &str, payload: &'a str) -> Option<&'a str> {
+fn about<'a>(channel: &str, payload: &'a str) -> Option<About<'a>> {
     let words: Vec<&str> = payload.split(' ').take(9).collect();
-    match words.as_slice() {
-        [name, _, _, _, _] if channel == "+switch-master" => Some(name),
-        _ if channel == "+switch-master" => None,
-        ["master", name, _, _, ..] => Some(name),
-        ["slave" | "sentinel", _, _, _, "@", name, _, _, ..] => Some(name),
-        _ => None,
-    }
+    let (group, master, replica) = match *words.as_slice() {
+        [name, ip, port, new_ip, new_port] if channel == "+switch-master" => (name, (ip, port), Some((new_ip, new_port))),
+        _ if channel == "+switch-master" => return None,
+        ["master", name, ip, port, ..] => (name, (ip, port), None),
+        ["slave", _, ip, port, "@", name, master_ip, master_port, ..] => (name, (master_ip, master_port), Some((ip, port))),
+        ["sentinel", _, _, _, "@", name, ip, port, ..] => (name, (ip, port), None),
+        _ => return None,
+    };
+    Some(About { group, master, replica })
+}
+
+fn written((host, port): Words<'_>) -> Option<Written> {
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    (!host.is_empty()).then(|| (host.to_owned(), port))
 }
 
 #[cfg(test)]
@@ -108,12 +184,66 @@ mod tests {
             ("", "", None),
             ("+sdown", "master cache", None),
         ] {
-            assert_eq!(parse(channel, payload, "cache"), expected, "{channel} {payload}");
+            let heard = Hearing::new("cache").hear(channel, payload).map(|(event, _)| event);
+            assert_eq!(heard, expected, "{channel} {payload}");
         }
     }
 
     #[test]
     fn a_huge_payload_costs_nothing() {
-        assert_eq!(parse("+sdown", &"a ".repeat(1 << 20), "cache"), None);
+        assert_eq!(Hearing::new("cache").hear("+sdown", &"a ".repeat(1 << 20)), None);
+    }
+
+    /// What Redis 7.0 publishes in a planned failover, the leader's own order.
+    #[test]
+    fn a_failover_has_the_epoch_that_was_announced_just_before_it() {
+        let mut hearing = Hearing::new("cache");
+        let (old, new) = ("cache 10.0.0.1 6379", "slave 10.0.0.2:6379 10.0.0.2 6379 @ cache 10.0.0.1 6379");
+        let mut signs = Vec::new();
+        for (channel, payload) in [
+            ("+odown", format!("master {old} #quorum 2/2")),
+            ("+new-epoch", "7".to_owned()),
+            ("+try-failover", format!("master {old}")),
+            ("+new-epoch", "8".to_owned()),
+            ("+try-failover", "master other 10.0.1.1 6379".to_owned()),
+            ("-odown", format!("master {old}")),
+            ("+selected-slave", new.to_owned()),
+            ("+failover-state-send-slaveof-noone", new.to_owned()),
+            ("+promoted-slave", new.to_owned()),
+            ("+failover-state-reconf-slaves", format!("master {old}")),
+            ("+failover-end", format!("master {old}")),
+            ("+switch-master", format!("{old} 10.0.0.2 6379")),
+        ] {
+            let Some((_, Some(signal))) = hearing.hear(channel, &payload) else { continue };
+            assert_eq!(signal.master, ("10.0.0.1".to_owned(), 6379), "{channel}");
+            signs.push((signal.kind, signal.epoch, signal.replica.map(|(host, _)| host)));
+        }
+        let replica = || Some("10.0.0.2".to_owned());
+        let expected = [
+            (SignKind::Stirring, None, None),
+            (SignKind::Stirring, Some(7), None),
+            (SignKind::Chosen, Some(7), replica()),
+            (SignKind::Chosen, Some(7), replica()),
+            (SignKind::Promoted, Some(7), replica()),
+            (SignKind::Promoted, Some(7), None),
+            (SignKind::Promoted, None, replica()),
+        ];
+        assert_eq!(signs, expected);
+    }
+
+    #[test]
+    fn a_failover_whose_beginning_was_not_heard_has_no_epoch() {
+        let mut hearing = Hearing::new("cache");
+        let mut epoch = |channel, payload| hearing.hear(channel, payload).and_then(|heard| heard.1).map(|it| it.epoch);
+        let chosen = "slave a 10.0.0.2 6379 @ cache 10.0.0.1 6379";
+        assert_eq!(epoch("+selected-slave", chosen), Some(None));
+        assert_eq!(epoch("+new-epoch", "9"), None);
+        assert_eq!(epoch("+selected-slave", chosen), Some(None), "another group's, for all we know");
+        assert_eq!(epoch("+try-failover", "master cache 10.0.0.1 6379"), Some(Some(9)));
+        assert_eq!(epoch("-failover-abort-no-good-slave", "master cache 10.0.0.1 6379"), Some(Some(9)));
+        assert_eq!(epoch("+selected-slave", chosen), Some(None), "that failover is over");
+        assert_eq!(epoch("+new-epoch", "18446744073709551616"), None);
+        assert_eq!(epoch("+try-failover", "master cache 10.0.0.1 6379"), Some(None));
+        assert_eq!(epoch("+selected-slave", "slave a 10.0.0.2 0 @ cache 10.0.0.1 x"), None);
     }
 }

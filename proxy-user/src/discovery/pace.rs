@@ -15,6 +15,8 @@ use crate::{
 pub(super) const AFTERMATH: Duration = Duration::from_secs(5);
 /// Between probes in a hurry.
 const HURRY: Duration = Duration::from_millis(5);
+/// Between polls in a hurry. A Sentinel tells of each step by an event; this is for when one is lost.
+const HURRIED_POLL: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Pace {
@@ -43,9 +45,22 @@ impl Pace {
         }
     }
 
-    /// Between two polls of a Sentinel: its own state moves in tenths of a second.
+    /// Between two probes of a node that says master: what it says any more is what must be known soonest.
+    pub(super) fn probing_master(self, check: &Check) -> Duration {
+        self.max(Self::Fast).probing(check)
+    }
+
+    /// Between two probes of a node that does not answer: soon, until it counts as down.
+    pub(super) fn probing_silent(failures: u32, check: &Check) -> Duration {
+        if failures < check.fall { check.fast_interval.min(check.down_interval) } else { check.down_interval }
+    }
+
+    /// Between two polls of a Sentinel.
     pub(super) fn polling(self, check: &Check) -> Duration {
-        self.min(Self::Fast).probing(check)
+        match self {
+            Self::Hurry => HURRIED_POLL.min(check.fast_interval),
+            pace => pace.probing(check),
+        }
     }
 }
 
@@ -113,6 +128,17 @@ mod tests {
         ] {
             assert_eq!(of(&views, &masters), expected, "{views:?} {masters:?}");
         }
+    }
+
+    #[test]
+    fn the_master_is_watched_closely_and_the_down_are_left_alone() {
+        let check = Check::default();
+        let master = [Pace::Steady, Pace::Fast, Pace::Hurry].map(|pace| pace.probing_master(&check));
+        assert_eq!(master, [check.fast_interval, check.fast_interval, HURRY]);
+        let silent = [1, 2, 3, 99].map(|failures| Pace::probing_silent(failures, &check));
+        assert_eq!(silent, [check.fast_interval, check.fast_interval, check.down_interval, check.down_interval]);
+        let polls = [Pace::Steady, Pace::Fast, Pace::Hurry].map(|pace| pace.polling(&check));
+        assert_eq!(polls, [check.interval, check.fast_interval, HURRIED_POLL]);
     }
 
     #[test]

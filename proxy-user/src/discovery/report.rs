@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{events::Event, fault::Fault, membership::Listing, probe_round::Probe};
-use crate::election::SentinelView;
+use crate::election::{SentinelView, Sign};
 
 #[derive(Debug)]
 pub(super) struct Report {
@@ -26,7 +26,8 @@ pub(super) enum What {
         answer: Result<Vec<SocketAddr>, Fault>,
     },
     Polled(Result<Poll, Fault>),
-    Event(Event),
+    /// Published about the group; a sign of a failover, if it is one.
+    Event(Event, Option<Sign>),
     /// The subscription came up, or broke.
     Subscription(Result<(), Fault>),
     Probed {

@@ -15,20 +15,26 @@ use super::{
     Ground,
     backoff::{Backoff, jittered},
     dial::{Peer, refusal},
-    events,
+    events::{self, Hearing, Signal},
     fault::Fault,
     meter::Allowance,
     pace::Pace,
+    reply::Written,
     report::{Outlet, What},
     rhythm::{GAP, GAP_AFTER_FAILURE, Rhythm},
     sentinel_poll::Asker,
 };
-use crate::election::Failure;
+use crate::election::{Failure, Sign};
 
 /// Every so many polls the other Sentinels and the replicas are asked for too, event or not.
 const DEEP_EVERY: u32 = 3;
+/// The same in a hurry, when polls are many.
+const DEEP_EVERY_IN_A_HURRY: u32 = 30;
 /// A subscription that is silent this long is tested.
 const SILENCE: Duration = Duration::from_secs(2);
+
+/// What looking a name up may hold a sign up.
+const LOOKUP: Duration = Duration::from_millis(20);
 
 /// Runs until it is dropped.
 pub(super) async fn run(ground: Arc<Ground>, peer: Peer, rhythm: Rhythm, outlet: Outlet) {
@@ -74,7 +80,9 @@ async fn poll_until_failure(
             pace => pace.polling(&ground.check),
         });
         polls = polls.wrapping_add(1);
-        deep = nudged.await || polls.is_multiple_of(DEEP_EVERY);
+        let nudged = nudged.await;
+        let every = if rhythm.pace() == Pace::Hurry { DEEP_EVERY_IN_A_HURRY } else { DEEP_EVERY };
+        deep = nudged || polls.is_multiple_of(every);
     }
 }
 
@@ -89,7 +97,7 @@ async fn listen_forever(ground: &Ground, peer: &Peer, nudge: &Notify, outlet: &O
                 let opened = Instant::now();
                 let (sink, stream) = pubsub.split();
                 let fault = tokio::select! {
-                    fault = hear(stream, &allowance, &ground.group, nudge, outlet) => fault,
+                    fault = hear(stream, &allowance, ground, nudge, outlet) => fault,
                     fault = keep_alive(sink, ground.sentinels.limit()) => fault,
                 };
                 if opened.elapsed() > SILENCE {
@@ -130,7 +138,14 @@ async fn subscribe(ground: &Ground, peer: &Peer) -> Result<(PubSub, Allowance), 
 }
 
 /// Passes on what is published about the group, until the connection ends.
-async fn hear(mut stream: PubSubStream, allowance: &Allowance, group: &str, nudge: &Notify, outlet: &Outlet) -> Fault {
+async fn hear(
+    mut stream: PubSubStream,
+    allowance: &Allowance,
+    ground: &Ground,
+    nudge: &Notify,
+    outlet: &Outlet,
+) -> Fault {
+    let mut hearing = Hearing::new(&ground.group);
     loop {
         let message = match stream.next().now_or_never() {
             Some(message) => message,
@@ -144,12 +159,27 @@ async fn hear(mut stream: PubSubStream, allowance: &Allowance, group: &str, nudg
             return Fault::new(Failure::Unreachable, "the subscription ended");
         };
         let payload = std::str::from_utf8(message.get_payload_bytes()).unwrap_or_default();
-        if let Some(event) = events::parse(message.get_channel_name(), payload, group) {
+        if let Some((event, signal)) = hearing.hear(message.get_channel_name(), payload) {
             nudge.notify_one();
-            tracing::debug!(group, channel = message.get_channel_name(), payload, "Sentinel event");
-            outlet.send(What::Event(event)).await;
+            tracing::debug!(group = %ground.group, channel = message.get_channel_name(), payload, "Sentinel event");
+            let sign = match signal {
+                Some(signal) => locate(ground, signal).await,
+                None => None,
+            };
+            outlet.send(What::Event(event, sign)).await;
         }
     }
+}
+
+/// The sign with addresses for names. These are known by now, or there is no time to look them up.
+async fn locate(ground: &Ground, signal: Signal) -> Option<Sign> {
+    let Signal { kind, epoch, master, replica } = signal;
+    let one = |(host, port): Written| async move { timeout(LOOKUP, ground.resolver.one(&host, port)).await.ok()?.ok() };
+    let replica = match replica {
+        Some(replica) => one(replica).await,
+        None => None,
+    };
+    Some(Sign { kind, epoch, master: one(master).await?, replica })
 }
 
 /// Finds a half-open connection, which never says a word again.

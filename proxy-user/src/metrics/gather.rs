@@ -15,6 +15,7 @@ use super::{
     Labels, Shared,
     sample::{Counts, GroupSample, NodeRole, NodeSample, REASONS, RouteSample, SentinelSample, Snapshot},
 };
+use crate::election::Way;
 
 #[derive(Debug)]
 pub(super) struct Gather(pub(super) Arc<Shared>);
@@ -65,8 +66,8 @@ impl Snapshot {
 }
 
 fn encode_groups(page: &mut Page<'_>, groups: &[GroupSample]) -> fmt::Result {
-    let ways = groups.iter().map(|it| ([("group", Arc::clone(&it.name))], it.way as u64));
-    page.gauges("group_way", "What may pass to the master: 0 nothing, 1 established connections, 2 all", ways)?;
+    let ways = groups.iter().map(|it| ([("group", Arc::clone(&it.name))], way_number(it.way)));
+    page.gauges("group_way", "What may pass to the master: 0 nothing, 1 established connections, 2 all, 3 nothing for now (paused)", ways)?;
     let epochs = groups.iter().map(|it| ([("group", Arc::clone(&it.name))], it.epoch));
     page.gauges("group_epoch", "The highest config-epoch decided", epochs)?;
     let reasons = groups.iter().flat_map(|it| {
@@ -194,4 +195,14 @@ impl Page<'_> {
 
 fn text(addr: SocketAddr) -> Arc<str> {
     Arc::from(addr.to_string())
+}
+
+/// Numbers that were given out once keep their meaning.
+fn way_number(way: Way) -> u64 {
+    match way {
+        Way::Closed => 0,
+        Way::Established => 1,
+        Way::Open => 2,
+        Way::Paused => 3,
+    }
 }

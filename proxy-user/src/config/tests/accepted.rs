@@ -150,10 +150,6 @@ fn keys_without_effect_are_warnings() {
             "s.toml:9:1: route[0].datapath: is not in this version: `run` will refuse it; ",
         ),
         (
-            MINIMAL.replace("[[route]]", "commit = \"early\"\n[[route]]"),
-            "s.toml:5:1: group[0].commit: \"early\" is not in this version and acts as \"majority\"; ",
-        ),
-        (
             format!("{MINIMAL}[local]\nbypass = \"on\""),
             "s.toml:10:1: local.bypass: is not in this version and does nothing; ",
         ),
