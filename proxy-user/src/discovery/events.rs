@@ -134,10 +134,14 @@ struct About<'a> {
 fn about<'a>(channel: &str, payload: &'a str) -> Option<About<'a>> {
     let words: Vec<&str> = payload.split(' ').take(9).collect();
     let (group, master, replica) = match *words.as_slice() {
-        [name, ip, port, new_ip, new_port] if channel == "+switch-master" => (name, (ip, port), Some((new_ip, new_port))),
+        [name, ip, port, new_ip, new_port] if channel == "+switch-master" => {
+            (name, (ip, port), Some((new_ip, new_port)))
+        }
         _ if channel == "+switch-master" => return None,
         ["master", name, ip, port, ..] => (name, (ip, port), None),
-        ["slave", _, ip, port, "@", name, master_ip, master_port, ..] => (name, (master_ip, master_port), Some((ip, port))),
+        ["slave", _, ip, port, "@", name, master_ip, master_port, ..] => {
+            (name, (master_ip, master_port), Some((ip, port)))
+        }
         ["sentinel", _, _, _, "@", name, ip, port, ..] => (name, (ip, port), None),
         _ => return None,
     };

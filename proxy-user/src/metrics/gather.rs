@@ -67,7 +67,11 @@ impl Snapshot {
 
 fn encode_groups(page: &mut Page<'_>, groups: &[GroupSample]) -> fmt::Result {
     let ways = groups.iter().map(|it| ([("group", Arc::clone(&it.name))], way_number(it.way)));
-    page.gauges("group_way", "What may pass to the master: 0 nothing, 1 established connections, 2 all, 3 nothing for now (paused)", ways)?;
+    page.gauges(
+        "group_way",
+        "What may pass to the master: 0 nothing, 1 established connections, 2 all, 3 nothing for now (paused)",
+        ways,
+    )?;
     let epochs = groups.iter().map(|it| ([("group", Arc::clone(&it.name))], it.epoch));
     page.gauges("group_epoch", "The highest config-epoch decided", epochs)?;
     let reasons = groups.iter().flat_map(|it| {

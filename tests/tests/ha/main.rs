@@ -2,6 +2,7 @@
 //! its own, and runs once for each datapath. What is asked is only what clients can see, and the data.
 
 mod access;
+mod arming;
 mod failover;
 mod gap;
 mod input;
