@@ -87,8 +87,10 @@ impl Arming {
 
     /// A known Sentinel names the master in force; `doubts`: it thinks it down, or is failing it over.
     pub(super) fn answered(&mut self, from: SocketAddr, doubts: bool, now: Instant) {
-        let before = std::mem::replace(&mut self.witnesses.entry(from).or_default().doubts, doubts);
-        if doubts && !before {
+        let witness = self.witnesses.entry(from).or_default();
+        let before = std::mem::replace(&mut witness.doubts, doubts);
+        // A replica that is slow to take its new role is waited for as long as it is promoted.
+        if doubts && (!before || witness.promise.is_some()) {
             return self.stir(now);
         }
         // The failover is over, and the master is the one it was.
@@ -99,6 +101,13 @@ impl Arming {
             if *calm_answers >= CALM_ANSWERS {
                 self.lift(now);
             }
+        }
+    }
+
+    /// A Sentinel does not answer: what it thinks now is not known.
+    pub(super) fn lost(&mut self, from: SocketAddr) {
+        if let Some(witness) = self.witnesses.get_mut(&from) {
+            witness.doubts = false;
         }
     }
 
@@ -162,7 +171,7 @@ impl Arming {
                 roster.forget_turns();
             }
             self.lift(now);
-        } else if turned && self.is_armed(now) && self.fence.is_none_or(|fence| fence.cause != Cause::Role) {
+        } else if turned && self.is_expected(now) && self.fence.is_none_or(|fence| fence.cause != Cause::Role) {
             self.fence = Some(Fence { until: now + AFTER_ROLE, cause: Cause::Role });
         }
         if let Some(armed) = self.armed.filter(|armed| armed.until <= now) {
@@ -186,8 +195,9 @@ impl Arming {
         self.fence = None;
     }
 
-    fn is_armed(&self, now: Instant) -> bool {
-        self.armed.is_some_and(|armed| now < armed.until)
+    /// A change of role is no surprise: a sign was given, or a Sentinel still doubts the master.
+    fn is_expected(&self, now: Instant) -> bool {
+        self.armed.is_some_and(|armed| now < armed.until) || self.witnesses.values().any(|witness| witness.doubts)
     }
 
     pub(super) fn paused(&self) -> bool {

@@ -80,7 +80,10 @@ impl Election {
             }
             Observation::View(from, view) => self.view(from, &view, now),
             Observation::Sign(from, sign) => self.sign(from, sign, now),
-            Observation::SentinelLost(from, _) => self.majority.ballot.withdraw(from),
+            Observation::SentinelLost(from, _) => {
+                self.majority.ballot.withdraw(from);
+                self.arming.lost(canonical(from));
+            }
             Observation::Nodes(known) => self.roster.enlist(known),
             Observation::Node(from, report) => self.roster.report(from, report),
             Observation::NodeLost(from, _) => self.roster.failure(from),

@@ -2,6 +2,7 @@
 //! `commit = "early"` may follow. Plain lists, as the rest of the model.
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -17,7 +18,8 @@ const TERM: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Announced {
     signs: Vec<(Instant, Sign)>,
-    /// When a Sentinel last doubted the master in force.
+    /// Who doubts the master in force, and until when anybody did.
+    doubting: HashSet<SocketAddr>,
     doubted: Option<Instant>,
     paused: Option<Instant>,
     /// Who is followed on a Sentinel's word, at which epoch, and since when.
@@ -29,13 +31,20 @@ impl Announced {
         self.signs.push((now, sign.clone()));
     }
 
-    pub(super) fn doubt(&mut self, now: Instant) {
-        self.doubted = Some(now);
+    pub(super) fn doubt(&mut self, from: SocketAddr, doubts: bool) {
+        if doubts {
+            self.doubting.insert(from);
+        } else {
+            self.doubting.remove(&from);
+        }
     }
 
     /// A pause has a reason and an end, and is of the very master that was in force.
     pub(super) fn check_pause(&mut self, before: &Verdict, after: &Verdict, now: Instant) -> Result<(), String> {
         self.signs.retain(|(at, _)| now - *at < MEMORY);
+        if !self.doubting.is_empty() {
+            self.doubted = Some(now);
+        }
         if after.way != Way::Paused {
             self.paused = None;
             return Ok(());

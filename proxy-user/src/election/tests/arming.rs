@@ -150,6 +150,16 @@ fn a_promised_role_that_never_comes_ends_the_pause_by_time() {
 }
 
 #[test]
+fn a_replica_that_takes_long_is_waited_for_while_its_sentinel_says_so() {
+    let late = "150 1~chosen:B@7 1:A@6! => paused A@6 failover\n 1150 => open A@6 proven wake 5150\n";
+    // Armed for as long as it is asked and says so, and no longer than armed can be.
+    healthy(&format!("{late} 5000 1:A@6! => open A@6 proven wake 10000\n 9000 B=master => paused A@6 failover"));
+    healthy(&format!("{late} 5000 1:A@6 => open A@6 proven wake 5150\n 9000 B=master => open A@6 proven"));
+    healthy(&format!("{late} 5150 => open A@6 proven wake none\n 40000 B=master => paused A@6 failover wake 45000"));
+    healthy(&format!("{late} 5150 1:- => open A@6 proven wake none\n 40000 B=master => open A@6 proven"));
+}
+
+#[test]
 fn a_role_change_that_nobody_confirms_ends_by_time_and_does_not_come_again() {
     healthy(
         "150 1~chosen:B@7        => paused A@6 failover

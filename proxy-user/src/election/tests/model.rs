@@ -84,12 +84,11 @@ impl Model {
             }
             Observation::View(from, view) if self.known.contains(from) => {
                 self.views.insert(*from, (view.master, view.epoch));
-                if view.master_down && self.in_force == Some(view.master) {
-                    self.announced.doubt(now);
-                }
+                self.announced.doubt(*from, view.master_down && self.in_force == Some(view.master));
             }
             Observation::SentinelLost(from, _) => {
                 self.views.remove(from);
+                self.announced.doubt(*from, false);
             }
             Observation::Nodes(known) => {
                 self.nodes.retain(|addr, _| known.contains(addr));
