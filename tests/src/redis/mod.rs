@@ -15,5 +15,5 @@ pub use self::{
     sentinel::Sentinel,
     spec::{Passwords, Spec},
     tls::{SERVER_NAME, Tls},
-    watch::MajorityWatch,
+    watch::{MajorityWatch, RoleWatch},
 };

@@ -110,11 +110,19 @@ impl Node {
 
     /// A connection that no partition can cut, already logged in.
     pub fn client(&self) -> Result<Client> {
-        let mut client = Client::unix(&self.socket(), ANSWER).with_context(|| self.name.clone())?;
-        if let Some(passwords) = &self.passwords {
-            client.auth(None, &passwords.node)?;
+        self.dialer()().with_context(|| self.name.clone())
+    }
+
+    /// Makes such connections without the node at hand: a promotion kills those that there are.
+    pub(super) fn dialer(&self) -> impl Fn() -> Result<Client> + Send + 'static {
+        let (socket, password) = (self.socket(), self.passwords.as_ref().map(|passwords| passwords.node.clone()));
+        move || {
+            let mut client = Client::unix(&socket, ANSWER)?;
+            if let Some(password) = &password {
+                client.auth(None, password)?;
+            }
+            Ok(client)
         }
-        Ok(client)
     }
 
     pub fn role(&self) -> Result<String> {

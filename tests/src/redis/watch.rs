@@ -1,5 +1,5 @@
-//! When the Sentinels' majority named another master, to the millisecond: every Sentinel is asked where
-//! it sends clients, each by a thread of its own over its unix socket.
+//! When a failover came how far, to the millisecond: every server is asked again and again, each by a
+//! thread of its own over its unix socket.
 
 use std::{
     net::SocketAddr,
@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::Cluster;
 use crate::{Client, wait};
@@ -20,48 +20,78 @@ const STEP: Duration = Duration::from_millis(1);
 
 type Named = (Instant, usize);
 
-/// Watches until it is dropped.
+/// Servers that are asked until each has named a node, or this is dropped.
 #[derive(Debug)]
-pub struct MajorityWatch {
-    /// By Sentinel: when it first named another node than the old master, and which.
+struct Watch {
+    /// By server: when it first named a node, and which.
     named: Arc<Mutex<Vec<Option<Named>>>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
+impl Watch {
+    fn new(servers: usize) -> Self {
+        Self { named: Arc::new(Mutex::new(vec![None; servers])), stop: Arc::default(), threads: Vec::new() }
+    }
+
+    fn ask(&mut self, server: usize, mut question: impl FnMut() -> Option<usize> + Send + 'static) {
+        let (named, stop) = (Arc::clone(&self.named), Arc::clone(&self.stop));
+        self.threads.push(thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                if let Some(node) = question() {
+                    named.lock().unwrap_or_else(PoisonError::into_inner)[server] = Some((Instant::now(), node));
+                    return;
+                }
+                wait::pause(STEP);
+            }
+        }));
+    }
+
+    /// What was named so far, the earliest first.
+    fn named(&self) -> Vec<Named> {
+        let mut named: Vec<Named> =
+            self.named.lock().unwrap_or_else(PoisonError::into_inner).iter().flatten().copied().collect();
+        named.sort_unstable();
+        named
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ended = thread.join();
+        }
+    }
+}
+
+/// Whom the Sentinels name. Watches until it is dropped.
+#[derive(Debug)]
+pub struct MajorityWatch {
+    watch: Watch,
+    majority: usize,
+}
+
 impl MajorityWatch {
     /// Waits for another master than node `old`.
     pub fn start(cluster: &Cluster, old: usize) -> Result<Self> {
-        let named = Arc::new(Mutex::new(vec![None; cluster.sentinels.len()]));
-        let mut watch = Self { named, stop: Arc::default(), threads: Vec::new() };
+        let mut watch = Watch::new(cluster.sentinels.len());
         let addresses: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.address).collect();
         for (index, sentinel) in cluster.sentinels.iter().enumerate() {
             let mut question = redis::cmd("SENTINEL");
             question.arg("GET-MASTER-ADDR-BY-NAME").arg(&cluster.spec.name);
             let (mut client, addresses) = (sentinel.client()?, addresses.clone());
-            let (named, stop) = (Arc::clone(&watch.named), Arc::clone(&watch.stop));
-            watch.threads.push(thread::spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    if let Some(node) = answer(&mut client, &question, &addresses).filter(|node| *node != old) {
-                        named.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some((Instant::now(), node));
-                        return;
-                    }
-                    wait::pause(STEP);
-                }
-            }));
+            watch.ask(index, move || answer(&mut client, &question, &addresses).filter(|node| *node != old));
         }
-        Ok(watch)
+        Ok(Self { watch, majority: cluster.sentinels.len() / 2 + 1 })
     }
 
     /// The instant a strict majority named one and the same node, and which.
     pub fn wait(&self, limit: Duration) -> Result<(Instant, usize)> {
         wait::until(limit, "the majority to name another master", || {
-            let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut votes: Vec<Named> = named.iter().flatten().copied().collect();
-            votes.sort_unstable();
-            let majority = named.len() / 2 + 1;
+            let votes = self.watch.named();
             for (at, node) in &votes {
-                if votes.iter().filter(|(when, other)| when <= at && other == node).count() >= majority {
+                if votes.iter().filter(|(when, other)| when <= at && other == node).count() >= self.majority {
                     return Ok((*at, *node));
                 }
             }
@@ -70,12 +100,26 @@ impl MajorityWatch {
     }
 }
 
-impl Drop for MajorityWatch {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ended = thread.join();
+/// Which node turns master. Watches until it is dropped.
+#[derive(Debug)]
+pub struct RoleWatch {
+    watch: Watch,
+}
+
+impl RoleWatch {
+    /// Waits for any node but `old` to say that it is master.
+    pub fn start(cluster: &Cluster, old: usize) -> Self {
+        let mut watch = Watch::new(cluster.nodes.len());
+        for (index, node) in cluster.nodes.iter().enumerate().filter(|(index, _)| *index != old) {
+            let dial = node.dialer();
+            watch.ask(index, move || (dial().ok()?.role().ok()? == "master").then_some(index));
         }
+        Self { watch }
+    }
+
+    /// The instant it said so for the first time, and which node.
+    pub fn wait(&self, limit: Duration) -> Result<(Instant, usize)> {
+        wait::until(limit, "a replica to turn master", || self.watch.named().first().copied().context("none has"))
     }
 }
 

@@ -8,6 +8,7 @@ use switchmaster_tests::{
     Lab, Spec, Writer,
     client::{self, Record},
     lab::{Setup, check},
+    redis::{MajorityWatch, RoleWatch},
     wait,
 };
 
@@ -17,6 +18,13 @@ on_each_datapath!(planned_by_majority, planned_early, aborted, promotion_behind_
 
 /// The bar for a fence, from the change of role: the fast interval and ten milliseconds.
 const FENCE: Duration = Duration::from_millis(110);
+/// The bar for a release: half the rounds within it, all within three times as long.
+const RELEASE: Duration = Duration::from_millis(10);
+
+/// As many as the figures of a drill need, where they are held to their bars.
+fn rounds_of_a_drill() -> usize {
+    if std::env::var_os("STRICT_BARS").is_some() { 20 } else { 1 }
+}
 
 fn committing(setup: Setup, commit: &str) -> Setup {
     Setup { group: setup.group.set("commit", format_args!("{commit:?}")), ..setup }
@@ -28,42 +36,86 @@ fn writer(lab: &Lab) -> Result<Writer> {
     Ok(writer)
 }
 
-/// From one acknowledged write to the next, at most.
+/// The longest time from one acknowledged write to the next: its beginning and its end.
+fn gap(record: &Record) -> Option<(Instant, Instant)> {
+    let gaps = record.acks.windows(2).map(|pair| (pair[0].acked, pair[1].acked));
+    gaps.max_by_key(|(from, until)| until.duration_since(*from))
+}
+
 fn longest_gap(record: &Record) -> Duration {
-    let gaps = record.acks.windows(2).map(|pair| pair[1].acked.duration_since(pair[0].acked));
-    gaps.max().unwrap_or_default()
+    gap(record).map_or(Duration::ZERO, |(from, until)| until.duration_since(from))
 }
 
 fn planned_by_majority(datapath: &str) {
-    planned(datapath, "majority");
+    planned(datapath, "majority", Duration::from_millis(1500));
 }
 
 fn planned_early(datapath: &str) {
-    planned(datapath, "early");
+    planned(datapath, "early", Duration::from_millis(300));
 }
 
-fn planned(datapath: &str, commit: &str) {
+/// One failover on order, with a writer and a publisher.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    /// Between two acknowledged writes.
+    gap: Duration,
+    /// From what releases by the rule (the role, or the majority) to the next acknowledged write.
+    release: Duration,
+}
+
+fn round(lab: &Lab, commit: &str) -> Result<Round> {
+    let writer = writer(lab)?;
+    let old = lab.cluster.master()?;
+    let (roles, votes) = (RoleWatch::start(&lab.cluster, old), MajorityWatch::start(&lab.cluster, old)?);
+    lab.cluster.failover()?;
+    let (turned, new) = roles.wait(FAILOVER)?;
+    let (named, _) = votes.wait(FAILOVER)?;
+    follows(lab, new)?;
+    writer.wait_ack_after(Instant::now(), FOLLOW)?;
+    let record = writer.stop();
+    let held = client::held(&mut lab.cluster.nodes[new].client()?)?;
+    let lost = record.lost(&held);
+    ensure!(lost.is_empty(), "{} of {} acknowledged writes are lost: {lost:?}", lost.len(), record.acks.len());
+    let refused = lab.daemon.status()?.route("writes")?.refused.clone();
+    ensure!(refused.is_empty(), "clients were turned away: {refused:?}");
+    ensure!(record.outages.len() <= 1, "cut off more than once: {:?}", record.outages);
+    let (from, until) = gap(&record).context("nothing was written")?;
+    ensure!(from < turned, "the old master acknowledged after its successor had turned master");
+    let decided = if commit == "early" { turned } else { named };
+    Ok(Round { gap: until.duration_since(from), release: until.saturating_duration_since(decided) })
+}
+
+fn planned(datapath: &str, commit: &str, bar: Duration) {
     check(Lab::start(Spec::default(), datapath, |setup| committing(setup, commit)), |lab| {
-        let writer = writer(lab)?;
-        let old = lab.cluster.failover()?;
-        let new = lab.cluster.wait_failover(old, FAILOVER)?;
-        follows(lab, new)?;
-        writer.wait_ack_after(Instant::now(), FOLLOW)?;
-        let record = writer.stop();
-        let held = client::held(&mut lab.cluster.nodes[new].client()?)?;
-        let lost = record.lost(&held);
-        println!(
-            "{datapath}, {commit}: {} acknowledged, {} lost, gap {:?}",
-            record.acks.len(),
-            lost.len(),
-            longest_gap(&record)
-        );
-        ensure!(lost.is_empty(), "{} acknowledged writes are lost: {lost:?}", lost.len());
-        let refused = lab.daemon.status()?.route("writes")?.refused.clone();
-        ensure!(refused.is_empty(), "clients were turned away: {refused:?}");
-        ensure!(record.outages.len() <= 1, "cut off more than once: {:?}", record.outages);
+        let mut rounds = Vec::new();
+        for number in 0..rounds_of_a_drill() {
+            let round = round(lab, commit).with_context(|| format!("round {number}"))?;
+            println!("{datapath}, {commit}: gap {:?}, release {:?}", round.gap, round.release);
+            rounds.push(round);
+            recover(lab)?;
+        }
+        let median = |of: fn(&Round) -> Duration| {
+            let mut values: Vec<Duration> = rounds.iter().map(of).collect();
+            values.sort_unstable();
+            (values[(values.len() - 1) / 2], values[values.len() - 1])
+        };
+        let ((gap, longest), (release, slowest)) = (median(|round| round.gap), median(|round| round.release));
+        println!("{datapath}, {commit}: gap {gap:?}, at most {longest:?}; release {release:?}, at most {slowest:?}");
+        ensure!(gap <= limit(bar), "the gap is {gap:?}");
+        ensure!(release <= limit(RELEASE) && slowest <= limit(3 * RELEASE), "released after {release:?}, {slowest:?}");
         Ok(())
     });
+}
+
+/// Until the Sentinels are done and the old master is a linked replica.
+fn recover(lab: &Lab) -> Result<()> {
+    wait::until(FAILOVER, "one master", || lab.cluster.master())?;
+    lab.cluster.settle()?;
+    let new = lab.cluster.master()?;
+    for replica in (0..lab.cluster.nodes.len()).filter(|index| *index != new) {
+        wait::until(FAILOVER, "a replica to be linked", || lab.cluster.nodes[replica].linked())?;
+    }
+    Ok(())
 }
 
 /// The replicas hang when one is to be promoted: the Sentinel chooses one, waits, and gives up.
