@@ -14,7 +14,7 @@ use super::{
     report::{Outlet, What},
     rhythm::{GAP, GAP_AFTER_FAILURE, Rhythm},
 };
-use crate::election::Role;
+use crate::election::{Failure, Role};
 
 /// In a hurry only the role is asked for, and all the rest every so many probes.
 const FULL_EVERY: u32 = 20;
@@ -26,6 +26,7 @@ pub(super) async fn run(ground: Arc<Ground>, peer: Peer, mut rhythm: Rhythm, out
     loop {
         let started = Instant::now();
         let full = asking.in_full(rhythm.pace(), ground.check.interval, started);
+        let had_answered = open.is_some();
         let (opened, full) = match open.take() {
             Some(prober) => (Ok(prober), full),
             None => (Prober::open(&ground, &peer).await, true),
@@ -41,6 +42,9 @@ pub(super) async fn run(ground: Arc<Ground>, peer: Peer, mut rhythm: Rhythm, out
         open = prober;
         asking.note(result.as_ref().ok(), full, started);
         let (failures, master) = (asking.failures, asking.master);
+        // A promotion kills all connections of the node (sentinelSendSlaveOf), and just then its role counts:
+        // it is dialled again at once, which is no more often than it answers.
+        let cut = had_answered && result.as_ref().is_err_and(|fault| fault.failure == Failure::Unreachable);
         outlet.send(What::Probed { latency: asked.elapsed(), result }).await;
         let chance = rand::random();
         if failures == 0 {
@@ -52,7 +56,7 @@ pub(super) async fn run(ground: Arc<Ground>, peer: Peer, mut rhythm: Rhythm, out
                 pace => pace.probing(check),
             };
             rhythm.rest(started, GAP, interval).await;
-        } else {
+        } else if !cut {
             if let Some(host) = &peer.host {
                 ground.resolver.doubt(host);
             }

@@ -15,6 +15,8 @@ enum Manner {
     Endless(&'static [u8]),
     Silent,
     Resets,
+    /// Answers one probe of a connection, and resets it at the next.
+    CutsOff,
 }
 
 struct Fake {
@@ -56,6 +58,7 @@ impl Fake {
 
 async fn serve(mut stream: TcpStream, manner: Manner) {
     let mut asked = [0; 4096];
+    let mut first = None;
     loop {
         let read = stream.read(&mut asked).await.unwrap_or_default();
         if read == 0 {
@@ -76,7 +79,12 @@ async fn serve(mut stream: TcpStream, manner: Manner) {
                 }
             }
             Manner::Silent => {}
-            Manner::Resets => {
+            // A probe is several commands, and those may come in several segments.
+            Manner::CutsOff if first.get_or_insert_with(Instant::now).elapsed() < Duration::from_millis(30) => {
+                let commands = asked[..read].iter().filter(|byte| **byte == b'*').count();
+                let _unread = stream.write_all(&b"-LOADING\r\n".repeat(commands)).await;
+            }
+            Manner::Resets | Manner::CutsOff => {
                 let _unset = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
                 return;
             }
@@ -178,6 +186,25 @@ async fn a_failing_server_is_tried_again_but_not_hammered() {
     let dialled = fake.connections.load(Ordering::Relaxed);
     // Two connections of its own pace: 50, 100, 200, 400, 800 ms, halved at the least.
     assert!((4..=24).contains(&dialled), "{dialled} connections in two seconds");
+    run.end().await;
+}
+
+/// What a promotion does to every connection of the node, at the moment that counts.
+#[tokio::test]
+async fn a_node_that_cuts_the_probe_off_is_asked_again_at_once() {
+    let fake = Fake::new(Manner::CutsOff).await;
+    let mut run = Run::new(&fake.nodes());
+    let mut waits = Vec::new();
+    for _ in 0..5 {
+        let (_, cut) = run.wait("cut", |seen| matches!(seen, Observation::NodeLost(..)).then_some(())).await;
+        let (_, again) = run.wait("answer", |seen| matches!(seen, Observation::Node(..)).then_some(())).await;
+        waits.push(again.duration_since(cut));
+    }
+    waits.sort_unstable();
+    assert!(waits[2] < Duration::from_millis(20), "asked again after {waits:?}");
+    // Not more often than it answers, which is once in a fast interval.
+    let (dialled, time) = (fake.connections.load(Ordering::Relaxed), run.started.elapsed());
+    assert!(time > Duration::from_millis(400) && dialled < 8, "{dialled} connections in {time:?}");
     run.end().await;
 }
 
