@@ -1,6 +1,7 @@
 //! Who is master, decided from what Sentinels and nodes say. Pure: a function of (state,
 //! observation, time), so that every rule is a table test. Promises: never two targets, never a
-//! lower epoch, never a target that did not itself say master, never open without a majority.
+//! lower epoch, never a target that did not itself say master, never open without a majority, or, where
+//! the operator chose `early`, the word of a Sentinel and of the replica that it promotes.
 //! Never does I/O, and never reads a clock. `docs/election.md` gives the rules and their reasons.
 
 mod address;
@@ -14,7 +15,7 @@ mod rules;
 mod ruling;
 mod sole;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verdict;
 
 use std::{net::SocketAddr, time::Instant};

@@ -1,5 +1,7 @@
 //! Tables of verdicts and what the routes make of them; no kernel, a datapath that only takes notes.
 
+mod whole;
+
 use std::{sync::Mutex, time::Duration};
 
 use super::*;

@@ -188,6 +188,37 @@ fn a_sentinel_that_lies_pauses_for_a_second_in_thirty() {
 }
 
 #[test]
+fn what_comes_late_twice_or_out_of_order_is_bounded_all_the_same() {
+    // The abort is heard before what it aborts; then the same again.
+    healthy("100 1~aborted@7 1~chosen:B@7 1~chosen:B@7 => paused A@6 failover\n 1100 1~chosen:B@7 => open A@6 proven");
+    // A Sentinel that was restored from an old disk, and one that speaks of an epoch that is over.
+    healthy("100 1~chosen:B@5 2~promoted:B@6 => open A@6 proven\n 110 1:A@3 1:A@3 => open A@6 proven");
+    // Two that each promote another replica.
+    healthy("100 1~chosen:B@7 2~chosen:C@8 => paused A@6 failover wake 1100\n 1100 => open A@6 proven");
+}
+
+#[test]
+fn a_clock_that_jumps_ends_a_pause_sooner_and_never_later() {
+    healthy(
+        "1000 1~chosen:B@7 => paused A@6 failover wake 2000
+         400 2:A@6 => paused A@6 failover wake 2000
+         2000 => open A@6 proven",
+    );
+    healthy("1000 1~chosen:B@7 => paused A@6 failover\n 999000 => open A@6 proven wake none");
+}
+
+#[test]
+fn a_node_that_flips_its_role_pauses_while_it_says_so() {
+    healthy(
+        "150 1~chosen:B@7 B=master => paused A@6 failover wake 5150
+         160 B=replica => open A@6 proven
+         170 B=master => paused A@6 failover
+         180 B=loading => open A@6 proven
+         190 B=- B=- B=- => open A@6 proven",
+    );
+}
+
+#[test]
 fn arming_has_an_end_whatever_is_heard() {
     let mut election = healthy("");
     let mut armed = Duration::ZERO;

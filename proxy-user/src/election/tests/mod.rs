@@ -1,12 +1,14 @@
 //! The election, table by table. `script` is the small language that the tables are written in;
-//! `rules` has the rules, `peers` what peers got wrong, `walk` a model and random worlds against it.
+//! `rules` has the rules, `peers` what peers got wrong, `walk` a model and random worlds against it,
+//! `orders` every order of the events of one failover.
 
 mod announced;
 mod arming;
 mod model;
 mod nodes;
+mod orders;
 mod peers;
 mod replicas;
 mod rules;
-mod script;
-mod walk;
+pub(crate) mod script;
+pub(crate) mod walk;

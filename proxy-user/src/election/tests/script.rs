@@ -17,7 +17,7 @@ use crate::{
 
 pub(super) const GRACE_MS: u64 = 10_000;
 
-pub(super) fn rules(sentinels: bool) -> Rules {
+pub(crate) fn rules(sentinels: bool) -> Rules {
     Rules {
         sentinels,
         commit: Commit::Majority,

@@ -20,8 +20,8 @@ const SENTINELS: u8 = 5;
 const NODES: [&str; 4] = ["A", "B", "C", "D"];
 
 /// One thing that happens, as plain numbers: what a generator gives and proptest shrinks.
-#[derive(Debug, Clone)]
-pub(super) enum Step {
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Step {
     Wait(u16),
     /// Wait for exactly as long as the election asks to.
     Deadline,
@@ -44,7 +44,7 @@ fn server(number: u8) -> std::net::SocketAddr {
 }
 
 impl Step {
-    pub(super) fn observation(&self) -> Option<Observation> {
+    fn observation(&self) -> Option<Observation> {
         Some(match *self {
             Self::Wait(_) | Self::Deadline => return None,
             Self::Sentinels(set) => {
@@ -92,18 +92,19 @@ fn report(role: u8, id: u8) -> NodeReport {
 }
 
 /// The election and its model, side by side.
-struct World {
-    election: Election,
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub(crate) election: Election,
     model: Model,
-    now: Instant,
+    pub(crate) now: Instant,
 }
 
 impl World {
-    fn new(rules: &Rules) -> Self {
+    pub(crate) fn new(rules: &Rules) -> Self {
         Self { election: Election::new(rules.clone()), model: Model::new(rules), now: Instant::now() }
     }
 
-    fn step(&mut self, step: &Step) -> Result<(), String> {
+    pub(crate) fn step(&mut self, step: &Step) -> Result<(), String> {
         let before = self.election.verdict().clone();
         let deadline = self.election.deadline();
         match step {
@@ -136,19 +137,28 @@ impl World {
     }
 
     /// From wherever it stands: once all agree and the node agrees too, the way opens.
-    fn heals(&self, master: u8) -> Result<(), String> {
-        let mut world = Self { election: self.election.clone(), model: self.model.clone(), now: self.now };
-        let epoch = u8::try_from(world.model.floor() + 1).map_err(|_| "epochs ran away")?;
+    pub(super) fn heals(&self, master: u8) -> Result<(), String> {
+        let mut world = self.clone();
+        for step in &self.cure(master)? {
+            world.step(step)?;
+        }
+        world.is_well(master)
+    }
+
+    /// What makes the world healthy.
+    pub(crate) fn cure(&self, master: u8) -> Result<Vec<Step>, String> {
+        let epoch = u8::try_from(self.model.floor() + 1).map_err(|_| "epochs ran away")?;
         // A pause or a credit that goes on ends by time.
         let mut steps = vec![Step::Sentinels(0b11111), Step::Nodes(0b1111), Step::Wait(30_000), Step::Wait(30_000)];
         steps.extend((0..SENTINELS).map(|from| Step::View(from, master, epoch, false)));
         for _ in 0..4 {
             steps.extend((0..4).map(|from| Step::Node(from, if from == master % 4 { 0 } else { 4 }, 7)));
         }
-        for step in &steps {
-            world.step(step)?;
-        }
-        let verdict = world.election.verdict();
+        Ok(steps)
+    }
+
+    pub(crate) fn is_well(&self, master: u8) -> Result<(), String> {
+        let verdict = self.election.verdict();
         let target = verdict.master.as_ref().map(|target| target.addr);
         if (verdict.way, target) != (Way::Open, Some(server(master))) {
             return Err(format!("a healthy world does not open: {verdict:?}"));
@@ -162,7 +172,7 @@ impl World {
 
 /// What a stretch of the walk is like: good days, Sentinels or nodes failing, or anything at all.
 #[derive(Debug, Clone, Copy)]
-enum Weather {
+pub(crate) enum Weather {
     Fair,
     SentinelsFail,
     NodesFail,
@@ -170,7 +180,7 @@ enum Weather {
 }
 
 impl Weather {
-    fn at(number: u32) -> Self {
+    pub(crate) fn at(number: u32) -> Self {
         [Self::Fair, Self::SentinelsFail, Self::Fair, Self::NodesFail, Self::Anything][(number / 40 % 5) as usize]
     }
 
@@ -186,7 +196,7 @@ impl Weather {
 }
 
 /// Mostly plausible: one candidate an epoch, who mostly says master while the others mostly say replica.
-fn random_step(random: &mut StdRng, weather: Weather, epoch: u8) -> Step {
+pub(crate) fn random_step(random: &mut StdRng, weather: Weather, epoch: u8) -> Step {
     let odd = matches!(weather, Weather::Anything) || random.random_ratio(1, 50);
     let any: u8 = random.random();
     if odd && random.random_ratio(1, 20) {
@@ -271,7 +281,7 @@ fn a_hundred_thousand_steps_without_sentinels() {
     walk(&Rules { rise: 2, ..rules(false) }, 2);
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
+pub(crate) fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => (0..12_000_u16).prop_map(Step::Wait),
         1 => Just(Step::Deadline),
