@@ -8,6 +8,7 @@ mod gap;
 mod input;
 mod lifecycle;
 mod partition;
+mod pause;
 mod pins;
 mod privileges;
 mod replicas;

@@ -1,0 +1,111 @@
+//! A pause under full load, in both directions: nothing reaches the old master in it, nothing is lost, doubled or
+//! overtaken by it, and whoever leaves meanwhile makes room for others.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use switchmaster_tests::{Client, Lab, Spec, lab::check, wait};
+
+use crate::{FOLLOW, on_each_datapath};
+
+on_each_datapath!(streams_stand_still_and_go_on);
+
+const STREAMS: usize = 4;
+/// Messages under way on each, and how large they are.
+const WINDOW: u64 = 16;
+const PADDING: usize = 8 << 10;
+
+fn echo(number: u64) -> redis::Cmd {
+    let mut command = redis::cmd("ECHO");
+    command.arg(format!("{number}:{}", "x".repeat(PADDING)));
+    command
+}
+
+/// Sends on and on, and wants every message back, whole and in order.
+fn stream(mut client: Client, echoed: &AtomicU64, stop: &AtomicBool) -> Result<()> {
+    for number in 0..WINDOW {
+        client.send(&echo(number))?;
+    }
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let back: String = redis::FromRedisValue::from_redis_value(client.receive()?)?;
+        let (first, padding) = back.split_once(':').context("no number")?;
+        ensure!(first == number.to_string() && padding.len() == PADDING, "{first} came back for {number}");
+        number += 1;
+        echoed.fetch_add(1, Ordering::Relaxed);
+        client.send(&echo(number + WINDOW - 1))?;
+    }
+    Ok(())
+}
+
+/// How many of the streams' commands the node has executed.
+fn executed(lab: &Lab, node: usize) -> Result<String> {
+    lab.cluster.nodes[node]
+        .info("commandstats", "cmdstat_echo")
+        .map(|line| line.split(',').next().unwrap_or_default().to_owned())
+}
+
+fn paused(lab: &Lab, old: usize, leaver: Client, echoed: &AtomicU64) -> Result<Client> {
+    // What had been handed over before has arrived by now.
+    wait::pause(Duration::from_millis(100));
+    let (before, back) = (executed(lab, old)?, echoed.load(Ordering::Relaxed));
+    drop(leaver);
+    wait::pause(Duration::from_millis(50));
+    let mut next = Client::connect_within(lab.client()?, lab.writes_address()?, FOLLOW)?;
+    next.send(&redis::cmd("PING"))?;
+    wait::pause(Duration::from_millis(150));
+    ensure!(lab.daemon.status()?.group(lab.group_name())?.way == "paused", "the pause was too short for this test");
+    let (after, more) = (executed(lab, old)?, echoed.load(Ordering::Relaxed));
+    ensure!(before == after, "the old master went from {before} to {after} in the pause");
+    ensure!(back == more, "{} answers came in the pause", more - back);
+    Ok(next)
+}
+
+fn streams_stand_still_and_go_on(datapath: &str) {
+    let spec = Spec { failover_timeout_ms: 700, down_after_ms: 5000, ..Spec::default() };
+    let places = STREAMS + 1;
+    let lab = Lab::start(spec, datapath, |mut setup| {
+        setup.writes = setup.writes.set("max_connections", places);
+        // Else both are lowered to what the limit of open files allows.
+        setup.reads = setup.reads.set("max_connections", places);
+        setup
+    });
+    check(lab, |lab| {
+        let (echoed, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+        let clients = (0..STREAMS).map(|_| lab.writes()).collect::<Result<Vec<_>>>()?;
+        let mut leaver = lab.writes()?;
+        leaver.ping()?;
+        thread::scope(|scope| {
+            let streams: Vec<_> =
+                clients.into_iter().map(|client| scope.spawn(|| stream(client, &echoed, &stop))).collect();
+            let work = || -> Result<()> {
+                wait::until_true(FOLLOW, "a stream", || echoed.load(Ordering::Relaxed) > 500)?;
+                let old = lab.cluster.failover()?;
+                for replica in &lab.cluster.nodes[1..] {
+                    replica.freeze()?;
+                }
+                lab.daemon.wait_way(lab.group_name(), "paused", FOLLOW)?;
+                let mut next = paused(lab, old, leaver, &echoed)?;
+                lab.daemon.wait_way(lab.group_name(), "open", FOLLOW)?;
+                let opened = Instant::now();
+                next.receive().context("the client that came in the pause")?;
+                ensure!(opened.elapsed() < Duration::from_secs(1), "it was served after {:?}", opened.elapsed());
+                let before = echoed.load(Ordering::Relaxed);
+                wait::until_true(FOLLOW, "the streams to go on", || echoed.load(Ordering::Relaxed) > before + 500)?;
+                let refused = lab.daemon.status()?.route("writes")?.refused.clone();
+                ensure!(refused.is_empty(), "clients were turned away: {refused:?}");
+                Ok(())
+            };
+            let worked = work();
+            stop.store(true, Ordering::Relaxed);
+            for stream in streams {
+                stream.join().ok().context("a stream panicked")?.context("a stream")?;
+            }
+            worked
+        })
+    });
+}
