@@ -36,10 +36,8 @@ pub(super) fn print(rounds: &[Round], blow: Blow, stage: &Stage, screen: &mut Sc
             screen.say("  Its connections ended with it, so the daemon had none left to reset.");
         }
     } else {
-        screen.say(
-            "  In a planned failover the old master goes on acknowledging until the majority names the new one and the",
-        );
-        screen.say("  daemon switches. That window closes with early arming, which is not in this version.");
+        screen.say("  The daemon stops the old master before the roles change, so that it acknowledges nothing that its successor");
+        screen.say("  does not have, and lets the writer go on when the majority names that one.");
     }
     Ok(())
 }
