@@ -12,7 +12,7 @@ use switchmaster_tests::{
     wait,
 };
 
-use crate::{FAILOVER, FOLLOW, follows, limit, on_each_datapath};
+use crate::{FAILOVER, FOLLOW, follows, limit, on_each_datapath, pause::hang_a_failover};
 
 on_each_datapath!(planned_by_majority, planned_early, aborted, promotion_behind_their_backs, demotion_is_fenced);
 
@@ -21,9 +21,9 @@ const FENCE: Duration = Duration::from_millis(110);
 /// The bar for a release: half the rounds within it, all within three times as long.
 const RELEASE: Duration = Duration::from_millis(10);
 
-/// As many as the figures of a drill need, where they are held to their bars.
-fn rounds_of_a_drill() -> usize {
-    if std::env::var_os("STRICT_BARS").is_some() { 20 } else { 1 }
+/// `ROUNDS`, for figures worth holding to their bars.
+fn rounds() -> usize {
+    std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
 }
 
 fn committing(setup: Setup, commit: &str) -> Setup {
@@ -87,15 +87,15 @@ fn round(lab: &Lab, commit: &str) -> Result<Round> {
 
 fn planned(datapath: &str, commit: &str, bar: Duration) {
     check(Lab::start(Spec::default(), datapath, |setup| committing(setup, commit)), |lab| {
-        let mut rounds = Vec::new();
-        for number in 0..rounds_of_a_drill() {
+        let mut drilled = Vec::new();
+        for number in 0..rounds() {
             let round = round(lab, commit).with_context(|| format!("round {number}"))?;
             println!("{datapath}, {commit}: gap {:?}, release {:?}", round.gap, round.release);
-            rounds.push(round);
+            drilled.push(round);
             recover(lab)?;
         }
         let median = |of: fn(&Round) -> Duration| {
-            let mut values: Vec<Duration> = rounds.iter().map(of).collect();
+            let mut values: Vec<Duration> = drilled.iter().map(of).collect();
             values.sort_unstable();
             (values[(values.len() - 1) / 2], values[values.len() - 1])
         };
@@ -118,19 +118,14 @@ fn recover(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The replicas hang when one is to be promoted: the Sentinel chooses one, waits, and gives up.
+/// The Sentinel chooses a replica, waits for it, and gives up.
 fn aborted(datapath: &str) {
     let spec = Spec { failover_timeout_ms: 700, down_after_ms: 5000, ..Spec::default() };
     check(Lab::start(spec, datapath, |setup| setup), |lab| {
         let (writer, mut idle, mut subscriber) = (writer(lab)?, lab.writes()?, lab.writes()?);
         subscriber.call::<redis::Value>(redis::cmd("SUBSCRIBE").arg("news"))?;
         idle.ping()?;
-        let old = lab.cluster.failover()?;
-        // Between the order and the promotion lie some steps of a tenth of a second.
-        for replica in &lab.cluster.nodes[1..] {
-            replica.freeze()?;
-        }
-        lab.daemon.wait_way(lab.group_name(), "paused", FOLLOW)?;
+        let old = hang_a_failover(lab)?;
         lab.daemon.wait_way(lab.group_name(), "open", FOLLOW)?;
         writer.wait_ack_after(Instant::now(), FOLLOW)?;
         idle.ping()?;

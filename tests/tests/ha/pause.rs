@@ -19,6 +19,26 @@ const STREAMS: usize = 4;
 const WINDOW: u64 = 16;
 const PADDING: usize = 8 << 10;
 
+/// Orders a failover in which the replicas hang when one of them is to be promoted: the Sentinel chooses one, waits, and
+/// gives up. Returns the master when the group is paused.
+pub(crate) fn hang_a_failover(lab: &Lab) -> Result<usize> {
+    let mut outcome = Ok(0);
+    for _ in 0..5 {
+        let old = lab.cluster.failover()?;
+        // Between the order and the promotion lie some steps of a tenth of a second each.
+        let replicas = || lab.cluster.nodes.iter().enumerate().filter(|(index, _)| *index != old);
+        replicas().try_for_each(|(_, replica)| replica.freeze())?;
+        outcome = lab.daemon.wait_way(lab.group_name(), "paused", Duration::from_secs(1)).map(|_| old);
+        if outcome.is_ok() {
+            break;
+        }
+        // What the Sentinel knew of them was too old at that moment for it to choose one: once more.
+        replicas().try_for_each(|(_, replica)| replica.thaw())?;
+        wait::pause(Duration::from_secs(1));
+    }
+    outcome
+}
+
 fn echo(number: u64) -> redis::Cmd {
     let mut command = redis::cmd("ECHO");
     command.arg(format!("{number}:{}", "x".repeat(PADDING)));
@@ -84,11 +104,7 @@ fn streams_stand_still_and_go_on(datapath: &str) {
                 clients.into_iter().map(|client| scope.spawn(|| stream(client, &echoed, &stop))).collect();
             let work = || -> Result<()> {
                 wait::until_true(FOLLOW, "a stream", || echoed.load(Ordering::Relaxed) > 500)?;
-                let old = lab.cluster.failover()?;
-                for replica in &lab.cluster.nodes[1..] {
-                    replica.freeze()?;
-                }
-                lab.daemon.wait_way(lab.group_name(), "paused", FOLLOW)?;
+                let old = hang_a_failover(lab)?;
                 let mut next = paused(lab, old, leaver, &echoed)?;
                 lab.daemon.wait_way(lab.group_name(), "open", FOLLOW)?;
                 let opened = Instant::now();
