@@ -134,8 +134,10 @@ impl Cluster {
     /// A planned failover, ordered at the first Sentinel that takes the order; returns the old master.
     pub fn failover(&self) -> Result<usize> {
         let old = self.master()?;
-        // A Sentinel that has not looked at the replicas lately finds none good enough.
+        // A Sentinel that has not looked at the replicas lately (for three periods) finds none good enough:
+        // when it takes the order, or a step later, and then it gives up.
         self.sentinels.iter().for_each(|sentinel| sentinel.pace(PUBLISH_MS, 200));
+        wait::pause(Duration::from_millis(500));
         wait::until(Duration::from_secs(5), "a Sentinel to take the order", || {
             self.sentinels.iter().find(|sentinel| sentinel.running()).context("no Sentinel runs")?.failover()
         })?;
