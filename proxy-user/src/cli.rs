@@ -1,4 +1,4 @@
-//! The command line: `run`, `check`, `doctor`, `status`. Every flag has an environment variable of the
+//! The command line: `run`, `check`, `doctor`, `status`, `events`. Every flag has an environment variable of the
 //! same name with `SWITCHMASTER_` before it. No flag takes a secret: they take where one is.
 
 mod check;
@@ -42,6 +42,8 @@ pub enum Command {
     Doctor(Doctor),
     /// Say what the daemon on this host does: masters, routes, connections.
     Status(Status),
+    /// Say what happened: each switch with its stages, who said what, and when.
+    Events(Events),
 }
 
 #[derive(Debug, Args)]
@@ -92,6 +94,22 @@ pub struct Status {
     #[arg(long)]
     pub json: bool,
     /// Where the daemon's admin server listens, as in [admin]: "127.0.0.1:9180" or "unix:/run/switchmaster.sock".
+    #[arg(long, value_name = "ADDR", default_value_t = default_admin(), env = "SWITCHMASTER_ADMIN")]
+    pub admin: AdminListen,
+}
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Go on: tell of each event as it ends. A daemon that restarts is waited for.
+    #[arg(long)]
+    pub follow: bool,
+    /// As JSON, for programs: one event a line.
+    #[arg(long)]
+    pub json: bool,
+    /// Begin with so many of the newest ones.
+    #[arg(long, value_name = "N", default_value_t = 20, env = "SWITCHMASTER_LIMIT")]
+    pub limit: usize,
+    /// Where the daemon's admin server listens, as for `status`.
     #[arg(long, value_name = "ADDR", default_value_t = default_admin(), env = "SWITCHMASTER_ADMIN")]
     pub admin: AdminListen,
 }

@@ -2,7 +2,7 @@
 //!
 //! Data flows left to right and never back:
 //! `discovery` (asks Sentinels and nodes) -> `election` (pure) -> `switch` (writes the targets)
-//! -> `listener` and `datapath` (move bytes). `admin`, `metrics` and `doctor` look on.
+//! -> `listener` and `datapath` (move bytes). `admin`, `events`, `metrics` and `doctor` look on.
 //! Discovery knows no datapath; a datapath knows no Sentinel; only `daemon` sees everything.
 
 pub mod admin;
@@ -13,6 +13,7 @@ pub mod datapath;
 pub mod discovery;
 pub mod doctor;
 pub mod election;
+pub mod events;
 pub mod kernel;
 pub mod listener;
 pub mod log;

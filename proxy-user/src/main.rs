@@ -52,6 +52,17 @@ fn run(cli: Cli) -> Result<ExitCode> {
             print!("{}", runtime()?.block_on(client::show(&endpoint, status.json))?);
             Ok(Exit::Done.into())
         }
+        Command::Events(asked) => {
+            let endpoint = asked.admin.to_string().parse().context("--admin")?;
+            let wanted = client::Events { limit: asked.limit, follow: asked.follow, json: asked.json };
+            let (mut out, mut notes) = (io::stdout(), io::stderr());
+            match runtime()?.block_on(client::events(&endpoint, wanted, &mut out, &mut notes)) {
+                // Whoever read it has read enough: `events --follow | head`.
+                Err(client::EventsError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                told => told?,
+            }
+            Ok(Exit::Done.into())
+        }
     }
 }
 

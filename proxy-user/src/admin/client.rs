@@ -1,4 +1,4 @@
-//! Asks a running daemon for its status: the `status` command. Bounded in time and size.
+//! Asks a running daemon: the commands `status` and `events`. Bounded in time and size.
 
 use std::{fmt, io, path::PathBuf, str::FromStr, time::Duration};
 
@@ -16,12 +16,13 @@ use tokio::{
     time::timeout,
 };
 
+pub use super::follow::{Events, EventsError, events};
 use super::{listener::Stream, status::Status, table::table};
 
 /// Where `[admin] listen` is by convention.
 pub const DEFAULT_ENDPOINT: &str = "127.0.0.1:9180";
 
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// 256 nodes and 64 Sentinels in each of some hundred groups fit.
 const MAX_BODY: usize = 64 * 1024 * 1024;
 
@@ -69,19 +70,19 @@ pub enum FetchError {
         "no switchmaster answers on {0}: {1}; is it running, with this address as `listen` of [admin]? Another one: --admin ADDR"
     )]
     Unreachable(Endpoint, #[source] io::Error),
-    #[error("{0} did not answer within {seconds} s", seconds = PATIENCE.as_secs())]
-    TimedOut(Endpoint),
+    #[error("{0} did not answer within {seconds} s", seconds = .1.as_secs())]
+    TimedOut(Endpoint, Duration),
     #[error("{0} does not speak HTTP as a switchmaster does: {1}")]
     Http(Endpoint, #[source] hyper::Error),
     #[error("{0} answered {1}: something else listens there, or a switchmaster of another version")]
     Refused(Endpoint, StatusCode),
-    #[error("the status from {0} cannot be read: {1}")]
+    #[error("the answer of {0} cannot be read: {1}")]
     Unreadable(Endpoint, String),
 }
 
 /// The status as text for a person, or as the daemon's own JSON.
 pub async fn show(endpoint: &Endpoint, json: bool) -> Result<String, FetchError> {
-    let body = fetch(endpoint).await?;
+    let body = fetch(endpoint, "/api/v1/status", PATIENCE).await?;
     let unreadable = |error: serde_json::Error| FetchError::Unreadable(endpoint.clone(), error.to_string());
     if json {
         let value: serde_json::Value = serde_json::from_slice(&body).map_err(unreadable)?;
@@ -91,11 +92,11 @@ pub async fn show(endpoint: &Endpoint, json: bool) -> Result<String, FetchError>
     Ok(table(&status))
 }
 
-async fn fetch(endpoint: &Endpoint) -> Result<Bytes, FetchError> {
-    timeout(PATIENCE, ask(endpoint)).await.map_err(|_| FetchError::TimedOut(endpoint.clone()))?
+pub(super) async fn fetch(endpoint: &Endpoint, path: &str, patience: Duration) -> Result<Bytes, FetchError> {
+    timeout(patience, ask(endpoint, path)).await.map_err(|_| FetchError::TimedOut(endpoint.clone(), patience))?
 }
 
-async fn ask(endpoint: &Endpoint) -> Result<Bytes, FetchError> {
+async fn ask(endpoint: &Endpoint, path: &str) -> Result<Bytes, FetchError> {
     let http = |error| FetchError::Http(endpoint.clone(), error);
     let unreadable = |error: String| FetchError::Unreadable(endpoint.clone(), error);
     let stream = connect(endpoint).await.map_err(|error| FetchError::Unreachable(endpoint.clone(), error))?;
@@ -104,7 +105,7 @@ async fn ask(endpoint: &Endpoint) -> Result<Bytes, FetchError> {
         Endpoint::Tcp(addr) => addr,
         Endpoint::Unix(_) => "localhost",
     };
-    let request = Request::get("/api/v1/status")
+    let request = Request::get(path)
         .header(header::HOST, host)
         .header(header::ACCEPT, "application/json")
         .body(Empty::<Bytes>::new())

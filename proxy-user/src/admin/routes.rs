@@ -1,17 +1,25 @@
 //! The pages. All of them read; a page that changes state will need the token of `[admin]`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Query, State},
     http::{HeaderName, StatusCode, header},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
 
+use serde::Deserialize;
+
 use super::{Readiness, Status, StatusSource};
-use crate::metrics::{CONTENT_TYPE, Metrics};
+use crate::{
+    events::{Log, MOST_EVENTS},
+    metrics::{CONTENT_TYPE, Metrics},
+};
+
+/// The longest a follower may wait: an answer must be out before the server's time for it is.
+const LONGEST_WAIT: u64 = 8;
 
 /// What the pages are made from.
 #[derive(Clone)]
@@ -19,6 +27,7 @@ pub struct Views {
     pub metrics: Metrics,
     pub readiness: Readiness,
     pub status: Arc<dyn StatusSource>,
+    pub events: Arc<Log>,
 }
 
 impl std::fmt::Debug for Views {
@@ -34,6 +43,7 @@ pub(super) fn router(views: Views) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/events", get(events))
         .fallback(not_found)
         .with_state(views)
 }
@@ -48,6 +58,7 @@ const INDEX: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     "</h1>\n<ul>\n\
      <li><a href=\"/api/v1/status\">/api/v1/status</a>: groups, routes and connections, as JSON\n\
+     <li><a href=\"/api/v1/events\">/api/v1/events</a>: the timeline of each switch, as JSON\n\
      <li><a href=\"/metrics\">/metrics</a>: for Prometheus\n\
      <li><a href=\"/readyz\">/readyz</a>: 200 once everything is proven, else 503 and what is missing\n\
      <li><a href=\"/healthz\">/healthz</a>: 200 while the daemon runs\n\
@@ -91,6 +102,25 @@ async fn status(State(views): State<Views>) -> impl IntoResponse {
         ..views.status.status()
     };
     ([(header::CACHE_CONTROL, "no-store")], Json(status))
+}
+
+#[derive(Debug, Deserialize)]
+struct Asked {
+    /// Only events after this one.
+    since: Option<u64>,
+    limit: Option<usize>,
+    /// Seconds to wait for the first event after `since`.
+    wait: Option<u64>,
+}
+
+/// Following is asking again, with the number of the last event seen: a follower then holds a place no
+/// longer than anybody else, and one that was cut off has missed nothing.
+async fn events(State(views): State<Views>, Query(asked): Query<Asked>) -> impl IntoResponse {
+    if let (Some(since), Some(wait)) = (asked.since, asked.wait) {
+        views.events.wait(since, Duration::from_secs(wait.min(LONGEST_WAIT))).await;
+    }
+    let page = views.events.page(asked.since, asked.limit.unwrap_or(MOST_EVENTS));
+    ([(header::CACHE_CONTROL, "no-store")], Json(page))
 }
 
 async fn not_found() -> (StatusCode, &'static str) {

@@ -112,7 +112,7 @@ fn route_row(route: &Route) -> Vec<String> {
 }
 
 /// A state that is not the good one must catch the eye without colours.
-fn loud(state: &str, good: &str) -> String {
+pub(super) fn loud(state: &str, good: &str) -> String {
     if state == good { state.to_owned() } else { state.to_uppercase() }
 }
 
@@ -153,7 +153,7 @@ fn span(milliseconds: u64) -> String {
 }
 
 /// Columns as wide as their widest cell, empty columns left out.
-fn aligned(rows: &[Vec<String>], indent: usize) -> String {
+pub(super) fn aligned(rows: &[Vec<String>], indent: usize) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<_> = (0..columns)
         .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|it| it.chars().count()).max().unwrap_or(0))

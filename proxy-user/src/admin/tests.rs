@@ -1,5 +1,7 @@
 //! The server on loopback and on a unix socket, asked by a plain client.
 
+mod events;
+
 use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
@@ -20,7 +22,7 @@ use super::{
     status::{Group, Route},
     *,
 };
-use crate::{config::AdminListen, metrics::Metrics};
+use crate::{config::AdminListen, events::Log, metrics::Metrics};
 
 struct Fixed;
 
@@ -39,6 +41,7 @@ struct Served {
     readiness: Readiness,
     stop: CancellationToken,
     task: JoinHandle<()>,
+    events: Arc<Log>,
     addr: Option<SocketAddr>,
 }
 
@@ -46,9 +49,15 @@ fn start(listen: &AdminListen) -> Served {
     let listener = Listener::bind(listen).unwrap();
     let addr = listener.local_addr();
     let (readiness, stop) = (Readiness::default(), CancellationToken::new());
-    let views = Views { metrics: Metrics::new(), readiness: readiness.clone(), status: Arc::new(Fixed) };
+    let events = Log::in_memory(Arc::new(Metrics::new()));
+    let views = Views {
+        metrics: Metrics::new(),
+        readiness: readiness.clone(),
+        status: Arc::new(Fixed),
+        events: Arc::clone(&events),
+    };
     let task = tokio::spawn(serve(listener, views, stop.clone()));
-    Served { readiness, stop, task, addr }
+    Served { readiness, stop, task, events, addr }
 }
 
 fn start_tcp() -> (Served, SocketAddr) {

@@ -42,6 +42,9 @@ pub fn summary(config: &Config) -> String {
         Some(admin) => writeln!(text, "admin  {}", admin.listen),
         None => writeln!(text, "admin  none"),
     };
+    if let Some(dir) = &config.state_dir {
+        let _infallible = writeln!(text, "events are kept in {}", dir.display());
+    }
     text
 }
 

@@ -100,6 +100,9 @@ pub struct Routes {
     /// The file that holds the token for changes over TCP.
     #[arg(long, value_name = "FILE", env = "SWITCHMASTER_ADMIN_TOKEN_FILE", hide_env_values = true)]
     admin_token_file: Option<String>,
+    /// The folder where events outlive the daemon.
+    #[arg(long, value_name = "DIR", env = "SWITCHMASTER_STATE_DIR")]
+    state_dir: Option<String>,
 }
 
 /// The name of a variable that holds a secret. Someone may give the secret itself by mistake, so it prints
@@ -153,6 +156,7 @@ impl Routes {
             ("--sentinel-tls-server-name", one(&self.sentinel_tls_server_name)),
             ("--admin-listen", one(&self.admin_listen)),
             ("--admin-token-file", one(&self.admin_token_file)),
+            ("--state-dir", one(&self.state_dir)),
         ];
         all.into_iter().filter_map(|(flag, values)| Some(Setting { flag, values: values? })).collect()
     }

@@ -35,13 +35,15 @@ const fn flag(name: &'static str, table: &'static str, key: &'static str, shape:
     Flag { name, table, key, shape }
 }
 
+/// No table: the top level.
+const ROOT: &str = "";
 const ADMIN: &str = "admin";
 const GROUP: &str = "group[0]";
 const TLS: &str = "group[0].tls";
 const SENTINEL_TLS: &str = "group[0].sentinel_tls";
 const ROUTE: &str = "route[0]";
 
-const FLAGS: [Flag; 30] = [
+const FLAGS: [Flag; 31] = [
     flag("--listen", ROUTE, "listen", Shape::Many),
     flag("--target", ROUTE, "target", Shape::One),
     flag("--datapath", ROUTE, "datapath", Shape::One),
@@ -72,6 +74,7 @@ const FLAGS: [Flag; 30] = [
     flag("--sentinel-tls-server-name", SENTINEL_TLS, "server_name", Shape::One),
     flag("--admin-listen", ADMIN, "listen", Shape::One),
     flag("--admin-token-file", ADMIN, "token_file", Shape::One),
+    flag("--state-dir", ROOT, "state_dir", Shape::One),
 ];
 
 /// The flag for a path of the tree; the path itself if no flag leads there.
@@ -79,6 +82,7 @@ pub(super) fn label(path: &str) -> String {
     let of = |path: &str| {
         let named = |flag: &&Flag| match flag.key {
             "" => flag.table == path,
+            key if flag.table == ROOT => path == key,
             key => path.strip_prefix(flag.table).and_then(|rest| rest.strip_prefix('.')) == Some(key),
         };
         FLAGS.iter().find(named).map(|flag| flag.name.to_owned())
@@ -131,6 +135,7 @@ fn assemble(mut tables: BTreeMap<&str, Vec<Entry>>, sentinel_tls_off: bool) -> V
     route.extend([entry("name", text("default")), entry("group", name)]);
     let list = |entries| value(Kind::List(vec![value(Kind::Table(entries))]));
     let mut root = vec![entry("group", list(group)), entry("route", list(route))];
+    root.extend(tables.remove(ROOT).unwrap_or_default());
     if let Some(entries) = tables.remove(ADMIN) {
         root.push(entry(ADMIN, value(Kind::Table(entries))));
     }

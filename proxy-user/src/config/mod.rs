@@ -35,6 +35,8 @@ pub use self::{
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// Where events outlive the daemon; absent: they do not.
+    pub state_dir: Option<PathBuf>,
     pub admin: Option<Admin>,
     pub groups: Vec<Group>,
     pub routes: Vec<Route>,

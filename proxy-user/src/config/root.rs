@@ -1,5 +1,7 @@
 //! The whole of a configuration: its tables in order, then what only shows between them.
 
+use std::path::Path;
+
 use super::{
     Admin, AdminListen, Config, Local, Name, Steering,
     check::{self, Parts},
@@ -15,6 +17,11 @@ use super::{
 /// Nothing if it has a problem; the problems are in the context.
 pub(super) fn read(context: &Context<'_>, value: &Value) -> Option<Config> {
     let root = Section::open(context, &schema::ROOT, String::new(), Some(0), value)?;
+    let state_dir = root.get("state_dir", |value| {
+        let path = context.path(Section::text(value)?);
+        // It is made at the start if it is missing.
+        if path.is_dir() || !path.exists() { Ok(path) } else { Err(no_folder(&path, "valid: a folder of its own")) }
+    });
     let admin = root.section("admin", &schema::ADMIN).map(|section| admin(&section));
     let groups = root.sections("group", &schema::GROUP);
     let routes = root.sections("route", &schema::ROUTE);
@@ -37,7 +44,7 @@ pub(super) fn read(context: &Context<'_>, value: &Value) -> Option<Config> {
     };
     let groups = groups.into_iter().map(|read| Some(read?.group)).collect::<Option<_>>()?;
     let routes = routes.into_iter().map(|read| Some(read?.route)).collect::<Option<_>>()?;
-    Some(Config { admin, groups, routes, local })
+    Some(Config { state_dir, admin, groups, routes, local })
 }
 
 fn value_of(name: &Option<Placed<Name>>) -> Option<Name> {
@@ -80,12 +87,12 @@ fn local(section: &Section<'_>) -> Local {
             == Namespaces::All,
         cgroup: section.get("cgroup", |value| {
             let path = section.context.path(Section::text(value)?);
-            let what = || format!("{} is not a folder", super::errors::quoted(&path.to_string_lossy()));
-            if path.is_dir() {
-                Ok(path)
-            } else {
-                Err(Invalid::new(what(), "valid: where cgroup2 is mounted (see /proc/mounts)"))
-            }
+            let valid = "valid: where cgroup2 is mounted (see /proc/mounts)";
+            if path.is_dir() { Ok(path) } else { Err(no_folder(&path, valid)) }
         }),
     }
+}
+
+fn no_folder(path: &Path, valid: &str) -> Invalid {
+    Invalid::new(format!("{} is not a folder", super::errors::quoted(&path.to_string_lossy())), valid)
 }

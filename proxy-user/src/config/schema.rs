@@ -8,7 +8,8 @@ pub(super) struct Table {
     pub(super) keys: &'static [&'static str],
 }
 
-pub(super) const ROOT: Table = Table { title: "the top level", keys: &["admin", "group", "route", "local"] };
+pub(super) const ROOT: Table =
+    Table { title: "the top level", keys: &["admin", "group", "route", "local", "state_dir"] };
 
 pub(super) const ADMIN: Table = Table { title: "[admin]", keys: &["listen", "token_file"] };
 

@@ -16,6 +16,7 @@ use crate::{
     config::Name,
     discovery::{Discovery, Seen, Tally},
     election::{Election, Rules, Target, Verdict, Way},
+    events::{Change, Timeline},
     metrics::Metrics,
 };
 
@@ -42,6 +43,7 @@ impl Tally for Counted {
 pub(super) struct GroupState {
     pub(super) name: Name,
     pub(super) discovery: Discovery,
+    pub(super) timeline: Timeline,
     standing: Mutex<Standing>,
 }
 
@@ -55,9 +57,9 @@ pub(super) struct Standing {
 }
 
 impl GroupState {
-    pub(super) fn new(name: Name, discovery: Discovery) -> Self {
+    pub(super) fn new(name: Name, discovery: Discovery, timeline: Timeline) -> Self {
         let standing = Standing { verdict: Verdict::closed(), since: Instant::now(), last: None };
-        Self { name, discovery, standing: Mutex::new(standing) }
+        Self { name, discovery, timeline, standing: Mutex::new(standing) }
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -94,14 +96,21 @@ pub(super) async fn run(
 ) {
     let mut election = Election::new(rules);
     let mut hurried = None;
+    let timeline = &house.groups[index].timeline;
     loop {
         let deadline = election.deadline();
         let changed = tokio::select! {
             seen = seen.recv() => match seen {
-                Some(seen) => election.observe(seen.observation, seen.at),
+                Some(seen) => {
+                    timeline.saw(&seen);
+                    election.observe(seen.observation, seen.at)
+                }
                 None => break,
             },
-            () = until(deadline) => election.tick(Instant::now()),
+            () = until(deadline) => {
+                timeline.time_passed();
+                election.tick(Instant::now())
+            }
             () = stop.cancelled() => break,
         };
         if changed {
@@ -124,7 +133,11 @@ pub(super) async fn run(
 fn follow(house: &Arc<House>, index: usize, verdict: &Verdict) {
     let group = &house.groups[index];
     let before = group.standing().verdict;
-    let severing = house.switch().follow(index, verdict);
+    let (at, severing) = {
+        let mut switch = house.switch();
+        (Instant::now(), switch.follow(index, verdict))
+    };
+    let aftermath = group.timeline.followed(Change { before: &before, after: verdict, at });
     if group.take(verdict) {
         house.metrics.switched(&group.name);
     }
@@ -132,7 +145,10 @@ fn follow(house: &Arc<House>, index: usize, verdict: &Verdict) {
         tell(group, &before, verdict);
     }
     for severing in severing {
-        tokio::spawn(super::house::account(house.metrics.clone(), severing));
+        tokio::spawn(super::house::account(house.metrics.clone(), severing, aftermath.clone()));
+    }
+    if let Some(aftermath) = aftermath.filter(|_| verdict.way == Way::Open) {
+        house.await_first_connections(index, at, &aftermath);
     }
 }
 

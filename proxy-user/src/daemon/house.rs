@@ -3,21 +3,26 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use proxy_ebpf::counter;
+use tokio::time::timeout;
 
 use super::group::GroupState;
 use crate::{
     admin::{Readiness, Status, StatusSource, status},
-    config,
+    config::{self, TargetRole},
     datapath::{Sockmap, Traffic},
     discovery,
+    events::{Aftermath, Event, Log, Tally},
     listener::{self, Counts},
     metrics::{GroupSample, Metrics, NodeRole, NodeSample, RouteSample, SentinelSample, Snapshot, Source},
     switch::{Severing, SlotView, Switch},
 };
+
+/// How long the event of a switch waits for a first client before it is told without one.
+const FIRST_CLIENT: Duration = Duration::from_secs(3);
 
 pub(super) struct House {
     pub(super) started: Instant,
@@ -25,6 +30,7 @@ pub(super) struct House {
     pub(super) routes: Vec<RouteState>,
     pub(super) metrics: Metrics,
     pub(super) readiness: Readiness,
+    pub(super) events: Arc<Log>,
     pub(super) sockmap: Option<Arc<Sockmap>>,
     pub(super) switch: Mutex<Switch>,
 }
@@ -47,6 +53,23 @@ impl House {
     pub(super) fn connections(&self) -> u64 {
         let switch = self.switch();
         (0..self.routes.len()).flat_map(|route| switch.slots(route)).map(|slot| u64::from(slot.connections)).sum()
+    }
+
+    /// Notes when the first client of each route to the master is connected under the new target.
+    pub(super) fn await_first_connections(&self, group: usize, flip: Instant, aftermath: &Aftermath) {
+        let to_master = |route: &&RouteState| route.config.group == group && route.config.target == TargetRole::Master;
+        for route in self.routes.iter().filter(to_master) {
+            let (mut first, aftermath) = (route.counts.first_of_generation(), aftermath.clone());
+            let name = Arc::clone(&route.config.name);
+            tokio::spawn(async move {
+                let connected = first.wait_for(|first| first.is_some_and(|at| at >= flip));
+                if let Ok(Ok(at)) = timeout(FIRST_CLIENT, connected).await
+                    && let Some(at) = *at
+                {
+                    aftermath.connected(&name, at);
+                }
+            });
+        }
     }
 
     fn group_status(&self, group: &GroupState, now: Instant) -> status::Group {
@@ -191,12 +214,31 @@ fn values<T: serde::Serialize>(list: &[T]) -> Vec<serde_json::Value> {
     list.iter().filter_map(|item| serde_json::to_value(item).ok()).collect()
 }
 
+/// Carries what events tell into the metrics.
+impl Tally for Metrics {
+    fn ended(&self, event: &Event) {
+        self.event(event);
+    }
+
+    fn unwritten(&self) {
+        self.event_unwritten();
+    }
+}
+
 /// Waits for the resets of one route and writes down what came of them.
-pub(super) async fn account(metrics: Metrics, mut severing: Severing) {
+pub(super) async fn account(metrics: Metrics, mut severing: Severing, aftermath: Option<Aftermath>) {
     let (mut connections, mut last) = (0, severing.since);
+    // A worker tells only when all of its connections are reset: this is the first one's, at the latest.
+    let mut first = None;
     while let Some(report) = severing.reports.recv().await {
         connections += report.connections as u64;
         last = last.max(report.last);
+        if report.connections > 0 {
+            first = Some(first.map_or(report.last, |first: Instant| first.min(report.last)));
+        }
+    }
+    if let (Some(aftermath), Some(first)) = (aftermath, first) {
+        aftermath.severed(&severing.route, connections, first, last);
     }
     if connections > 0 {
         let took = last.duration_since(severing.since);

@@ -30,6 +30,7 @@ use crate::{
     config::{self, Config},
     discovery::{self, Seen},
     election::Rules,
+    events::{Log, Writer},
     listener::Listener,
     metrics::Metrics,
     switch::Switch,
@@ -53,6 +54,8 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
 
     let (stop_clients, stop) = (CancellationToken::new(), CancellationToken::new());
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
+    let (events, writer) = events(config.state_dir.as_deref(), &metrics)?;
+    let writer = writer.map(|writer| tokio::task::spawn_blocking(|| writer.run()));
     let mut switch = Switch::new(paths.targets);
     let mut discoveries = Vec::new();
     let mut groups = Vec::new();
@@ -61,7 +64,9 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
         let latch = readiness.latch(format!("group {}: no master is proven yet", group.name));
         metrics.group(&group.name);
         let tally = Box::new(Counted { group: Arc::clone(&group.name), metrics: metrics.clone() });
-        groups.push(GroupState::new(Arc::clone(&group.name), discovery::start(group, out, tally, stop.clone())));
+        let timeline = events.timeline(Arc::clone(&group.name));
+        let discovery = discovery::start(group, out, tally, stop.clone());
+        groups.push(GroupState::new(Arc::clone(&group.name), discovery, timeline));
         discoveries.push((Rules::from(group), seen, latch));
     }
     let mut routes = Vec::new();
@@ -84,6 +89,7 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
         routes,
         metrics: metrics.clone(),
         readiness: readiness.clone(),
+        events: Arc::clone(&events),
         sockmap: paths.sockmap,
         switch: Mutex::new(switch),
     });
@@ -98,7 +104,7 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
         tracing::info!(route = %route.config.name, listen = ?route.listen, datapath = route.datapath, "listening");
         tasks.listeners.spawn(listener.run(slots, chosen.datapath, counts, traffic, stop_clients.clone()));
     }
-    let views = Views { metrics, readiness: readiness.clone(), status: Arc::<House>::clone(&house) };
+    let views = Views { metrics, readiness: readiness.clone(), status: Arc::<House>::clone(&house), events };
     let admin = admin.map(|listener| tokio::spawn(admin::serve(listener, views, stop.clone())));
 
     let result = drain::until_told(&house, signals, &mut tasks, &stop_clients, drain).await;
@@ -108,14 +114,30 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
     tasks.groups.abort_all();
     let severing = house.switch().close_all();
     for severing in severing {
-        let _out_of_time = timeout(AT_MOST, house::account(house.metrics.clone(), severing)).await;
+        let _out_of_time = timeout(AT_MOST, house::account(house.metrics.clone(), severing, None)).await;
     }
     tasks.listeners.abort_all();
+    house.events.close();
+    if let Some(writer) = writer {
+        let _out_of_time = timeout(AT_MOST, writer).await;
+    }
     if let Some(admin) = admin {
         let _out_of_time = timeout(AT_MOST, admin).await;
     }
     tracing::info!("stopped");
     result
+}
+
+/// Where events are kept, and what writes them to disk, if anything does.
+fn events(state_dir: Option<&Path>, metrics: &Metrics) -> Result<(Arc<Log>, Option<Writer>)> {
+    let tally = Arc::new(metrics.clone());
+    Ok(match state_dir {
+        None => (Log::in_memory(tally), None),
+        Some(dir) => {
+            let (log, writer) = Log::on_disk(dir, tally)?;
+            (log, Some(writer))
+        }
+    })
 }
 
 fn bind(route: &config::Route) -> Result<Listener> {

@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use self::{board::Board, conductor::Conductor, dial::Dialer, resolve::Resolver};
 pub use self::{
     fault::word,
-    status::{NameStatus, NodeStatus, SentinelStatus, State, Status},
+    status::{NameStatus, NodeStatus, SentinelStatus, State, Status, role_word},
 };
 use crate::{
     config::{Check, Group, Name},

@@ -79,7 +79,7 @@ pub enum State {
     Lost,
 }
 
-pub(super) fn role_word(role: &Role) -> &'static str {
+pub fn role_word(role: &Role) -> &'static str {
     match role {
         Role::Master => "master",
         Role::Replica(_) => "replica",

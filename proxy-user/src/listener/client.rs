@@ -165,6 +165,7 @@ impl Service {
         let (Ok(client_end), Ok(node_end)) = (client.stream.into_std(), node.into_std()) else {
             return self.counts.refused(Refusal::Draining);
         };
+        let generation = lease.generation;
         self.datapath.adopt(Connection {
             client: client_end,
             node: node_end,
@@ -173,7 +174,7 @@ impl Service {
             idle_timeout: self.idle_timeout,
             place: client.place,
         });
-        self.counts.handed_over();
+        self.counts.handed_over(generation);
     }
 }
 

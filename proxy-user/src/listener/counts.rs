@@ -1,7 +1,12 @@
 //! What a route's listener did, counted. The labels are the label values of the metrics, and this
 //! table is the only place they are written.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
+use tokio::sync::watch;
 
 /// Defines a closed set of events with their labels.
 macro_rules! labels {
@@ -68,6 +73,8 @@ pub struct Counts {
     parked: [AtomicU64; Outcome::ALL.len()],
     refused: [AtomicU64; Refusal::ALL.len()],
     accept_errors: [AtomicU64; AcceptError::ALL.len()],
+    newest: AtomicU64,
+    first: watch::Sender<Option<Instant>>,
 }
 
 /// [`Counts`] at one moment; each pair is in the order of its `ALL`.
@@ -101,8 +108,19 @@ impl Counts {
         add(&self.accepted);
     }
 
-    pub(super) fn handed_over(&self) {
+    /// When the first connection of the newest generation that has one was given to the datapath.
+    pub fn first_of_generation(&self) -> watch::Receiver<Option<Instant>> {
+        self.first.subscribe()
+    }
+
+    pub(super) fn handed_over(&self, generation: u64) {
         add(&self.handed_over);
+        // One load for nearly every connection: the first of a generation comes once in a switch.
+        if self.newest.load(Ordering::Relaxed) < generation
+            && self.newest.fetch_max(generation, Ordering::Relaxed) < generation
+        {
+            self.first.send_replace(Some(Instant::now()));
+        }
     }
 
     pub(super) fn abandoned(&self) {
@@ -159,6 +177,22 @@ fn get(counter: &AtomicU64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_first_of_a_newer_generation_is_noted() {
+        let counts = Counts::default();
+        let mut first = counts.first_of_generation();
+        assert_eq!(*first.borrow_and_update(), None);
+        counts.handed_over(2);
+        assert!(first.borrow_and_update().is_some());
+        for generation in [2, 1, 2] {
+            counts.handed_over(generation);
+        }
+        assert!(!first.has_changed().unwrap());
+        counts.handed_over(3);
+        assert!(first.has_changed().unwrap());
+        assert_eq!(counts.snapshot().handed_over, 5);
+    }
 
     #[test]
     fn waiting_places_are_bounded_and_come_back() {

@@ -2,6 +2,7 @@
 //! tables in this crate, or are addresses of nodes and Sentinels that exist now; a series ends with
 //! the thing it speaks of. Events are counted as they happen; states are read when a scrape asks.
 
+mod events;
 mod gather;
 mod process;
 mod sample;
@@ -24,7 +25,7 @@ use prometheus_client::{
 };
 
 pub use self::sample::{Counts, GroupSample, NodeRole, NodeSample, RouteSample, SentinelSample, Snapshot, Source};
-use crate::config::Name;
+use crate::{config::Name, events::Event};
 
 /// What a response that carries [`Metrics::encode`] says it is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -51,6 +52,7 @@ struct Inner {
     sever_seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
     switches: Family<Labels<1>, Counter>,
     failures: Family<Labels<1>, Counter>,
+    events: events::Events,
 }
 
 /// What the collector reads at scrape time.
@@ -75,11 +77,12 @@ impl Metrics {
         ours.register("switches", "Times a group went to another master", switches.clone());
         let failures = Family::default();
         ours.register("task_failures", "Tasks of the daemon that ended by an error or a panic", failures.clone());
+        let events = events::Events::register(&mut ours);
         let shared = Arc::new(Shared::default());
         ours.register_collector(Box::new(gather::Gather(Arc::clone(&shared))));
         let mut process = Registry::default();
         process.register_collector(Box::new(process::Process));
-        Self(Arc::new(Inner { ours, process, shared, severed, sever_seconds, switches, failures }))
+        Self(Arc::new(Inner { ours, process, shared, severed, sever_seconds, switches, failures, events }))
     }
 
     /// Names what is asked for the state of groups and routes at each scrape. The first call counts.
@@ -113,11 +116,13 @@ impl Metrics {
 
     /// Makes the group's series exist at zero, so that a first switch shows as a rise.
     pub fn group(&self, name: &Name) {
+        self.0.events.group(name);
         drop(self.0.switches.get_or_create(&[("group", Arc::clone(name))]));
     }
 
     pub fn forget_group(&self, name: &Name) {
         self.0.switches.remove(&[("group", Arc::clone(name))]);
+        self.0.events.forget(name);
         self.0.shared.probed().retain(|(group, _), _| group != name);
     }
 
@@ -146,6 +151,16 @@ impl Metrics {
     /// `task` is a name from the source, such as `discovery` or `listener`.
     pub fn task_failed(&self, task: &'static str) {
         self.0.failures.get_or_create(&[("task", Arc::from(task))]).inc();
+    }
+
+    /// An event ended.
+    pub fn event(&self, event: &Event) {
+        self.0.events.ended(event);
+    }
+
+    /// An event did not reach the disk.
+    pub fn event_unwritten(&self) {
+        self.0.events.unwritten();
     }
 
     /// Everything, in the OpenMetrics text format.

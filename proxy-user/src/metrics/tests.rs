@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::*;
-use crate::election::{Reason, Target, Way};
+use crate::{
+    election::{Reason, Target, Way},
+    events::{Event, Mark, Outcome, Stage},
+};
 
 const PAGE: &str = include_str!("../../../docs/metrics.md");
 
@@ -74,6 +77,27 @@ fn snapshot() -> Snapshot {
     Snapshot { groups: vec![group], routes: vec![route], sockmap: Some([9; proxy_ebpf::counter::COUNT as usize]) }
 }
 
+/// An event with every stage, each a millisecond after the one before it.
+fn event(outcome: Outcome) -> Event {
+    let mark = |(stage, at): (Stage, u64)| Mark { stage, offset_us: at * 1000, who: None, what: None };
+    Event {
+        seq: 1,
+        group: "mymaster".into(),
+        cause: "failover".into(),
+        outcome,
+        at: String::new(),
+        from: None,
+        to: None,
+        severed: 0,
+        // By the book, but that the role changes before the fence: so every step is there.
+        stages: [&[(Stage::RoleChange, 0)][..], &Stage::ALL.map(|stage| (stage, stage as u64 + 1))]
+            .concat()
+            .into_iter()
+            .map(mark)
+            .collect(),
+    }
+}
+
 /// Metrics with every series that there can be.
 fn full() -> (Metrics, Arc<Fixed>) {
     let metrics = Metrics::new();
@@ -84,6 +108,7 @@ fn full() -> (Metrics, Arc<Fixed>) {
     metrics.group(&Arc::from("mymaster"));
     metrics.switched(&Arc::from("mymaster"));
     metrics.task_failed("listener");
+    metrics.event(&event(Outcome::Switched));
     for port in [6379, 6380] {
         metrics.node_probed(&Arc::from("mymaster"), ([10, 0, 0, 1], port).into(), Duration::from_micros(300));
     }
@@ -159,7 +184,7 @@ fn the_page_lists_every_value_of_the_bounded_labels() {
         assert_eq!(labels[key], written, "{key} of {name}");
         checked += 1;
     }
-    assert_eq!(checked, 9, "the table of label values is incomplete");
+    assert_eq!(checked, 12, "the table of label values is incomplete");
 }
 
 #[test]
@@ -221,6 +246,27 @@ fn the_status_can_read_what_was_counted() {
     assert_eq!(metrics.severed_total(&Arc::from("writes")), 8);
     assert_eq!(metrics.switches_total(&Arc::from("mymaster")), 1);
     assert_eq!((metrics.severed_total(&Arc::from("x")), metrics.switches_total(&Arc::from("x"))), (0, 0));
+}
+
+#[test]
+fn only_a_switch_is_a_sample_of_its_stages() {
+    let metrics = Metrics::new();
+    metrics.group(&Arc::from("mymaster"));
+    metrics.event(&event(Outcome::Aborted));
+    let text = metrics.encode().unwrap();
+    assert!(text.contains("switchmaster_events_total{group=\"mymaster\",outcome=\"aborted\"} 1\n"), "{text}");
+    assert!(text.contains("switchmaster_events_total{group=\"mymaster\",outcome=\"switched\"} 0\n"), "{text}");
+    assert!(!text.contains("stage="), "{text}");
+    metrics.event(&event(Outcome::Switched));
+    // The majority came a millisecond before the flip.
+    let text = metrics.encode().unwrap();
+    for line in [
+        "switchmaster_switch_step_seconds_sum{group=\"mymaster\",step=\"majority-to-flip\"} 0.001",
+        "switchmaster_switch_step_seconds_count{group=\"mymaster\",step=\"majority-to-flip\"} 1",
+        "switchmaster_switch_stage_seconds_sum{group=\"mymaster\",stage=\"flip\"} 0.009",
+    ] {
+        assert!(text.lines().any(|it| it == line), "{line} is missing in\n{text}");
+    }
 }
 
 #[test]
