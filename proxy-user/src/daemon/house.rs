@@ -21,8 +21,9 @@ use crate::{
     switch::{Severing, SlotView, Switch},
 };
 
-/// How long the event of a switch waits for a first client before it is told without one.
-const FIRST_CLIENT: Duration = Duration::from_secs(3);
+/// How long the event of a switch waits for a first client before it is told without one: whoever
+/// follows the events hears of it within a second.
+const FIRST_CLIENT: Duration = Duration::from_millis(700);
 
 pub(super) struct House {
     pub(super) started: Instant,

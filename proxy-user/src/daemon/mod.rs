@@ -133,10 +133,14 @@ fn events(state_dir: Option<&Path>, metrics: &Metrics) -> Result<(Arc<Log>, Opti
     let tally = Arc::new(metrics.clone());
     Ok(match state_dir {
         None => (Log::in_memory(tally), None),
-        Some(dir) => {
-            let (log, writer) = Log::on_disk(dir, tally)?;
-            (log, Some(writer))
-        }
+        Some(dir) => match Log::on_disk(dir, Arc::<Metrics>::clone(&tally)) {
+            Ok((log, writer)) => (log, Some(writer)),
+            Err(error) if error.is_fault() => {
+                tracing::warn!(%error, "events are kept in memory only until the next start");
+                (Log::in_memory(tally), None)
+            }
+            Err(error) => return Err(error.into()),
+        },
     })
 }
 

@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use nix::errno::Errno;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
@@ -26,6 +27,19 @@ pub enum OpenError {
     Unusable(PathBuf, #[source] io::Error),
     #[error("state_dir {dir} belongs to another switchmaster that runs now; give each daemon a folder of its own", dir = .0.display())]
     InUse(PathBuf),
+}
+
+impl OpenError {
+    /// The disk's own trouble and not a mistake of the configuration: no reason not to serve clients.
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Self::Unusable(_, error) if is_fault(error))
+    }
+}
+
+fn is_fault(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StaleNetworkFileHandle, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | StaleNetworkFileHandle)
+        || error.raw_os_error() == Some(Errno::EIO as i32)
 }
 
 #[derive(Debug)]
@@ -50,7 +64,13 @@ pub(super) fn open(dir: &Path, most: usize) -> Result<(Disk, Vec<Event>), OpenEr
     events.extend(read(&dir.join(NEW)).map_err(unusable)?);
     events.drain(..events.len().saturating_sub(most));
     let mut disk = Disk { dir: dir.to_owned(), folder, file: None, most_bytes: MOST_BYTES };
-    disk.file().map_err(unusable)?;
+    match disk.file() {
+        // The writer tries again with each event.
+        Err(error) if is_fault(&error) => {
+            tracing::warn!(%error, state_dir = %dir.display(), "events cannot be written for now");
+        }
+        other => drop(other.map_err(unusable)?),
+    }
     Ok((disk, events))
 }
 
@@ -65,14 +85,15 @@ fn read(path: &Path) -> io::Result<Vec<Event>> {
     let (mut events, mut unreadable) = (Vec::new(), 0);
     for line in BufReader::new(file.take(2 * MOST_BYTES)).split(b'\n') {
         let line = line?;
-        match serde_json::from_slice(&line) {
-            Ok(event) => events.push(event),
+        match serde_json::from_slice::<Event>(&line) {
+            // There is room for numbers after it.
+            Ok(event) if event.seq < u64::MAX / 2 => events.push(event),
             Err(_) if line.is_empty() => {}
-            Err(_) => unreadable += 1,
+            _ => unreadable += 1,
         }
     }
     if unreadable > 0 {
-        tracing::warn!(file = %path.display(), lines = unreadable, "lines that are no events are skipped: a crash tore them");
+        tracing::warn!(file = %path.display(), lines = unreadable, "lines that are no events, as a crash leaves them, are skipped");
     }
     Ok(events)
 }
@@ -139,13 +160,13 @@ impl Disk {
 /// is each event by itself, and in a storm it is once for many.
 pub struct Writer {
     disk: Disk,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Arc<Event>>,
     tally: Arc<dyn Tally>,
     failing: bool,
 }
 
 impl Writer {
-    pub(super) fn new(disk: Disk, events: mpsc::Receiver<Event>, tally: Arc<dyn Tally>) -> Self {
+    pub(super) fn new(disk: Disk, events: mpsc::Receiver<Arc<Event>>, tally: Arc<dyn Tally>) -> Self {
         Self { disk, events, tally, failing: false }
     }
 

@@ -49,10 +49,11 @@ pub struct Log {
 
 #[derive(Default)]
 struct Kept {
-    ring: VecDeque<Event>,
+    /// Shared, so that whoever reads them all holds nobody up who has one more.
+    ring: VecDeque<Arc<Event>>,
     last: u64,
     open: Vec<Weak<Recording>>,
-    disk: Option<mpsc::Sender<Event>>,
+    disk: Option<mpsc::Sender<Arc<Event>>>,
 }
 
 /// What `/api/v1/events` answers.
@@ -84,11 +85,11 @@ impl Log {
         Ok((Self::new(tally, left, Some(sender)), writer))
     }
 
-    fn new(tally: Arc<dyn Tally>, left: Vec<Event>, disk: Option<mpsc::Sender<Event>>) -> Arc<Self> {
+    fn new(tally: Arc<dyn Tally>, left: Vec<Event>, disk: Option<mpsc::Sender<Arc<Event>>>) -> Arc<Self> {
         let last = left.iter().map(|event| event.seq).max().unwrap_or(0);
         let on_disk = disk.is_some();
         Arc::new(Self {
-            kept: Mutex::new(Kept { ring: left.into(), last, open: Vec::new(), disk }),
+            kept: Mutex::new(Kept { ring: left.into_iter().map(Arc::new).collect(), last, open: Vec::new(), disk }),
             newest: watch::Sender::new(last),
             places: Semaphore::new(FOLLOWERS),
             tally,
@@ -106,13 +107,14 @@ impl Log {
         let kept = self.kept();
         let open: Vec<_> = kept.open.iter().filter_map(Weak::upgrade).collect();
         let found = kept.ring.iter().filter(|event| since.is_none_or(|since| event.seq > since));
-        let events = match since {
+        let events: Vec<_> = match since {
             Some(_) => found.take(limit).cloned().collect(),
             None => found.skip(kept.ring.len().saturating_sub(limit)).cloned().collect(),
         };
         let last = kept.last;
         // Whoever lets go of a recording last publishes it, and that takes the lock.
         drop(kept);
+        let events = events.iter().map(|event| Event::clone(event)).collect();
         let open = open.iter().map(|recording| recording.event()).collect();
         Page { started: self.started.clone(), on_disk: self.on_disk, last, events, open }
     }
@@ -146,11 +148,12 @@ impl Log {
         let mut kept = self.kept();
         kept.last += 1;
         event.seq = kept.last;
+        let event = Arc::new(event);
         if kept.ring.len() >= MOST_EVENTS {
             kept.ring.pop_front();
         }
-        kept.ring.push_back(event.clone());
-        let written = kept.disk.as_ref().is_none_or(|disk| disk.try_send(event.clone()).is_ok());
+        kept.ring.push_back(Arc::clone(&event));
+        let written = kept.disk.as_ref().is_none_or(|disk| disk.try_send(Arc::clone(&event)).is_ok());
         let last = kept.last;
         drop(kept);
         if !written {

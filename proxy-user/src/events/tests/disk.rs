@@ -73,7 +73,12 @@ fn a_torn_last_line_costs_only_itself() {
 fn rubbish_is_skipped() {
     let folder = tempfile::tempdir().unwrap();
     let line = serde_json::to_string(&event(4)).unwrap();
-    let rubbish = [b"\xff\xfe\0\0\n\n{}\n[1]\n".as_slice(), line.as_bytes(), b"\n{\"seq\":"].concat();
+    let rubbish = [
+        b"\xff\xfe\0\0\n\n{}\n[1]\n{\"seq\":18446744073709551615,\"group\":\"g\"}\n".as_slice(),
+        line.as_bytes(),
+        b"\n{\"seq\":",
+    ]
+    .concat();
     fs::write(folder.path().join("events.jsonl"), rubbish).unwrap();
     assert_eq!(numbers(folder.path()), [4]);
 }
@@ -132,11 +137,49 @@ fn a_disk_that_hangs_or_fails_costs_events_and_no_time() {
 }
 
 #[test]
-fn a_full_disk_is_survived_and_counted() {
+fn a_full_disk_is_survived_and_counted_and_written_to_again_when_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("events.jsonl");
+    std::os::unix::fs::symlink("/dev/full", &file).unwrap();
+    let told = Arc::new(Told::default());
+    let (log, writer) = Log::on_disk(folder.path(), Arc::clone(&told) as Arc<dyn Tally>).unwrap();
+    let writer = std::thread::spawn(|| writer.run());
+    let timeline = log.timeline("mymaster".into());
+    for number in 1..=3 {
+        timeline.sign(Instant::now(), sentinel(1), "+odown");
+        timeline.abort(Instant::now(), None, None);
+        let unwritten = || told.unwritten.load(Ordering::Relaxed);
+        let patience = Instant::now() + Duration::from_secs(5);
+        while unwritten() < number && Instant::now() < patience {
+            std::thread::yield_now();
+        }
+        assert_eq!(unwritten(), number);
+    }
+    fs::remove_file(&file).unwrap();
+    timeline.sign(Instant::now(), sentinel(1), "+odown");
+    timeline.abort(Instant::now(), None, None);
+    log.close();
+    writer.join().unwrap();
+    assert_eq!(numbers(folder.path()), [4]);
+    assert_eq!(log.page(None, 9).events.len(), 4);
+}
+
+#[test]
+fn a_folder_that_vanishes_is_survived() {
     let Ok((mut disk, _)) = disk::open(tempfile::tempdir().unwrap().path(), 9) else { panic!("the folder is there") };
-    // The folder is gone by now, and so a new file cannot be made in it.
     disk.limit(1);
     disk.append(&event(1)).unwrap();
     disk.append(&event(2)).unwrap_err();
     disk.append(&event(3)).unwrap_err();
+}
+
+#[test]
+fn only_a_mistake_of_the_configuration_keeps_the_daemon_from_starting() {
+    let is_fault = |errno: nix::errno::Errno| {
+        OpenError::Unusable("/x".into(), std::io::Error::from_raw_os_error(errno as i32)).is_fault()
+    };
+    use nix::errno::Errno::{EACCES, EDQUOT, EIO, ENOENT, ENOSPC, ENOTDIR, EROFS, ESTALE};
+    assert_eq!([ENOSPC, EDQUOT, EROFS, EIO, ESTALE].map(is_fault), [true; 5]);
+    assert_eq!([EACCES, ENOTDIR, ENOENT].map(is_fault), [false; 3]);
+    assert!(!OpenError::InUse("/x".into()).is_fault());
 }
