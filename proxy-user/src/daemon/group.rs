@@ -113,10 +113,16 @@ pub(super) async fn run(
             }
             () = stop.cancelled() => break,
         };
+        let hurry = election.hurry_until();
+        if hurry.is_some() && hurried.is_none() {
+            timeline.armed(true, Instant::now());
+        }
         if changed {
             follow(&house, index, election.verdict());
         }
-        let hurry = election.hurry_until();
+        if hurry.is_none() && hurried.is_some() {
+            timeline.armed(false, Instant::now());
+        }
         if hurry != hurried {
             hurried = hurry;
             house.groups[index].discovery.hurry(hurry.unwrap_or_else(Instant::now));
@@ -147,7 +153,9 @@ fn follow(house: &Arc<House>, index: usize, verdict: &Verdict) {
     for severing in severing {
         tokio::spawn(super::house::account(house.metrics.clone(), severing, aftermath.clone()));
     }
-    if let Some(aftermath) = aftermath.filter(|_| verdict.way == Way::Open) {
+    // Whoever only goes on has its connections already.
+    let anew = before.way == Way::Closed || before.master != verdict.master;
+    if let Some(aftermath) = aftermath.filter(|_| verdict.way == Way::Open && anew) {
         house.await_first_connections(index, at, &aftermath);
     }
 }

@@ -229,14 +229,11 @@ impl Tally for Metrics {
 /// Waits for the resets of one route and writes down what came of them.
 pub(super) async fn account(metrics: Metrics, mut severing: Severing, aftermath: Option<Aftermath>) {
     let (mut connections, mut last) = (0, severing.since);
-    // A worker tells only when all of its connections are reset: this is the first one's, at the latest.
-    let mut first = None;
+    let mut first: Option<Instant> = None;
     while let Some(report) = severing.reports.recv().await {
         connections += report.connections as u64;
         last = last.max(report.last);
-        if report.connections > 0 {
-            first = Some(first.map_or(report.last, |first: Instant| first.min(report.last)));
-        }
+        first = first.into_iter().chain(report.first).min();
     }
     if let (Some(aftermath), Some(first)) = (aftermath, first) {
         aftermath.severed(&severing.route, connections, first, last);

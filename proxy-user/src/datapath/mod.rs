@@ -66,6 +66,8 @@ pub struct Sever {
 #[derive(Debug, Clone, Copy)]
 pub struct Severed {
     pub connections: usize,
+    /// None if there was none.
+    pub first: Option<Instant>,
     pub last: Instant,
 }
 

@@ -56,7 +56,7 @@ pub(super) struct Worker {
     timed: usize,
     next_tick: Option<Instant>,
     /// Connections that met their shut gate before the order to sever came.
-    early: HashMap<TargetKey, usize>,
+    early: HashMap<TargetKey, (usize, Instant)>,
     scratch: Vec<u8>,
 }
 
@@ -224,7 +224,7 @@ impl Worker {
             Err(error) => {
                 tracing::trace!(%error, "a connection is reset");
                 if pair.lease.passage() == Passage::Shut {
-                    *self.early.entry(pair.lease.key).or_default() += 1;
+                    self.early.entry(pair.lease.key).or_insert_with(|| (0, Instant::now())).0 += 1;
                 }
                 return self.end(index);
             }
@@ -360,11 +360,12 @@ impl Worker {
     }
 
     fn carry_out(&mut self, order: &Sever) {
-        let early = self.early.remove(&order.key).unwrap_or(0);
-        let connections =
-            early + self.sever(&|pair| pair.lease.key == order.key && pair.lease.generation != order.keep);
+        let early = self.early.remove(&order.key);
+        let severed = self.sever(&|pair| pair.lease.key == order.key && pair.lease.generation != order.keep);
+        let connections = early.map_or(0, |(early, _)| early) + severed.0;
+        let first = early.map(|(_, first)| first).or(severed.1);
         // Nobody waits for it any more when the daemon is going down.
-        let _unheard = order.done.send(Severed { connections, last: Instant::now() });
+        let _unheard = order.done.send(Severed { connections, first, last: Instant::now() });
     }
 
     /// Gives every flow that was held its turn; those in the kernel's hands go by the kernel's gate.
@@ -378,13 +379,16 @@ impl Worker {
     }
 
     /// Resets all matching connections, clients first: they are the ones who have to reconnect.
-    fn sever(&mut self, doomed: &dyn Fn(&Pair) -> bool) -> usize {
+    /// Returns how many, and when the first client was.
+    fn sever(&mut self, doomed: &dyn Fn(&Pair) -> bool) -> (usize, Option<Instant>) {
         let doomed: Vec<usize> = self.pairs.iter().filter(|(_, pair)| doomed(pair)).map(|(index, _)| index).collect();
         let mut nodes = Vec::with_capacity(doomed.len());
         let mut rest = Vec::with_capacity(doomed.len());
+        let mut first = None;
         for (closed, &index) in doomed.iter().enumerate() {
             let (client, node, remains) = self.take(index).into_parts();
             drop(client);
+            first.get_or_insert_with(Instant::now);
             nodes.push(node);
             rest.push(remains);
             breathe(closed);
@@ -396,7 +400,7 @@ impl Worker {
         for remains in rest {
             remains.settle(self.splice.as_mut());
         }
-        doomed.len()
+        (doomed.len(), first)
     }
 
     fn end(&mut self, index: usize) {

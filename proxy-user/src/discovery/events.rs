@@ -25,6 +25,7 @@ pub(super) struct Signal {
     pub(super) epoch: Option<u64>,
     pub(super) master: Written,
     pub(super) replica: Option<Written>,
+    pub(super) channel: &'static str,
 }
 
 /// Channels to ask for one by one where the ACL forbids the pattern `*`.
@@ -93,6 +94,7 @@ impl<'a> Hearing<'a> {
             epoch,
             master,
             replica: about.replica.and_then(written),
+            channel: CHANNELS.into_iter().find(|known| *known == channel).unwrap_or("-failover-abort"),
         });
         Some((event_of(channel), signal))
     }

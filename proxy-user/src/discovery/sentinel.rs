@@ -173,13 +173,13 @@ async fn hear(
 
 /// The sign with addresses for names. These are known by now, or there is no time to look them up.
 async fn locate(ground: &Ground, signal: Signal) -> Option<Sign> {
-    let Signal { kind, epoch, master, replica } = signal;
+    let Signal { kind, epoch, master, replica, channel } = signal;
     let one = |(host, port): Written| async move { timeout(LOOKUP, ground.resolver.one(&host, port)).await.ok()?.ok() };
     let replica = match replica {
         Some(replica) => one(replica).await,
         None => None,
     };
-    Some(Sign { kind, epoch, master: one(master).await?, replica })
+    Some(Sign { kind, epoch, master: one(master).await?, replica, channel })
 }
 
 /// Finds a half-open connection, which never says a word again.

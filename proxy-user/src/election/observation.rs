@@ -32,6 +32,8 @@ pub struct Sign {
     pub master: SocketAddr,
     /// The replica that is to be the next master, where the sign names it.
     pub replica: Option<SocketAddr>,
+    /// Where it was published: Sentinel's own word for it.
+    pub channel: &'static str,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -12,15 +12,15 @@ use super::{
     log::Log,
     record::{Outcome, Stage},
     recording::{Aftermath, Recording, words},
-    witness::{Testimony, Witness},
+    witness::{Testimony, Witness, source},
 };
 use crate::{
     config::Name,
-    discovery::{Seen, role_word, word},
-    election::{Observation, Target, Verdict, Way},
+    discovery::Seen,
+    election::{Reason, Target, Verdict, Way},
 };
 
-/// Signs that nothing followed are given up after this long.
+/// Signs that nothing followed, and that armed nothing, are given up after this long.
 const QUIET: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -35,12 +35,15 @@ struct State {
     open: Option<Arc<Recording>>,
     /// The last one that was decided, while its aftermath lasts.
     decided: Weak<Recording>,
+    /// The same, while its new master is followed without a majority (`commit = "early"`).
+    unconfirmed: Option<Arc<Recording>>,
     witness: Witness,
     /// Who was last followed, also while closed.
     master: Option<Target>,
     /// What came last: it is what a decision was made on.
     heard: Option<(SocketAddr, String)>,
     last_mark: Option<Instant>,
+    armed: bool,
 }
 
 /// A verdict that is about to be carried out, and the one before it.
@@ -52,11 +55,21 @@ pub struct Change<'a> {
     pub at: Instant,
 }
 
+/// Something for the event that is open, or that begins with it.
+struct Mark {
+    cause: &'static str,
+    stage: Stage,
+    at: Instant,
+    who: Option<String>,
+    what: Option<String>,
+}
+
 impl Timeline {
     /// The first event begins here: the start of the daemon, until a master is followed.
     pub(super) fn new(group: Name, log: Arc<Log>) -> Self {
         let timeline = Self { group, log, state: Mutex::default() };
-        timeline.note(&mut timeline.state(), "start", Stage::Started, Instant::now(), None, None);
+        let mark = Mark { cause: "start", stage: Stage::Started, at: Instant::now(), who: None, what: None };
+        timeline.note(&mut timeline.state(), mark);
         timeline
     }
 
@@ -70,7 +83,10 @@ impl Timeline {
         for testimony in state.witness.saw(&seen.observation, state.master.as_ref()) {
             self.testify(state, seen.at, testimony);
         }
-        self.give_up_if_quiet(state, seen.at);
+        let quiet = state.last_mark.is_some_and(|last| seen.at.saturating_duration_since(last) > QUIET);
+        if quiet && !state.armed {
+            give_up(state);
+        }
     }
 
     /// No observation, but time alone may change the verdict now.
@@ -78,26 +94,14 @@ impl Timeline {
         self.state().heard = None;
     }
 
-    /// Somebody announced a failover: the first of these is the first sign. `what` is, for example, the
-    /// channel of a Sentinel's event.
-    pub fn sign(&self, at: Instant, who: SocketAddr, what: &str) {
+    /// Every node is asked each few milliseconds, from now on or no longer.
+    pub fn armed(&self, armed: bool, at: Instant) {
         let mut state = self.state();
-        self.note(&mut state, "failover", Stage::FirstSign, at, words(who), words(what));
-        self.note(&mut state, "failover", Stage::Said, at, words(who), words(what));
-    }
-
-    /// A stage was reached; `who` said so, if anybody did. Begins an event if none is open.
-    pub fn mark(&self, stage: Stage, at: Instant, who: Option<SocketAddr>, what: Option<&str>) {
-        let mut state = self.state();
-        self.note(&mut state, "failover", stage, at, who.and_then(words), what.and_then(words));
-    }
-
-    /// The failover that was announced does not take place, and the same master goes on.
-    pub fn abort(&self, at: Instant, who: Option<SocketAddr>, what: Option<&str>) {
-        let mut state = self.state();
-        if let Some(open) = state.open.take() {
-            open.mark(Stage::Resumed, at, who.and_then(words), what.and_then(words));
-            open.conclude(Outcome::Aborted, state.master.as_ref());
+        state.armed = armed;
+        match &state.open {
+            Some(open) if armed => open.mark(Stage::Armed, at, None, None),
+            Some(_) => give_up(&mut state),
+            None => {}
         }
     }
 
@@ -106,45 +110,35 @@ impl Timeline {
         let Change { before, after, at } = change;
         let mut state = self.state();
         let state = &mut *state;
-        let (who, reason) = (state.heard.as_ref().map(|(who, _)| who.to_string()), after.reason.word());
-        match &after.master {
-            Some(master) if after.way == Way::Open => {
-                let another = state.master.as_ref().is_none_or(|last| !last.is_same(master));
-                if another {
-                    let heard = state.heard.as_ref().map_or("time was up", |(_, what)| what);
-                    let what = words(format_args!("to {}: {heard}", master.addr));
-                    self.note(state, "failover", Stage::Flip, at, who, what);
-                } else if before.way != Way::Open {
-                    self.note(state, reason, Stage::Resumed, at, who, words(reason));
-                } else {
+        if after.reason != Reason::Early {
+            state.unconfirmed = None;
+        }
+        let another = match (&after.master, &state.master) {
+            (Some(master), Some(last)) => after.way == Way::Open && !last.is_same(master),
+            (master, None) => after.way == Way::Open && master.is_some(),
+            (None, _) => false,
+        };
+        let stage = match (another, after.way) {
+            (true, _) => Stage::Flip,
+            (_, now) if now == before.way => {
+                if let Some(master) = after.master.as_ref().filter(|_| now == Way::Open) {
                     // Its id may have been learnt.
                     state.master = Some(master.clone());
-                    return None;
                 }
-                self.decide(state, master, another)
+                return None;
             }
-            _ if after.way < before.way => {
-                let stage = if after.way == Way::Closed { Stage::Closed } else { Stage::Held };
-                self.note(state, reason, stage, at, who, words(reason));
-                state.open.clone().map(Aftermath)
-            }
-            _ => None,
-        }
-    }
-
-    /// The event is over but for its aftermath.
-    fn decide(&self, state: &mut State, master: &Target, another: bool) -> Option<Aftermath> {
-        let open = state.open.take()?;
-        let outcome = match (another, &state.master) {
-            (true, None) => Outcome::Opened,
-            (true, Some(_)) => Outcome::Switched,
-            (false, _) if open.has(Stage::Fenced) && !open.has(Stage::Closed) => Outcome::Aborted,
-            (false, _) => Outcome::Reopened,
+            (_, Way::Open) => Stage::Resumed,
+            (_, Way::Closed) => Stage::Closed,
+            (_, Way::Paused) => Stage::Fenced,
+            (_, Way::Established) => Stage::Held,
         };
-        open.conclude(outcome, Some(master));
-        state.master = Some(master.clone());
-        state.decided = Arc::downgrade(&open);
-        Some(Aftermath(open))
+        let cause = if another { "failover" } else { after.reason.word() };
+        let (who, what) = grounds(state, stage, after);
+        self.note(state, Mark { cause, stage, at, who, what });
+        match &after.master {
+            Some(master) if after.way == Way::Open => decide(state, master, another, after.reason),
+            _ => state.open.clone().map(Aftermath),
+        }
     }
 
     fn testify(&self, state: &mut State, at: Instant, testimony: Testimony) {
@@ -155,22 +149,20 @@ impl Timeline {
                 decided.mark(stage, at, words(who), Some(what));
             }
         } else if state.open.is_some() || cause.is_some() {
-            self.note(state, cause.unwrap_or("failover"), stage, at, words(who), Some(what));
+            let cause = cause.unwrap_or("failover");
+            self.note(state, Mark { cause, stage, at, who: words(who), what: Some(what) });
         }
     }
 
-    fn note(
-        &self,
-        state: &mut State,
-        cause: &'static str,
-        stage: Stage,
-        at: Instant,
-        who: Option<String>,
-        what: Option<String>,
-    ) {
+    fn note(&self, state: &mut State, mark: Mark) {
+        let Mark { cause, stage, at, who, what } = mark;
+        let armed = state.armed;
         let open = state.open.get_or_insert_with(|| {
             let recording =
                 Recording::new(Arc::clone(&self.group), Arc::clone(&self.log), cause, state.master.as_ref());
+            if armed {
+                recording.mark(Stage::Armed, at, None, words("since an earlier sign"));
+            }
             let recording = Arc::new(recording);
             self.log.opened(&recording);
             recording
@@ -179,31 +171,47 @@ impl Timeline {
         state.last_mark = state.last_mark.max(Some(at));
     }
 
-    /// An event of nothing but signs, while the group stayed as it was.
-    fn give_up_if_quiet(&self, state: &mut State, now: Instant) {
-        let quiet = state.last_mark.is_some_and(|last| now.saturating_duration_since(last) > QUIET);
-        let Some(open) = state.open.take_if(|_| quiet) else { return };
-        let weighty = [Stage::Started, Stage::Fenced, Stage::Held, Stage::Closed];
-        if weighty.into_iter().any(|stage| open.has(stage)) {
-            state.open = Some(open);
-        } else {
-            open.conclude(Outcome::Aborted, state.master.as_ref());
-        }
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whose word an observation is, and which.
-fn source(observation: &Observation) -> Option<(SocketAddr, String)> {
-    Some(match observation {
-        Observation::View(from, view) => (*from, format!("names {} in epoch {}", view.master, view.epoch)),
-        Observation::Node(from, report) => (*from, format!("says {}", role_word(&report.role))),
-        Observation::SentinelLost(from, failure) | Observation::NodeLost(from, failure) => {
-            (*from, word(*failure).to_owned())
-        }
-        Observation::Sentinels(_) | Observation::Nodes(_) | Observation::Sign(..) => return None,
-    })
+/// On whose word a verdict came about, and why.
+fn grounds(state: &State, stage: Stage, after: &Verdict) -> (Option<String>, Option<String>) {
+    let (who, heard) = match &state.heard {
+        Some((who, what)) => (words(who), what.as_str()),
+        None => (None, "time was up"),
+    };
+    let what = match (stage, &after.master) {
+        (Stage::Flip, Some(master)) => words(format_args!("to {}: {heard}", master.addr)),
+        (Stage::Fenced | Stage::Resumed, _) => words(heard),
+        _ => words(format_args!("{}: {heard}", after.reason.word())),
+    };
+    (who, what)
+}
+
+/// The event is over but for its aftermath.
+fn decide(state: &mut State, master: &Target, another: bool, reason: Reason) -> Option<Aftermath> {
+    let open = state.open.take()?;
+    let outcome = match (another, &state.master) {
+        (true, None) => Outcome::Opened,
+        (true, Some(_)) => Outcome::Switched,
+        (false, _) if open.has(Stage::Fenced) && !open.has(Stage::Closed) => Outcome::Aborted,
+        (false, _) => Outcome::Reopened,
+    };
+    open.conclude(outcome, Some(master));
+    state.master = Some(master.clone());
+    state.decided = Arc::downgrade(&open);
+    if reason == Reason::Early {
+        state.unconfirmed = Some(Arc::clone(&open));
+    }
+    Some(Aftermath(open))
+}
+
+/// Ends an event of nothing but signs, while the group stayed as it was.
+fn give_up(state: &mut State) {
+    let weighty = [Stage::Started, Stage::Fenced, Stage::Held, Stage::Closed];
+    if let Some(open) = state.open.take_if(|open| !weighty.into_iter().any(|stage| open.has(stage))) {
+        open.conclude(Outcome::Aborted, state.master.as_ref());
+    }
 }

@@ -1,12 +1,16 @@
 //! Reads in discovery's observations who said what about a change of master. Pure; decides nothing: the
 //! election does that from the same observations, and may be of another opinion.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::SocketAddr,
+};
 
 use super::record::Stage;
 use crate::{
-    discovery::role_word,
-    election::{NodeReport, Observation, SentinelView, Target},
+    discovery::{role_word, word},
+    election::{NodeReport, Observation, SentinelView, Sign, SignKind, Target, canonical},
 };
 
 /// Something worth a mark.
@@ -23,7 +27,7 @@ pub(super) struct Testimony {
 
 #[derive(Debug, Default)]
 pub(super) struct Witness {
-    known: usize,
+    known: BTreeSet<SocketAddr>,
     views: BTreeMap<SocketAddr, SentinelView>,
     /// What each node last said it is.
     roles: BTreeMap<SocketAddr, &'static str>,
@@ -34,14 +38,27 @@ impl Witness {
     pub(super) fn saw(&mut self, observation: &Observation, master: Option<&Target>) -> Vec<Testimony> {
         match observation {
             Observation::Sentinels(known) => {
-                self.known = known.len();
-                self.views.retain(|addr, _| known.contains(addr));
+                self.known = known.iter().copied().map(canonical).collect();
+                self.views.retain(|addr, _| self.known.contains(addr));
             }
-            Observation::SentinelLost(from, _) => drop(self.views.remove(from)),
-            Observation::Nodes(known) => self.roles.retain(|addr, _| known.contains(addr)),
-            Observation::View(from, view) => return self.view(*from, view, master),
-            Observation::Node(from, report) => return self.node(*from, report, master).into_iter().collect(),
-            Observation::NodeLost(..) | Observation::Sign(..) => {}
+            Observation::SentinelLost(from, _) => drop(self.views.remove(&canonical(*from))),
+            Observation::Nodes(known) => {
+                let known: BTreeSet<_> = known.iter().copied().map(canonical).collect();
+                self.roles.retain(|addr, _| known.contains(addr));
+            }
+            Observation::View(from, view) if self.known.contains(&canonical(*from)) => {
+                let view = SentinelView { master: canonical(view.master), ..view.clone() };
+                return self.view(canonical(*from), &view, master);
+            }
+            Observation::Sign(from, sign) if self.known.contains(&canonical(*from)) => {
+                return announced(canonical(*from), sign, master);
+            }
+            // Whoever is none of the group's Sentinels has no word in this.
+            Observation::View(..) | Observation::Sign(..) => {}
+            Observation::Node(from, report) => {
+                return self.node(canonical(*from), report, master).into_iter().collect();
+            }
+            Observation::NodeLost(..) => {}
         }
         Vec::new()
     }
@@ -68,8 +85,8 @@ impl Witness {
         let agree = self.views.values().filter(|it| (it.master, it.epoch) == (view.master, view.epoch)).count();
         let late = master.is_some_and(|master| (master.addr, master.epoch) == (view.master, view.epoch));
         // The vote that makes it one; later votes add nothing.
-        if (newer || late) && agree == self.known / 2 + 1 {
-            let what = format!("{agree} of {} name {} in epoch {}", self.known, view.master, view.epoch);
+        if (newer || late) && agree == self.known.len() / 2 + 1 {
+            let what = format!("{agree} of {} name {} in epoch {}", self.known.len(), view.master, view.epoch);
             heard.push(Testimony { late, ..news(Stage::Majority, what, None) });
         }
         heard
@@ -88,4 +105,43 @@ impl Witness {
         let what = format!("says {role}, said {before}");
         Some(Testimony { stage: Stage::RoleChange, who: from, what, cause: Some(cause), late: false })
     }
+}
+
+/// What a Sentinel published of the master that is followed; of another one it is old news.
+fn announced(from: SocketAddr, sign: &Sign, master: Option<&Target>) -> Vec<Testimony> {
+    if master.is_none_or(|master| master.addr != canonical(sign.master)) {
+        return Vec::new();
+    }
+    // That a failover was given up concerns only an event that has begun.
+    let cause = (sign.kind != SignKind::Aborted).then_some("failover");
+    let said = Testimony { stage: Stage::Said, who: from, what: published(sign), cause, late: false };
+    match cause {
+        Some(_) => vec![Testimony { stage: Stage::FirstSign, ..said.clone() }, said],
+        None => vec![said],
+    }
+}
+
+/// As the Sentinel puts it.
+fn published(sign: &Sign) -> String {
+    let mut what = sign.channel.to_owned();
+    if let Some(replica) = sign.replica {
+        let _infallible = write!(what, " {replica}");
+    }
+    if let Some(epoch) = sign.epoch {
+        let _infallible = write!(what, " epoch {epoch}");
+    }
+    what
+}
+
+/// Whose word an observation is, and which.
+pub(super) fn source(observation: &Observation) -> Option<(SocketAddr, String)> {
+    Some(match observation {
+        Observation::View(from, view) => (*from, format!("names {} in epoch {}", view.master, view.epoch)),
+        Observation::Sign(from, sign) => (*from, published(sign)),
+        Observation::Node(from, report) => (*from, format!("says {}", role_word(&report.role))),
+        Observation::SentinelLost(from, failure) | Observation::NodeLost(from, failure) => {
+            (*from, word(*failure).to_owned())
+        }
+        Observation::Sentinels(_) | Observation::Nodes(_) => return None,
+    })
 }

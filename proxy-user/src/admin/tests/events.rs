@@ -5,21 +5,35 @@ use std::sync::Mutex;
 use super::*;
 use crate::{
     admin::client,
-    events::{Page, Stage, Timeline},
+    discovery::Seen,
+    election::{Observation, Reason, Sign, SignKind, Target, Verdict, Way},
+    events::{Change, Page, Stage, Timeline},
 };
 
-/// A failover of nothing but a sign, given up at once.
-fn aborted(timeline: &Timeline) {
-    let who = ([10, 0, 0, 1], 26379).into();
-    timeline.sign(Instant::now(), who, "+try-failover");
-    timeline.mark(Stage::Armed, Instant::now(), None, None);
-    timeline.abort(Instant::now(), Some(who), Some("-failover-abort-not-elected"));
+fn saw(timeline: &Timeline, observation: Observation) {
+    timeline.saw(&Seen { at: Instant::now(), observation });
 }
 
-/// A timeline without the event that is the start of a daemon: a start that was given up.
+fn stir(timeline: &Timeline, channel: &'static str) {
+    let master = ([10, 0, 0, 1], 6379).into();
+    let sign = Sign { kind: SignKind::Stirring, epoch: None, master, replica: None, channel };
+    saw(timeline, Observation::Sign(([10, 0, 0, 1], 26379).into(), sign));
+}
+
+/// A failover of nothing but a sign.
+fn aborted(timeline: &Timeline) {
+    stir(timeline, "+try-failover");
+    timeline.armed(true, Instant::now());
+    timeline.armed(false, Instant::now());
+}
+
+/// A timeline whose first event, the start of a daemon, is over.
 fn timeline(events: &Arc<Log>) -> Timeline {
     let timeline = events.timeline("mymaster".into());
-    timeline.abort(Instant::now(), None, None);
+    saw(&timeline, Observation::Sentinels(vec![([10, 0, 0, 1], 26379).into()]));
+    let target = Target { addr: ([10, 0, 0, 1], 6379).into(), epoch: 1, id: None };
+    let after = Verdict { way: Way::Open, master: Some(target), reason: Reason::Proven, replicas: Vec::new() };
+    drop(timeline.followed(Change { before: &Verdict::closed(), after: &after, at: Instant::now() }));
     timeline
 }
 
@@ -45,7 +59,7 @@ async fn events_are_given_by_number() {
     assert_eq!(numbers(&page(addr, "since=1&limit=2").await), [2, 3], "the next");
     assert_eq!(numbers(&page(addr, "since=4").await), [0; 0]);
     assert!(ask(addr, "GET", "/api/v1/events?since=x").await.starts_with("HTTP/1.1 400 "));
-    timeline.sign(Instant::now(), ([10, 0, 0, 1], 26379).into(), "+odown");
+    stir(&timeline, "+odown");
     let open = page(addr, "since=4").await.open;
     assert_eq!((open.len(), open[0].seq, open[0].stages[0].stage), (1, 0, Stage::FirstSign));
 }

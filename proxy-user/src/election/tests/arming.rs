@@ -230,6 +230,7 @@ fn arming_has_an_end_whatever_is_heard() {
             epoch: None,
             master: super::script::node("A"),
             replica: None,
+            channel: "+odown",
         };
         crate::election::Observation::Sign(from, sign)
     };

@@ -110,7 +110,7 @@ fn sign(words: &str) -> Sign {
         "aborted" => SignKind::Aborted,
         other => panic!("no such sign: {other}"),
     };
-    Sign { kind, epoch: epoch.parse().ok(), master: node(master), replica }
+    Sign { kind, epoch: epoch.parse().ok(), master: node(master), replica, channel: "" }
 }
 
 fn report(words: &str) -> NodeReport {

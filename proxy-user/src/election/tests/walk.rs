@@ -73,7 +73,7 @@ fn sign(kind: u8, epoch: u8, replica: u8, master: u8) -> Sign {
         _ => SignKind::Aborted,
     };
     let epoch = (!epoch.is_multiple_of(8)).then_some(epoch.into());
-    Sign { kind, epoch, master: server(master), replica: Some(server(replica)) }
+    Sign { kind, epoch, master: server(master), replica: Some(server(replica)), channel: "" }
 }
 
 fn report(role: u8, id: u8) -> NodeReport {

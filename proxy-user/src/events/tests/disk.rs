@@ -29,11 +29,7 @@ fn written(dir: &Path, events: u64) {
     let (log, writer) = Log::on_disk(dir, Arc::new(Told::default())).unwrap();
     let writer = std::thread::spawn(|| writer.run());
     let timeline = log.timeline("mymaster".into());
-    timeline.abort(Instant::now(), None, None);
-    for _ in 1..events {
-        timeline.sign(Instant::now(), sentinel(1), "+odown");
-        timeline.abort(Instant::now(), None, None);
-    }
+    (0..events).for_each(|epoch| flip(&timeline, epoch));
     log.close();
     writer.join().unwrap();
 }
@@ -46,7 +42,7 @@ fn a_restart_finds_every_event_and_numbers_go_on() {
     let (log, _writer) = Log::on_disk(&dir, Arc::new(Told::default())).unwrap();
     let page = log.page(None, 9);
     assert_eq!((page.events.len(), page.last, page.on_disk), (3, 3, true));
-    assert_eq!(page.events[1].stages[0].who.as_deref(), Some("10.0.0.1:26379"));
+    assert_eq!(page.events[1].to, Some(Master::from(&target(1, 1))));
     drop((log, _writer));
     written(&dir, 2);
     assert_eq!(numbers(&dir), [1, 2, 3, 4, 5]);
@@ -123,12 +119,8 @@ fn a_disk_that_hangs_or_fails_costs_events_and_no_time() {
     let told = Arc::new(Told::default());
     let (log, writer) = Log::on_disk(folder.path(), Arc::clone(&told) as Arc<dyn Tally>).unwrap();
     let timeline = log.timeline("mymaster".into());
-    timeline.abort(Instant::now(), None, None);
     // The writer does not run at all.
-    for _ in 1..300 {
-        timeline.sign(Instant::now(), sentinel(1), "+odown");
-        timeline.abort(Instant::now(), None, None);
-    }
+    (0..300).for_each(|epoch| flip(&timeline, epoch));
     assert_eq!(log.page(None, MOST_EVENTS).events.len(), 300, "in memory they are");
     assert_eq!(told.unwritten.load(Ordering::Relaxed), 300 - 256);
     log.close();
@@ -146,8 +138,7 @@ fn a_full_disk_is_survived_and_counted_and_written_to_again_when_there_is_room()
     let writer = std::thread::spawn(|| writer.run());
     let timeline = log.timeline("mymaster".into());
     for number in 1..=3 {
-        timeline.sign(Instant::now(), sentinel(1), "+odown");
-        timeline.abort(Instant::now(), None, None);
+        flip(&timeline, number as u64);
         let unwritten = || told.unwritten.load(Ordering::Relaxed);
         let patience = Instant::now() + Duration::from_secs(5);
         while unwritten() < number && Instant::now() < patience {
@@ -156,8 +147,7 @@ fn a_full_disk_is_survived_and_counted_and_written_to_again_when_there_is_room()
         assert_eq!(unwritten(), number);
     }
     fs::remove_file(&file).unwrap();
-    timeline.sign(Instant::now(), sentinel(1), "+odown");
-    timeline.abort(Instant::now(), None, None);
+    flip(&timeline, 4);
     log.close();
     writer.join().unwrap();
     assert_eq!(numbers(folder.path()), [4]);

@@ -3,8 +3,8 @@
 use super::*;
 
 fn abort(scene: &Scene) {
-    scene.timeline.sign(scene.at(0), sentinel(1), "+odown");
-    scene.timeline.abort(scene.at(1), None, None);
+    scene.sign(0, "+odown");
+    scene.timeline.armed(false, scene.at(1));
 }
 
 #[test]
@@ -45,9 +45,9 @@ async fn waiting_ends_with_an_event_or_with_time() {
 #[test]
 fn closing_ends_what_is_open_once() {
     let mut scene = Scene::new();
-    scene.timeline.sign(scene.at(0), sentinel(1), "+odown");
+    scene.sign(0, "+odown");
     let aftermath = scene.follow(5, open(2, 8));
-    scene.timeline.sign(scene.at(9), sentinel(1), "+odown");
+    scene.saw(9, view(1, 2, 8, true));
     scene.log.close();
     drop(aftermath);
     let Scene { log, timeline, .. } = scene;

@@ -17,7 +17,9 @@ use std::{
 use super::*;
 use crate::{
     discovery::Seen,
-    election::{NodeReport, Observation, Reason, ReplicaLink, Role, SentinelView, Target, Verdict, Way},
+    election::{
+        NodeReport, Observation, Reason, ReplicaLink, Role, SentinelView, Sign, SignKind, Target, Verdict, Way,
+    },
 };
 
 #[derive(Debug, Default)]
@@ -56,8 +58,28 @@ fn open(number: u8, epoch: u64) -> Verdict {
     verdict(Way::Open, Some(target(number, epoch)), Reason::Proven)
 }
 
+fn paused() -> Verdict {
+    verdict(Way::Paused, Some(target(1, 7)), Reason::Failover)
+}
+
 fn view(from: u8, names: u8, epoch: u64, master_down: bool) -> Observation {
     Observation::View(sentinel(from), SentinelView { master: node(names), epoch, master_down })
+}
+
+/// What Sentinel `from` publishes of node 1: that node 2 is to follow it.
+fn sign(from: u8, channel: &'static str) -> Observation {
+    let (kind, replica) = match channel {
+        "+selected-slave" => (SignKind::Chosen, Some(node(2))),
+        "-failover-abort-slave-timeout" => (SignKind::Aborted, None),
+        _ => (SignKind::Stirring, None),
+    };
+    Observation::Sign(sentinel(from), Sign { kind, epoch: Some(8), master: node(1), replica, channel })
+}
+
+/// Makes one event: another master.
+fn flip(timeline: &Timeline, epoch: u64) {
+    let (before, after) = (Verdict::closed(), open(1, epoch));
+    drop(timeline.followed(Change { before: &before, after: &after, at: Instant::now() }));
 }
 
 fn replica() -> Role {
@@ -104,6 +126,11 @@ impl Scene {
 
     fn saw(&self, ms: u64, observation: Observation) {
         self.timeline.saw(&Seen { at: self.at(ms), observation });
+    }
+
+    /// A sign that comes to nothing.
+    fn sign(&self, ms: u64, channel: &'static str) {
+        self.saw(ms, sign(1, channel));
     }
 
     fn follow(&mut self, ms: u64, verdict: Verdict) -> Option<Aftermath> {

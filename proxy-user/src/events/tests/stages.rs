@@ -16,13 +16,15 @@ fn the_start_is_an_event_that_ends_with_the_first_master() {
 #[test]
 fn a_planned_failover_has_every_stage_in_order() {
     let mut scene = Scene::new();
-    scene.timeline.sign(scene.at(100), sentinel(2), "+try-failover");
-    scene.timeline.mark(Stage::Armed, scene.at(101), None, None);
-    scene.timeline.mark(Stage::Fenced, scene.at(163), Some(sentinel(2)), Some("+selected-slave"));
+    scene.saw(100, sign(2, "+try-failover"));
+    scene.timeline.armed(true, scene.at(101));
+    scene.saw(162, sign(2, "+selected-slave"));
+    drop(scene.follow(163, paused()));
     scene.saw(240, says(2, Role::Master));
     scene.saw(1200, view(2, 2, 8, false));
     scene.saw(1300, view(3, 2, 8, false));
     let aftermath = scene.follow(1301, open(2, 8)).unwrap();
+    scene.timeline.armed(false, scene.at(1301));
     assert_eq!(scene.events().len(), 1, "resets are under way");
     aftermath.severed("writes", 3, scene.at(1303), scene.at(1304));
     let other = aftermath.clone();
@@ -48,12 +50,14 @@ fn a_planned_failover_has_every_stage_in_order() {
     assert_eq!(stages(&event), expected);
     let who = |stage| event.stages.iter().find(|mark| mark.stage == stage).and_then(|mark| mark.who.clone()).unwrap();
     assert_eq!(who(Stage::FirstSign), "10.0.0.2:26379");
+    assert_eq!(who(Stage::Fenced), "10.0.0.2:26379");
     assert_eq!(who(Stage::RoleChange), "10.0.0.2:6379");
     assert_eq!(who(Stage::Majority), "10.0.0.3:26379");
     assert_eq!(who(Stage::Flip), "10.0.0.3:26379", "it was decided on this answer");
     assert_eq!(who(Stage::LastSevered), "more");
     let said: Vec<_> = event.stages.iter().filter(|mark| mark.stage == Stage::Said).collect();
-    assert_eq!(said.len(), 3, "one announcement and two votes");
+    assert_eq!(said.len(), 4, "two announcements and two votes");
+    assert_eq!(said[1].what.as_deref(), Some("+selected-slave 10.0.0.2:6379 epoch 8"));
 }
 
 #[test]
@@ -76,10 +80,11 @@ fn a_kill_without_signs_begins_with_the_lost_probes() {
 fn an_early_flip_still_learns_of_its_majority_in_its_aftermath() {
     let mut scene = Scene::new();
     scene.saw(100, says(2, Role::Master));
-    let aftermath = scene.follow(101, open(2, 8)).unwrap();
+    drop(scene.follow(101, Verdict { reason: Reason::Early, ..open(2, 8) }));
     scene.saw(900, view(1, 2, 8, false));
+    assert_eq!(scene.events().len(), 1, "its master is not confirmed yet");
     scene.saw(950, view(2, 2, 8, false));
-    drop(aftermath);
+    drop(scene.follow(950, open(2, 8)));
     let event = scene.newest(2);
     assert_eq!(stages(&event), [(Stage::RoleChange, 0), (Stage::Flip, 1), (Stage::Majority, 850)]);
     scene.saw(990, view(3, 2, 8, false));
@@ -88,25 +93,59 @@ fn an_early_flip_still_learns_of_its_majority_in_its_aftermath() {
 
 #[test]
 fn an_aborted_failover_is_an_event_in_which_nothing_was_cut() {
-    let scene = Scene::new();
-    scene.timeline.sign(scene.at(10), sentinel(1), "+try-failover");
-    scene.timeline.mark(Stage::Fenced, scene.at(20), Some(sentinel(1)), Some("+selected-slave"));
-    scene.timeline.abort(scene.at(500), Some(sentinel(1)), Some("-failover-abort-slave-timeout"));
+    let mut scene = Scene::new();
+    scene.sign(10, "+try-failover");
+    scene.timeline.armed(true, scene.at(10));
+    scene.sign(20, "+selected-slave");
+    drop(scene.follow(20, paused()));
+    scene.sign(500, "-failover-abort-slave-timeout");
+    drop(scene.follow(500, open(1, 7)));
     let event = scene.newest(2);
-    assert_eq!((event.outcome, event.severed), (Outcome::Aborted, 0));
-    assert_eq!(stages(&event), [(Stage::FirstSign, 0), (Stage::Fenced, 10), (Stage::Resumed, 490)]);
+    assert_eq!((event.cause.as_str(), event.outcome, event.severed), ("failover", Outcome::Aborted, 0));
+    let expected = [(Stage::FirstSign, 0), (Stage::Armed, 0), (Stage::Fenced, 10), (Stage::Resumed, 490)];
+    assert_eq!(stages(&event), expected);
+    let resumed = event.stages.iter().find(|mark| mark.stage == Stage::Resumed).unwrap();
+    assert_eq!(resumed.what.as_deref(), Some("-failover-abort-slave-timeout epoch 8"));
     assert_eq!(event.from, event.to);
-    scene.timeline.abort(scene.at(600), None, None);
-    assert_eq!(scene.events().len(), 2, "there is nothing to abort");
+    scene.sign(600, "-failover-abort-slave-timeout");
+    scene.timeline.armed(false, scene.at(5500));
+    assert_eq!(scene.events().len(), 2, "there is nothing more to abort");
 }
 
 #[test]
-fn a_pause_that_ends_as_a_verdict_is_an_abort_too() {
+fn a_sign_after_which_nothing_comes_ends_with_its_watch() {
+    let scene = Scene::new();
+    scene.sign(10, "+odown");
+    scene.timeline.armed(true, scene.at(10));
+    scene.saw(60_000, says(1, Role::Master));
+    assert_eq!(scene.events().len(), 1, "it is still armed");
+    scene.timeline.armed(false, scene.at(61_000));
+    let event = scene.newest(2);
+    assert_eq!((event.outcome, stages(&event).len()), (Outcome::Aborted, 2));
+}
+
+#[test]
+fn a_sign_in_a_stretch_that_was_armed_before_says_so() {
     let mut scene = Scene::new();
-    scene.timeline.mark(Stage::Fenced, scene.at(20), Some(sentinel(1)), None);
-    drop(scene.follow(21, verdict(Way::Established, Some(target(1, 7)), Reason::TwoMasters)));
-    drop(scene.follow(300, open(1, 7)));
-    assert_eq!(scene.newest(2).outcome, Outcome::Aborted);
+    scene.timeline.armed(true, scene.at(5));
+    scene.sign(10, "+odown");
+    drop(scene.follow(20, open(2, 8)));
+    let stages = stages(&scene.newest(2));
+    assert_eq!(stages, [(Stage::FirstSign, 0), (Stage::Armed, 0), (Stage::Flip, 10)]);
+}
+
+/// The probes are lost while nothing passes anyway.
+#[test]
+fn a_pause_that_ends_for_the_established_alone_is_held() {
+    let mut scene = Scene::new();
+    scene.sign(10, "+selected-slave");
+    drop(scene.follow(10, paused()));
+    drop(scene.follow(300, verdict(Way::Established, Some(target(1, 7)), Reason::ProbeLost)));
+    drop(scene.follow(400, open(1, 7)));
+    let event = scene.newest(2);
+    assert_eq!(event.outcome, Outcome::Aborted);
+    let expected = [(Stage::FirstSign, 0), (Stage::Fenced, 0), (Stage::Held, 290), (Stage::Resumed, 390)];
+    assert_eq!(stages(&event), expected);
 }
 
 #[test]
@@ -179,22 +218,29 @@ fn two_switches_in_a_row_are_two_events_even_while_resets_are_under_way() {
 
 #[test]
 fn the_wall_clock_is_that_of_the_first_mark_whenever_it_is_told() {
-    let scene = Scene::new();
+    let mut scene = Scene::new();
     let now = humantime::parse_rfc3339(&scene.events()[0].at).unwrap();
-    scene.timeline.mark(Stage::Fenced, scene.at(60_000), None, None);
-    scene.timeline.mark(Stage::FirstSign, scene.at(50_000), None, None);
-    scene.timeline.abort(scene.at(70_000), None, None);
+    drop(scene.follow(60_000, paused()));
+    scene.sign(50_000, "+odown");
+    drop(scene.follow(70_000, open(1, 7)));
     let event = scene.newest(2);
     let ahead = humantime::parse_rfc3339(&event.at).unwrap().duration_since(now).unwrap();
     assert!(ahead > Duration::from_secs(49) && ahead < Duration::from_secs(51), "{ahead:?}");
     assert_eq!(stages(&event)[1], (Stage::Fenced, 10_000));
 }
 
+fn published() -> Sign {
+    let Observation::Sign(_, sign) = sign(1, "+odown") else { unreachable!() };
+    sign
+}
+
 #[test]
 fn a_storm_of_words_is_bounded_and_leaves_room_for_stages() {
     let mut scene = Scene::new();
+    let long: &str = Box::leak("x".repeat(10_000).into_boxed_str());
     for number in 0..1000 {
-        scene.timeline.sign(scene.at(number), sentinel(1), &"x".repeat(10_000));
+        scene.sign(number, "+odown");
+        scene.saw(number, Observation::Sign(sentinel(1), Sign { channel: long, ..published() }));
     }
     drop(scene.follow(2000, open(2, 8)));
     let event = scene.newest(2);

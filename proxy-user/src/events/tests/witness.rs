@@ -45,6 +45,31 @@ fn signs_are_heard_once_and_only_of_our_master() {
 }
 
 #[test]
+fn what_is_published_is_heard_of_our_master_and_from_our_sentinels() {
+    let what = "+try-failover epoch 8";
+    let both = |what: &str| {
+        vec![
+            (Stage::FirstSign, what.to_owned(), Some("failover"), false),
+            (Stage::Said, what.to_owned(), Some("failover"), false),
+        ]
+    };
+    assert_eq!(heard(&[sign(1, "+try-failover")]), both(what));
+    let given_up = "-failover-abort-slave-timeout";
+    let said = (Stage::Said, format!("{given_up} epoch 8"), None, false);
+    assert_eq!(heard(&[sign(1, given_up)]), [said], "by itself it begins nothing");
+    assert_eq!(heard(&[sign(9, "+try-failover")]), [], "no Sentinel of this group");
+    assert_eq!(heard(&[view(9, 2, 9, false)]), [], "neither");
+    let Observation::Sign(from, of_ours) = sign(1, "+odown") else { unreachable!() };
+    assert_eq!(heard(&[Observation::Sign(from, Sign { master: node(3), ..of_ours.clone() })]), [], "another master");
+    let mapped = |addr: SocketAddr| match addr.ip() {
+        std::net::IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), addr.port()),
+        std::net::IpAddr::V6(_) => addr,
+    };
+    let written_otherwise = Observation::Sign(mapped(from), Sign { master: mapped(of_ours.master), ..of_ours });
+    assert_eq!(heard(&[written_otherwise]), both("+odown epoch 8"), "addresses are values");
+}
+
+#[test]
 fn roles_that_change_are_heard_and_roles_that_are_new_are_not() {
     let change = |what: &str, cause| vec![(Stage::RoleChange, what.to_owned(), Some(cause), false)];
     assert_eq!(heard(&[says(2, Role::Master)]), change("says master, said replica", "failover"));
