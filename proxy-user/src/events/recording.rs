@@ -104,7 +104,12 @@ impl Recording {
             None => wall.checked_sub(now.duration_since(first)).unwrap_or(wall),
         };
         let offset_us = |at: Instant| micros(at.duration_since(first));
+        // The first sign is also something said: once is enough.
+        let sign = draft.marks.iter().find(|mark| mark.stage == Stage::FirstSign);
+        let is_sign =
+            |it: &&Noted| sign.is_some_and(|sign| (it.at, &it.who, &it.what) == (sign.at, &sign.who, &sign.what));
         let mut stages: Vec<Mark> = (draft.marks.iter())
+            .filter(|it| it.stage != Stage::Said || !is_sign(it))
             .map(|it| Mark { stage: it.stage, offset_us: offset_us(it.at), who: it.who.clone(), what: it.what.clone() })
             .collect();
         stages.sort_by_key(|mark| (mark.offset_us, mark.stage));

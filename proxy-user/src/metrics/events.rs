@@ -19,12 +19,14 @@ const BUCKETS: [f64; 16] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
 /// The label, and the two stages it is between.
-pub(super) const STEPS: [(&str, Stage, Stage); 8] = [
+pub(super) const STEPS: [(&str, Stage, Stage); 10] = [
     ("sign-to-fence", Stage::FirstSign, Stage::Fenced),
     ("fence-to-flip", Stage::Fenced, Stage::Flip),
     ("role-change-to-fence", Stage::RoleChange, Stage::Fenced),
     ("role-change-to-flip", Stage::RoleChange, Stage::Flip),
     ("majority-to-flip", Stage::Majority, Stage::Flip),
+    ("closed-to-first-severed", Stage::Closed, Stage::FirstSevered),
+    ("closed-to-last-severed", Stage::Closed, Stage::LastSevered),
     ("flip-to-first-severed", Stage::Flip, Stage::FirstSevered),
     ("flip-to-last-severed", Stage::Flip, Stage::LastSevered),
     ("flip-to-first-connection", Stage::Flip, Stage::FirstConnection),
