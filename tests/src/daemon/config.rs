@@ -18,6 +18,7 @@ pub struct Config {
     pub(super) arguments: Vec<String>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) launcher: Vec<String>,
+    top: Vec<String>,
     groups: Vec<Group>,
     routes: Vec<Route>,
 }
@@ -31,6 +32,7 @@ impl Default for Config {
             arguments: Vec::new(),
             environment: Vec::new(),
             launcher: Vec::new(),
+            top: Vec::new(),
             groups: Vec::new(),
             routes: Vec::new(),
         }
@@ -66,6 +68,12 @@ impl Config {
         self
     }
 
+    /// A key of the top level; `value` as it stands in TOML.
+    pub fn set(mut self, key: &str, value: impl Display) -> Self {
+        self.top.push(format!("{key} = {value}\n"));
+        self
+    }
+
     pub fn group(mut self, group: Group) -> Self {
         self.environment.extend(group.environment.iter().cloned());
         self.groups.push(group);
@@ -79,7 +87,7 @@ impl Config {
 
     /// The file's text.
     pub fn text(&self) -> String {
-        let mut text = format!("[admin]\nlisten = \"127.0.0.1:{}\"\n", self.admin_port);
+        let mut text = format!("{}[admin]\nlisten = \"127.0.0.1:{}\"\n", self.top.concat(), self.admin_port);
         for group in &self.groups {
             text += &format!("\n[[group]]\n{}", group.lines.concat());
         }

@@ -10,7 +10,7 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    process::ExitStatus,
+    process::{Command, ExitStatus},
     time::Duration,
 };
 
@@ -75,6 +75,27 @@ impl Daemon {
 
     pub fn get(&self, path: &str) -> Result<Response> {
         http::get(&self.namespace, self.admin, path)
+    }
+
+    /// What `switchmaster events --json` prints, which is asked with the daemon's own program.
+    pub fn events(&self) -> Result<Vec<serde_json::Value>> {
+        let output = self.events_command()?.output().context("switchmaster events")?;
+        let (out, err) = (String::from_utf8(output.stdout)?, String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "switchmaster events: {}: {err}", output.status);
+        out.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    }
+
+    /// `switchmaster events --json --follow`; its log is what it tells, line by line.
+    pub fn follow_events(&self) -> Result<Process> {
+        let mut command = self.events_command()?;
+        command.arg("--follow");
+        Process::start("follower", command, self.process.log_path().with_extension("events"))
+    }
+
+    fn events_command(&self) -> Result<Command> {
+        let mut command = self.namespace.command(binary()?);
+        command.args(["events", "--json", "--admin", &self.admin.to_string()]);
+        Ok(command)
     }
 
     pub fn status(&self) -> Result<Status> {

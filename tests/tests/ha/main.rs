@@ -15,6 +15,7 @@ mod replicas;
 mod sentinels;
 mod sever;
 mod start;
+mod timeline;
 
 use std::time::Duration;
 
