@@ -19,9 +19,10 @@ const BUCKETS: [f64; 16] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
 /// The label, and the two stages it is between.
-pub(super) const STEPS: [(&str, Stage, Stage); 10] = [
+pub(super) const STEPS: [(&str, Stage, Stage); 11] = [
     ("sign-to-fence", Stage::FirstSign, Stage::Fenced),
     ("fence-to-flip", Stage::Fenced, Stage::Flip),
+    ("fence-to-resumed", Stage::Fenced, Stage::Resumed),
     ("role-change-to-fence", Stage::RoleChange, Stage::Fenced),
     ("role-change-to-flip", Stage::RoleChange, Stage::Flip),
     ("majority-to-flip", Stage::Majority, Stage::Flip),
@@ -86,11 +87,14 @@ impl Events {
     pub(super) fn ended(&self, event: &Event) {
         let group: Name = event.group.as_str().into();
         self.ended.get_or_create(&labels(&group, "outcome", event.outcome.word())).inc();
-        if event.outcome != Outcome::Switched {
-            return;
+        if event.outcome == Outcome::Switched {
+            for stage in Stage::ALL.into_iter().filter(|stage| staged(*stage)) {
+                observe(&self.stages, &labels(&group, "stage", stage.word()), event.offset(stage));
+            }
         }
-        for stage in Stage::ALL.into_iter().filter(|stage| staged(*stage)) {
-            observe(&self.stages, &labels(&group, "stage", stage.word()), event.offset(stage));
+        // A failover that came to nothing held clients up all the same.
+        if !matches!(event.outcome, Outcome::Switched | Outcome::Aborted) {
+            return;
         }
         for (step, from, to) in STEPS {
             // In `early` the majority comes after the flip: that is no step.

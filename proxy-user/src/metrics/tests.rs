@@ -257,12 +257,16 @@ fn only_a_switch_is_a_sample_of_its_stages() {
     assert!(text.contains("switchmaster_events_total{group=\"mymaster\",outcome=\"aborted\"} 1\n"), "{text}");
     assert!(text.contains("switchmaster_events_total{group=\"mymaster\",outcome=\"switched\"} 0\n"), "{text}");
     assert!(!text.contains("stage="), "{text}");
+    let held_up = "switchmaster_switch_step_seconds_count{group=\"mymaster\",step=\"fence-to-resumed\"} 1";
+    assert!(text.lines().any(|it| it == held_up), "{text}");
+    metrics.event(&event(Outcome::Reopened));
+    assert!(metrics.encode().unwrap().lines().any(|it| it == held_up), "{text}");
     metrics.event(&event(Outcome::Switched));
-    // The majority came a millisecond before the flip.
+    // The majority came a millisecond before the flip, twice.
     let text = metrics.encode().unwrap();
     for line in [
-        "switchmaster_switch_step_seconds_sum{group=\"mymaster\",step=\"majority-to-flip\"} 0.001",
-        "switchmaster_switch_step_seconds_count{group=\"mymaster\",step=\"majority-to-flip\"} 1",
+        "switchmaster_switch_step_seconds_sum{group=\"mymaster\",step=\"majority-to-flip\"} 0.002",
+        "switchmaster_switch_step_seconds_count{group=\"mymaster\",step=\"majority-to-flip\"} 2",
         "switchmaster_switch_stage_seconds_sum{group=\"mymaster\",stage=\"flip\"} 0.009",
     ] {
         assert!(text.lines().any(|it| it == line), "{line} is missing in\n{text}");

@@ -235,6 +235,9 @@ fn aborted(datapath: &str) {
         for stage in ["flip", "role-change", "closed", "first-severed"] {
             ensure!(mark(&event, stage).is_err(), "{stage} in {event:#}");
         }
+        let page = lab.daemon.get("/metrics")?.body;
+        let held_up = "switchmaster_switch_step_seconds_count{group=\"mymaster\",step=\"fence-to-resumed\"} 1";
+        ensure!(page.lines().any(|line| line == held_up), "no {held_up} in\n{page}");
         Ok(())
     });
 }
