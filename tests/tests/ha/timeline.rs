@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use switchmaster_tests::{
@@ -145,6 +145,7 @@ fn planned(datapath: &str) {
         let event = event(lab, "switched")?;
         println!("{datapath}: {event:#}");
         let late = told.duration_since(at(&event, "flip")?).unwrap_or_default();
+        println!("{datapath}: told {late:?} after the flip");
         ensure!(late <= limit(HEARD), "it was told {late:?} after the flip");
         ensure!(event["cause"] == "failover" && event["severed"] == 4, "{event:#}");
         is_between(lab, &event, old, new)?;
@@ -201,16 +202,22 @@ fn kill(datapath: &str) {
     });
 }
 
-/// SIGKILL: nothing is written on the way out.
+/// SIGKILL: nothing is written on the way out. Whoever follows goes on with the next daemon where it was.
 fn survives(lab: &mut Lab, datapath: &str, switched: &Value) -> Result<()> {
+    let follower = lab.daemon.follow_events()?;
+    let told = || -> Vec<Value> { follower.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect() };
+    wait::until_true(FOLLOW, "what there was so far", || told().last() == Some(switched))?;
     lab.daemon.process().signal(Signal::SIGKILL)?;
     lab.daemon.wait(FOLLOW)?;
     lab.daemon = Daemon::start(&lab.world, &config(&setup(&lab.world, &lab.cluster, datapath, "majority")?))?;
     ensure!(event(lab, "switched")? == *switched, "it is another one after the restart");
-    let opened = wait::until(FOLLOW * 2, "the event of the second start", || {
-        let opened = lab.daemon.events()?.into_iter().rfind(|event| event["outcome"] == "opened");
-        opened.filter(|opened| opened["seq"].as_u64() > switched["seq"].as_u64()).context("none yet")
+    wait::until_true(FOLLOW * 2, "the event of the second start", || {
+        told().last().is_some_and(|last| last["outcome"] == "opened")
     })?;
+    let told = told();
+    let [.., before, opened] = &told[..] else { bail!("too little was told: {told:#?}") };
+    ensure!(before == switched, "told twice, or another one: {told:#?}");
+    ensure!(opened["seq"].as_u64() > switched["seq"].as_u64(), "{opened:#}");
     ensure!(opened["cause"] == "start" && opened["to"] == switched["to"], "{opened:#}");
     Ok(())
 }

@@ -68,3 +68,12 @@ fn words_are_those_of_the_json_and_unknown_ones_are_understood() {
     let event: Event = serde_json::from_str(newer).unwrap();
     assert_eq!((event.outcome, event.stages[0].stage), (Outcome::Ongoing, Stage::Said));
 }
+
+#[test]
+fn the_manual_explains_every_stage_and_outcome() {
+    let page = include_str!("../../../../docs/operations.md");
+    for word in Stage::ALL.map(Stage::word).into_iter().chain(Outcome::ENDED.map(Outcome::word)) {
+        let shown = format!("`{}`", word.replace('-', " "));
+        assert!(page.contains(&shown), "{shown} is not explained");
+    }
+}
