@@ -53,8 +53,10 @@ impl Journal {
     pub(super) fn opened(&self, master: SocketAddr) -> Option<Instant> {
         let master = master.to_string();
         let mut states = self.states();
-        let opened = states
-            .find(|(_, line)| text(line, "way") == Some("open") && text(line, "master") == Some(master.as_str()))?;
+        let opened = states.find(|(_, line)| {
+            text(line, "way") == Some("open")
+                && text(line, "master").and_then(|it| it.split(' ').next()) == Some(master.as_str())
+        })?;
         Some(opened.0)
     }
 
@@ -69,7 +71,8 @@ impl Journal {
     }
 
     fn states(&self) -> impl Iterator<Item = &(Instant, Value)> {
-        self.0.iter().filter(|(_, line)| text(line, "message") == Some("the group's state"))
+        // With a message of its own when the group takes no new clients.
+        self.0.iter().filter(|(_, line)| text(line, "way").is_some())
     }
 }
 
@@ -85,7 +88,7 @@ mod tests {
 
     const LOG: &str = r#"{"timestamp":"2026-11-20T12:00:01.500000Z","message":"the group's state","way":"closed","reason":"role-lost","master":"-"}
 not a line of the log
-{"timestamp":"2026-11-20T12:00:02Z","message":"the group's state","way":"open","reason":"proven","master":"10.0.0.2:6379"}
+{"timestamp":"2026-11-20T12:00:02Z","message":"the group's state","way":"open","reason":"proven","master":"10.0.0.2:6379 (epoch 1, id -)"}
 {"timestamp":"2026-11-20T12:00:02.001Z","message":"connections were reset","connections":3,"took_us":120}"#;
 
     #[test]
