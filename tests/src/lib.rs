@@ -24,3 +24,21 @@ pub use self::{
     peer::HaProxy,
     redis::{Cluster, Spec},
 };
+
+/// Each named function, which takes a datapath's name, becomes a module of one test for each datapath.
+#[macro_export]
+macro_rules! on_each_datapath {
+    ($($test:ident),+ $(,)?) => {
+        $(mod $test {
+            #[test]
+            fn copy() {
+                super::$test("copy");
+            }
+
+            #[test]
+            fn sockmap() {
+                super::$test("sockmap");
+            }
+        })+
+    };
+}

@@ -5,6 +5,7 @@
 mod cluster;
 mod node;
 mod sentinel;
+mod server;
 mod spec;
 mod tls;
 mod watch;

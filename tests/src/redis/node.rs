@@ -1,32 +1,19 @@
 //! One `redis-server`. Its address stays the same through kills and restarts, its id does not.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 
-use super::{Passwords, Spec, Tls};
-use crate::{Client, netns::Namespace, process::Process, wait};
-
-/// A server that lives answers its unix socket well within this.
-const ANSWER: Duration = Duration::from_secs(1);
-const START: Duration = Duration::from_secs(10);
+use super::{Passwords, Spec, Tls, server::Server};
+use crate::{Client, netns::Namespace};
 
 #[derive(Debug)]
 pub struct Node {
     pub address: SocketAddr,
     /// How it is named in configurations: its address, or a host name.
     pub host: String,
-    name: String,
-    namespace: Namespace,
-    directory: PathBuf,
-    passwords: Option<Passwords>,
-    process: Option<Process>,
+    server: Server,
 }
 
 impl Node {
@@ -37,29 +24,21 @@ impl Node {
         namespace: &Namespace,
         directory: &Path,
     ) -> Result<Self> {
-        let name = format!("node{index}");
         let port = spec.first_node_port + u16::try_from(index).context("too many nodes")?;
+        let password = spec.passwords.as_ref().map(|passwords| passwords.node.clone());
         let node = Self {
             address: SocketAddr::new(spec.address_in(namespace), port),
             host: spec.host_in(namespace),
-            directory: directory.join(&name),
-            name,
-            namespace: namespace.clone(),
-            passwords: spec.passwords.clone(),
-            process: None,
+            server: Server::new("redis-server", format!("node{index}"), namespace, directory, password)?,
         };
-        fs::create_dir_all(&node.directory).context("node directory")?;
-        fs::write(node.directory.join("redis.conf"), node.configuration(spec, tls)).context("redis.conf")?;
+        node.server.configure(&node.configuration(spec, tls))?;
         Ok(node)
     }
 
     fn configuration(&self, spec: &Spec, tls: Option<&Tls>) -> String {
-        let mut text = format!(
-            "bind * -::*\nprotected-mode no\ndir {}\nunixsocket {}\nsave \"\"\nappendonly no\n\
-             repl-diskless-sync yes\nrepl-diskless-sync-delay 0\nrepl-ping-replica-period 1\n",
-            self.directory.display(),
-            self.socket().display()
-        );
+        let mut text = self.server.common_lines();
+        text += "save \"\"\nappendonly no\n\
+                 repl-diskless-sync yes\nrepl-diskless-sync-delay 0\nrepl-ping-replica-period 1\n";
         match tls {
             Some(tls) => {
                 text += &format!("port 0\ntls-port {}\ntls-replication yes\n{}", self.address.port(), tls.lines());
@@ -69,7 +48,7 @@ impl Node {
         if spec.hostnames {
             text += &format!("replica-announce-ip {}\n", self.host);
         }
-        if let Some(Passwords { node, probe: (user, password), .. }) = &self.passwords {
+        if let Some(Passwords { node, probe: (user, password), .. }) = &spec.passwords {
             text += &format!("requirepass {node}\nmasterauth {node}\nuser {user} on >{password} -@all +@connection\n");
         }
         for line in &spec.node_lines {
@@ -78,51 +57,22 @@ impl Node {
         text
     }
 
-    fn socket(&self) -> PathBuf {
-        self.directory.join("s")
-    }
-
     /// Starts it, a replica of `master` if there is one, and waits until it answers.
     pub fn start(&mut self, master: Option<(&str, u16)>) -> Result<()> {
-        self.kill();
-        let mut command = self.namespace.command("redis-server");
-        command.arg(self.directory.join("redis.conf"));
-        if let Some((host, port)) = master {
-            command.args(["--replicaof", host, &port.to_string()]);
+        match master {
+            Some((host, port)) => self.server.start(&["--replicaof", host, &port.to_string()]),
+            None => self.server.start(&[]),
         }
-        let process = Process::start(&self.name, command, self.directory.join("log"))?;
-        self.process = Some(process);
-        let what = format!("{} at {} to answer", self.name, self.address);
-        wait::until(START, what, || {
-            self.alive()?;
-            self.client()?.ping()
-        })
-    }
-
-    /// An error that shows its log if it has ended by itself.
-    fn alive(&mut self) -> Result<()> {
-        let process = self.process.as_mut().with_context(|| format!("{} is not running", self.name))?;
-        if let Some(status) = process.ended()? {
-            bail!("{} ended ({status}): {}", self.name, crate::process::tail(&process.log()));
-        }
-        Ok(())
     }
 
     /// A connection that no partition can cut, already logged in.
     pub fn client(&self) -> Result<Client> {
-        self.dialer()().with_context(|| self.name.clone())
+        self.server.client()
     }
 
     /// Makes such connections without the node at hand: a promotion kills those that there are.
     pub(super) fn dialer(&self) -> impl Fn() -> Result<Client> + Send + 'static {
-        let (socket, password) = (self.socket(), self.passwords.as_ref().map(|passwords| passwords.node.clone()));
-        move || {
-            let mut client = Client::unix(&socket, ANSWER)?;
-            if let Some(password) = &password {
-                client.auth(None, password)?;
-            }
-            Ok(client)
-        }
+        self.server.dialer()
     }
 
     pub fn role(&self) -> Result<String> {
@@ -133,7 +83,7 @@ impl Node {
     pub fn info(&self, section: &str, field: &str) -> Result<String> {
         let info: String = self.client()?.call(redis::cmd("INFO").arg(section))?;
         let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        value.map(str::to_owned).with_context(|| format!("{} has no {field} in INFO {section}", self.name))
+        value.map(str::to_owned).with_context(|| format!("{} has no {field} in INFO {section}", self.name()))
     }
 
     /// `run_id`: another one at the same address is another server.
@@ -147,7 +97,7 @@ impl Node {
         if role == "slave" && link.as_deref().is_ok_and(|link| link == "up") {
             return Ok(());
         }
-        bail!("{} is {role}, its link {link:?}", self.name)
+        bail!("{} is {role}, its link {link:?}", self.name())
     }
 
     /// REPLICAOF behind the Sentinels' back; `None` makes it a master.
@@ -168,34 +118,28 @@ impl Node {
     }
 
     pub fn name(&self) -> &str {
-        &self.name
+        &self.server.name
     }
 
     pub fn namespace(&self) -> &Namespace {
-        &self.namespace
+        &self.server.namespace
     }
 
     pub fn running(&self) -> bool {
-        self.process.is_some()
+        self.server.running()
     }
 
     /// SIGKILL.
     pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill();
-        }
+        self.server.kill();
     }
 
     /// SIGSTOP: its sockets stay, nothing answers.
     pub fn freeze(&self) -> Result<()> {
-        self.signal(Signal::SIGSTOP)
+        self.server.signal(Signal::SIGSTOP)
     }
 
     pub fn thaw(&self) -> Result<()> {
-        self.signal(Signal::SIGCONT)
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        self.process.as_ref().with_context(|| format!("{} is not running", self.name))?.signal(signal)
+        self.server.signal(Signal::SIGCONT)
     }
 }

@@ -1,32 +1,19 @@
 //! One `redis-sentinel`. Its configuration file is its memory: it writes the epoch and its peers there.
 
-use std::{
-    collections::HashMap,
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 
-use super::{Node, Spec, Tls};
-use crate::{Client, netns::Namespace, process::Process, wait};
-
-const ANSWER: Duration = Duration::from_secs(1);
-const START: Duration = Duration::from_secs(10);
+use super::{Node, Spec, Tls, server::Server};
+use crate::{Client, netns::Namespace};
 
 #[derive(Debug)]
 pub struct Sentinel {
     pub address: SocketAddr,
     pub host: String,
-    name: String,
     master: String,
-    namespace: Namespace,
-    directory: PathBuf,
-    password: Option<String>,
-    process: Option<Process>,
+    server: Server,
 }
 
 impl Sentinel {
@@ -38,27 +25,20 @@ impl Sentinel {
         master: &Node,
         directory: &Path,
     ) -> Result<Self> {
-        let name = format!("sentinel{index}");
         let port = spec.first_sentinel_port + u16::try_from(index).context("too many Sentinels")?;
+        let password = spec.passwords.as_ref().map(|passwords| passwords.sentinel.clone());
         let sentinel = Self {
             address: SocketAddr::new(spec.address_in(namespace), port),
             host: spec.host_in(namespace),
-            directory: directory.join(&name),
-            name,
             master: spec.name.clone(),
-            namespace: namespace.clone(),
-            password: spec.passwords.as_ref().map(|passwords| passwords.sentinel.clone()),
-            process: None,
+            server: Server::new("redis-sentinel", format!("sentinel{index}"), namespace, directory, password)?,
         };
-        fs::create_dir_all(&sentinel.directory).context("Sentinel directory")?;
-        fs::write(sentinel.directory.join("sentinel.conf"), sentinel.configuration(spec, tls, master))
-            .context("sentinel.conf")?;
+        sentinel.server.configure(&sentinel.configuration(spec, tls, master))?;
         Ok(sentinel)
     }
 
     fn configuration(&self, spec: &Spec, tls: Option<&Tls>, master: &Node) -> String {
-        let (directory, socket) = (self.directory.display(), self.socket());
-        let mut text = format!("bind * -::*\nprotected-mode no\ndir {directory}\nunixsocket {}\n", socket.display());
+        let mut text = self.server.common_lines();
         match tls {
             Some(tls) => {
                 text += &format!("port 0\ntls-port {}\ntls-replication yes\n{}", self.address.port(), tls.lines());
@@ -88,32 +68,12 @@ impl Sentinel {
         text
     }
 
-    fn socket(&self) -> PathBuf {
-        self.directory.join("s")
-    }
-
     pub fn start(&mut self) -> Result<()> {
-        self.kill();
-        let mut command = self.namespace.command("redis-sentinel");
-        command.arg(self.directory.join("sentinel.conf"));
-        self.process = Some(Process::start(&self.name, command, self.directory.join("log"))?);
-        let what = format!("{} to answer", self.name);
-        wait::until(START, what, || {
-            if let Some(process) = self.process.as_mut()
-                && let Some(status) = process.ended()?
-            {
-                bail!("{} ended ({status}): {}", self.name, crate::process::tail(&process.log()));
-            }
-            self.client()?.ping()
-        })
+        self.server.start(&[])
     }
 
     pub fn client(&self) -> Result<Client> {
-        let mut client = Client::unix(&self.socket(), ANSWER).with_context(|| self.name.clone())?;
-        if let Some(password) = &self.password {
-            client.auth(None, password)?;
-        }
-        Ok(client)
+        self.server.client()
     }
 
     /// `SENTINEL MASTER`, field by field.
@@ -142,7 +102,7 @@ impl Sentinel {
         {
             return Ok(());
         }
-        bail!("{} is not settled: {view:?}", self.name)
+        bail!("{} is not settled: {view:?}", self.name())
     }
 
     /// How often it looks around: Redis 7's debugging knob, which older and other servers may lack.
@@ -160,28 +120,22 @@ impl Sentinel {
     }
 
     pub fn name(&self) -> &str {
-        &self.name
+        &self.server.name
     }
 
     pub fn running(&self) -> bool {
-        self.process.is_some()
+        self.server.running()
     }
 
     pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill();
-        }
+        self.server.kill();
     }
 
     pub fn freeze(&self) -> Result<()> {
-        self.signal(Signal::SIGSTOP)
+        self.server.signal(Signal::SIGSTOP)
     }
 
     pub fn thaw(&self) -> Result<()> {
-        self.signal(Signal::SIGCONT)
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        self.process.as_ref().with_context(|| format!("{} is not running", self.name))?.signal(signal)
+        self.server.signal(Signal::SIGCONT)
     }
 }

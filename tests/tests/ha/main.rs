@@ -20,7 +20,7 @@ mod timeline;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use switchmaster_tests::{Client, Lab, wait};
+use switchmaster_tests::{Client, Lab, on_each_datapath, wait};
 
 /// Until Sentinels have elected, with room for a vote that was split.
 const FAILOVER: Duration = Duration::from_secs(20);
@@ -32,24 +32,6 @@ const FOLLOW: Duration = Duration::from_secs(3);
 fn limit(bar: Duration) -> Duration {
     if std::env::var_os("STRICT_BARS").is_some() { bar } else { bar * 10 }
 }
-
-/// Each named function becomes a module of two tests.
-macro_rules! on_each_datapath {
-    ($($test:ident),+ $(,)?) => {
-        $(mod $test {
-            #[test]
-            fn copy() {
-                super::$test("copy");
-            }
-
-            #[test]
-            fn sockmap() {
-                super::$test("sockmap");
-            }
-        })+
-    };
-}
-use on_each_datapath;
 
 /// The daemon follows to `new`: new connections end there, and nowhere else.
 fn follows(lab: &Lab, new: usize) -> Result<()> {

@@ -15,20 +15,4 @@ mod stage;
 mod stall;
 mod switch;
 
-/// Each named function becomes a module of one test for each datapath.
-macro_rules! on_each_datapath {
-    ($($test:ident),+ $(,)?) => {
-        $(mod $test {
-            #[test]
-            fn copy() {
-                super::$test("copy");
-            }
-
-            #[test]
-            fn sockmap() {
-                super::$test("sockmap");
-            }
-        })+
-    };
-}
-use on_each_datapath;
+use switchmaster_tests::on_each_datapath;
