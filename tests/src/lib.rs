@@ -21,7 +21,7 @@ pub use self::{
     lab::Lab,
     netns::{Namespace, World},
     node::FakeNode,
-    peer::HaProxy,
+    peer::{HaProxy, Style},
     redis::{Cluster, Spec},
 };
 

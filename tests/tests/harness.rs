@@ -12,7 +12,9 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use switchmaster_tests::{Client, Cluster, HaProxy, Lab, Spec, Subscriber, Writer, client, redis::Passwords, wait};
+use switchmaster_tests::{
+    Client, Cluster, HaProxy, Lab, Spec, Style, Subscriber, Writer, client, redis::Passwords, wait,
+};
 
 const FAILOVER: Duration = Duration::from_secs(20);
 
@@ -49,6 +51,24 @@ fn a_killed_master_is_replaced_and_haproxy_follows() -> Result<()> {
     ensure!(record.outages.len() == 1, "{:?}", record.outages);
     let held = client::held(&mut cluster.nodes[new].client()?)?;
     ensure!(held.contains(&first.number), "the first write after the failover is not on the new master");
+    Ok(())
+}
+
+/// The checks are what people deploy; that they pass here shows that what a drill compares with works.
+#[test]
+fn haproxy_finds_the_master_in_all_three_styles() -> Result<()> {
+    let (world, cluster) = Lab::cluster(Spec::apart())?;
+    for (style, port) in [(Style::Role, 7001), (Style::Quorum, 7002), (Style::Chart, 7003)] {
+        let haproxy = HaProxy::launch(&world, &cluster, world.proxy()?.address(port), style)?;
+        haproxy.wait_master(&world).with_context(|| format!("{style:?}"))?;
+        let writer = Writer::start(world.client()?, haproxy.listen, 1000, None);
+        let publisher = Writer::publishing(world.client()?, haproxy.listen, 1000);
+        wait::until_true(FAILOVER, "numbers", || writer.acked() > 100 && publisher.acked() > 100)?;
+        for record in [writer.stop(), publisher.stop()] {
+            let master = cluster.nodes[0].address.port();
+            ensure!(record.acks.iter().all(|ack| ack.node == master && ack.link == 1), "another node acknowledged");
+        }
+    }
     Ok(())
 }
 

@@ -1,11 +1,16 @@
 //! `cargo xtask`: everything a developer does here, by one name each. A file a command.
 //! It must not depend on the daemon: it is what makes a machine able to build it.
 
+mod bar;
 mod build_ebpf;
 mod compare;
 mod daemon;
 mod demo;
+mod journal;
+mod series;
 mod setup;
+mod signs;
+mod table;
 mod test;
 
 use std::{

@@ -1,6 +1,7 @@
 //! A plain blocking Redis client: one socket, a time limit on everything, and no opinion. What the
 //! server, or whatever stands between, does to the connection is what the caller gets to see.
 
+mod crowd;
 mod subscriber;
 mod writer;
 
@@ -16,6 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use redis::{Cmd, FromRedisValue, Parser, Value};
 
 pub use self::{
+    crowd::{Crowd, CrowdWatch, End, Ends},
     subscriber::Subscriber,
     writer::{Ack, KEY, Outage, Record, Writer, held},
 };

@@ -1,10 +1,10 @@
-//! A writer at a steady pace: adds one number after another to a set and writes down which ones were
-//! acknowledged, and when. On an error it dials again at once, as a client's pool does.
-//! What it was promised can then be compared with what the surviving master really holds.
+//! A writer at a steady pace: adds one number after another to a set, or publishes it, and writes down
+//! which ones were acknowledged, when, and by whom. On an error it dials again at once, as a client's
+//! pool does. What it was promised can then be compared with what the surviving master really holds.
 
 use std::{
     collections::HashSet,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -15,19 +15,31 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::Client;
+use super::{Client, LIMIT};
 use crate::{netns::Namespace, wait};
 
-/// The set it writes to.
+/// The set it writes to, and the channel it publishes on.
 pub const KEY: &str = "switchmaster:acks";
-/// Between two attempts to dial: often enough to measure a gap in milliseconds.
+/// Between two attempts to dial that both fail: often enough to measure a gap in milliseconds.
 const REDIAL: Duration = Duration::from_millis(2);
+
+/// What it does with a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deed {
+    Add,
+    Publish,
+}
 
 #[derive(Debug, Clone, Copy)]
 pub struct Ack {
     pub number: u64,
     pub sent: Instant,
     pub acked: Instant,
+    /// Which of its connections, counted from one.
+    pub link: u32,
+    /// The port the node at the other end listens on; asked once a connection, in front of its first
+    /// number. 0 where that may not be asked.
+    pub node: u16,
 }
 
 /// From the first error to the first write that succeeded again.
@@ -61,17 +73,32 @@ pub struct Writer {
 impl Writer {
     /// Writes `per_second` numbers a second through `to`, one at a time, until it is stopped.
     pub fn start(namespace: &Namespace, to: SocketAddr, per_second: u32, password: Option<&str>) -> Self {
+        Self::doing(Deed::Add, namespace, to, per_second, password)
+    }
+
+    /// The same, published.
+    pub fn publishing(namespace: &Namespace, to: SocketAddr, per_second: u32) -> Self {
+        Self::doing(Deed::Publish, namespace, to, per_second, None)
+    }
+
+    fn doing(deed: Deed, namespace: &Namespace, to: SocketAddr, per_second: u32, password: Option<&str>) -> Self {
         let record = Arc::<Mutex<Record>>::default();
         let stop = Arc::<AtomicBool>::default();
         let work = Work {
-            namespace: namespace.clone(),
+            deed,
             to,
             pause: Duration::from_secs(1) / per_second.max(1),
             password: password.map(str::to_owned),
             record: Arc::clone(&record),
             stop: Arc::clone(&stop),
         };
-        let thread = thread::spawn(move || work.run());
+        let namespace = namespace.clone();
+        // Inside once and for all, so that dialling again costs no more than the dial.
+        let thread = thread::spawn(move || {
+            if let Err(error) = namespace.enter(|| work.run()) {
+                work.failed(Instant::now(), &error);
+            }
+        });
         Self { record, stop, thread: Some(thread) }
     }
 
@@ -130,7 +157,7 @@ pub fn held(client: &mut Client) -> Result<HashSet<u64>> {
 }
 
 struct Work {
-    namespace: Namespace,
+    deed: Deed,
     to: SocketAddr,
     pause: Duration,
     password: Option<String>,
@@ -138,20 +165,29 @@ struct Work {
     stop: Arc<AtomicBool>,
 }
 
+/// A connection and who is at its other end.
+struct Link {
+    client: Client,
+    node: u16,
+    useful: bool,
+}
+
 impl Work {
-    fn run(self) {
-        let mut number = 0;
-        let mut client = None;
+    fn run(&self) {
+        let (mut number, mut links) = (0, 0);
+        let mut link = None;
         let mut due = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
             number += 1;
             let sent = Instant::now();
-            match self.write(&mut client, number) {
-                Ok(()) => self.acked(Ack { number, sent, acked: Instant::now() }),
+            links += u32::from(link.is_none());
+            match self.attempt(&mut link, number) {
+                Ok(node) => self.acked(Ack { number, sent, acked: Instant::now(), link: links, node }),
                 Err(error) => {
-                    client = None;
                     self.failed(sent, &error);
-                    wait::pause(REDIAL);
+                    if !link.take().is_some_and(|link| link.useful) {
+                        wait::pause(REDIAL);
+                    }
                 }
             }
             due += self.pause;
@@ -164,18 +200,31 @@ impl Work {
         }
     }
 
-    fn write(&self, client: &mut Option<Client>, number: u64) -> Result<()> {
-        let client = match client {
-            Some(client) => client,
-            None => {
-                let mut fresh = Client::connect(&self.namespace, self.to)?;
-                if let Some(password) = &self.password {
-                    fresh.auth(None, password)?;
-                }
-                client.insert(fresh)
-            }
+    /// Which node took it.
+    fn attempt(&self, link: &mut Option<Link>, number: u64) -> Result<u16> {
+        let mut command = match self.deed {
+            Deed::Add => redis::cmd("SADD"),
+            Deed::Publish => redis::cmd("PUBLISH"),
         };
-        client.call::<i64>(redis::cmd("SADD").arg(KEY).arg(number)).map(|_| ())
+        command.arg(KEY).arg(number);
+        if let Some(link) = link {
+            link.client.call::<i64>(&command)?;
+            return Ok(link.node);
+        }
+        let client = Client::over(TcpStream::connect_timeout(&self.to, LIMIT).context("connect")?, LIMIT)?;
+        let link = link.insert(Link { client, node: 0, useful: false });
+        if let Some(password) = &self.password {
+            link.client.auth(None, password)?;
+        }
+        // Both in one packet: knowing the node costs no round trip.
+        let mut question = redis::cmd("CONFIG").arg("GET").arg("port").get_packed_command();
+        question.extend(command.get_packed_command());
+        link.client.send_raw(&question)?;
+        let port: Vec<String> = redis::from_redis_value(link.client.receive()?).unwrap_or_default();
+        let _count: i64 = redis::from_redis_value(link.client.receive()?.extract_error().context("error reply")?)?;
+        link.node = port.get(1).and_then(|port| port.parse().ok()).unwrap_or_default();
+        link.useful = true;
+        Ok(link.node)
     }
 
     fn acked(&self, ack: Ack) {

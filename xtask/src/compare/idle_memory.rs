@@ -4,15 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
-use switchmaster_tests::wait;
+use switchmaster_tests::{client::Crowd, wait};
 
-use super::{
-    Run,
-    crowd::Crowd,
-    memory,
-    path::Path,
-    report::{Bar, Limit, Section, Table},
-    stage::Stage,
+use super::{Run, memory, path::Path, report::Section, stage::Stage};
+use crate::{
+    bar::{Bar, Limit},
+    table::Table,
 };
 
 const REPLY: usize = 16 << 10;

@@ -5,13 +5,12 @@
 mod benchmark;
 mod connect_rate;
 mod cpu;
-mod crowd;
 mod idle_memory;
 mod memory;
 mod path;
 mod report;
 mod rounds;
-mod series;
+
 mod setting;
 mod sever;
 mod stage;

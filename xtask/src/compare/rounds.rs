@@ -10,9 +10,12 @@ use super::{
     Run,
     benchmark::{self, Figure, Load, Sample},
     path::Path,
-    report::{Bar, Limit, Table},
-    series::Series,
     stage::Stage,
+};
+use crate::{
+    bar::{Bar, Limit},
+    series::Series,
+    table::Table,
 };
 
 /// Requests for a first guess, a client.

@@ -4,15 +4,16 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
-use switchmaster_tests::wait;
+use switchmaster_tests::{
+    client::{Crowd, Ends},
+    wait,
+};
 
-use super::{
-    Run,
-    crowd::{Crowd, Ends},
-    path::Path,
-    report::{Bar, Limit, Section, Table},
+use super::{Run, path::Path, report::Section, stage::Stage};
+use crate::{
+    bar::{Bar, Limit},
     series::Series,
-    stage::Stage,
+    table::Table,
 };
 
 const BAR: Limit = Limit::AtMost(200.0);

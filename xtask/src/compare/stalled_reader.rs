@@ -16,9 +16,13 @@ use super::{
     benchmark::{self, Figure, Load, Sample},
     memory::{self, MIB},
     path::Path,
-    report::{Bar, Limit, Section, Table},
-    series::Series,
+    report::Section,
     stage::Stage,
+};
+use crate::{
+    bar::{Bar, Limit},
+    series::Series,
+    table::Table,
 };
 
 const VALUE: usize = 64 << 20;

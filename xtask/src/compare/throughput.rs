@@ -6,13 +6,11 @@ use super::{
     Run,
     benchmark::Figure::{Machine, P50, P99, Proxy, Rps},
     path::Path::{Copy, Sockmap},
-    report::{
-        Limit::{AtLeast, AtMost},
-        Section,
-    },
+    report::Section,
     rounds::{Rounds, Rule},
     stage::Stage,
 };
+use crate::bar::Limit::{AtLeast, AtMost};
 
 const RULES: [Rule; 12] = [
     Rule { path: Sockmap, clients: 8, figure: Rps, limit: AtLeast(1.15) },

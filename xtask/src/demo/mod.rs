@@ -3,7 +3,6 @@
 //! Ctrl-C and errors. Needs root: it makes network namespaces.
 
 mod audience;
-mod journal;
 mod pulse;
 mod round;
 mod screen;

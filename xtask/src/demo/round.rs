@@ -12,7 +12,8 @@ use switchmaster_tests::{
     sweep, wait,
 };
 
-use super::{Blow, journal::Journal, pulse::Pulse, screen::Screen, stage::Stage, witness::Majority};
+use super::{Blow, pulse::Pulse, screen::Screen, stage::Stage, witness::Majority};
+use crate::journal::Journal;
 
 const FRAME: Duration = Duration::from_millis(100);
 const LIMIT: Duration = Duration::from_secs(30);
@@ -156,7 +157,7 @@ fn account(
     round.mark(gone, "the subscriber is cut off");
     round.mark(back, "the subscriber hears messages again");
     for channel in ["+sdown", "+odown", "+try-failover", "+elected-leader", "+promoted-slave", "+switch-master"] {
-        if let Some(sign) = stage.witness.first(at, channel) {
+        if let Some(sign) = stage.signs.first(at, channel) {
             round.mark(sign.at, format!("first {channel} ({})", sign.sentinel));
         }
     }

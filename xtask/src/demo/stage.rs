@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result};
 use nix::time::clock_getcpuclockid;
 use switchmaster_tests::{Daemon, Lab, Spec, Writer, wait};
 
-use super::{audience::Audience, journal::Clock, screen::Screen, witness::Witness};
+use super::{audience::Audience, screen::Screen};
+use crate::{journal::Clock, signs::Signs};
 
 pub(super) const WRITES_PER_SECOND: u32 = 1000;
 /// Until a server that comes back is a replica in good order again.
@@ -17,7 +18,7 @@ const RECOVERY: Duration = Duration::from_secs(40);
 pub(super) struct Stage {
     pub(super) writer: Writer,
     pub(super) audience: Audience,
-    pub(super) witness: Witness,
+    pub(super) signs: Signs,
     pub(super) clock: Clock,
     pub(super) lab: Lab,
 }
@@ -30,11 +31,11 @@ impl Stage {
         let clock = Clock::now();
         let daemon = Daemon::start(&world, &config).with_context(|| cluster.describe())?;
         let lab = Lab { daemon, cluster, world };
-        let witness = Witness::listen(&lab.cluster).context("the Sentinels")?;
+        let signs = Signs::listen(&lab.cluster).context("the Sentinels")?;
         let to = lab.writes_address()?;
         let writer = Writer::start(lab.client()?, to, WRITES_PER_SECOND, None);
         let audience = Audience::start(lab.client()?, to);
-        Ok(Self { writer, audience, witness, clock, lab })
+        Ok(Self { writer, audience, signs, clock, lab })
     }
 
     pub(super) fn introduce(&self, screen: &mut Screen) -> Result<()> {

@@ -1,5 +1,5 @@
-//! What the Sentinels say, seen by nobody but the demo: their events, and the moment from which a
-//! majority of them names another master. The daemon has no part in it.
+//! What the Sentinels say, seen by nobody but the demo: the moment from which a majority of them names
+//! another master. The daemon has no part in it.
 
 use std::{
     net::SocketAddr,
@@ -12,51 +12,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use redis::FromRedisValue as _;
 use switchmaster_tests::{Client, Cluster, redis::Sentinel, wait};
 
 const LOOK: Duration = Duration::from_millis(1);
-
-/// An event of one Sentinel.
-#[derive(Debug, Clone)]
-pub(super) struct Sign {
-    pub(super) at: Instant,
-    pub(super) sentinel: String,
-    pub(super) channel: String,
-}
-
-/// Subscribed to every Sentinel. Its threads end with the Sentinels.
-#[derive(Debug)]
-pub(super) struct Witness {
-    signs: Arc<Mutex<Vec<Sign>>>,
-}
-
-impl Witness {
-    pub(super) fn listen(cluster: &Cluster) -> Result<Self> {
-        let signs = Arc::<Mutex<Vec<Sign>>>::default();
-        for sentinel in &cluster.sentinels {
-            let mut client = sentinel.client()?;
-            let _confirmed: redis::Value = client.call(redis::cmd("PSUBSCRIBE").arg("*"))?;
-            client.set_limit(None)?;
-            let (signs, name) = (Arc::clone(&signs), sentinel.name().to_owned());
-            thread::spawn(move || {
-                while let Ok(value) = client.receive() {
-                    let at = Instant::now();
-                    // "pmessage", pattern, channel, text
-                    let Ok(parts) = Vec::<String>::from_redis_value(value) else { continue };
-                    let Some(channel) = parts.into_iter().nth(2) else { continue };
-                    lock(&signs).push(Sign { at, sentinel: name.clone(), channel });
-                }
-            });
-        }
-        Ok(Self { signs })
-    }
-
-    /// The first event of this kind since `since`.
-    pub(super) fn first(&self, since: Instant, channel: &str) -> Option<Sign> {
-        lock(&self.signs).iter().find(|sign| sign.at >= since && sign.channel == channel).cloned()
-    }
-}
 
 /// Asks every Sentinel every millisecond, until a majority names another master than `old`.
 #[derive(Debug)]

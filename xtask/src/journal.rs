@@ -9,13 +9,13 @@ use serde_json::Value;
 
 /// Translates the log's time of day. Two readings an instant apart are near enough for milliseconds.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     wall: SystemTime,
     here: Instant,
 }
 
 impl Clock {
-    pub(super) fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self { wall: SystemTime::now(), here: Instant::now() }
     }
 
@@ -30,11 +30,11 @@ impl Clock {
 
 /// What the daemon wrote since a moment.
 #[derive(Debug)]
-pub(super) struct Journal(Vec<(Instant, Value)>);
+pub(crate) struct Journal(Vec<(Instant, Value)>);
 
 impl Journal {
     /// `log` in the daemon's JSON form; lines that are something else are left out.
-    pub(super) fn since(since: Instant, log: &str, clock: Clock) -> Self {
+    pub(crate) fn since(since: Instant, log: &str, clock: Clock) -> Self {
         let entry = |line: &str| {
             let value: Value = serde_json::from_str(line).ok()?;
             let at = clock.read(value.get("timestamp")?.as_str()?)?;
@@ -44,13 +44,13 @@ impl Journal {
     }
 
     /// When the group first stopped being open, and with which way and reason.
-    pub(super) fn shut(&self) -> Option<(Instant, String)> {
+    pub(crate) fn shut(&self) -> Option<(Instant, String)> {
         let (at, line) = self.states().find(|(_, line)| text(line, "way") != Some("open"))?;
         Some((*at, format!("{} ({})", text(line, "way")?, text(line, "reason")?)))
     }
 
     /// When it opened towards `master`.
-    pub(super) fn opened(&self, master: SocketAddr) -> Option<Instant> {
+    pub(crate) fn opened(&self, master: SocketAddr) -> Option<Instant> {
         let master = master.to_string();
         let mut states = self.states();
         let opened = states.find(|(_, line)| {
@@ -61,7 +61,7 @@ impl Journal {
     }
 
     /// Resets at switches: when the last was logged, how many connections, how long the longest took.
-    pub(super) fn resets(&self) -> Option<(Instant, u64, u64)> {
+    pub(crate) fn resets(&self) -> Option<(Instant, u64, u64)> {
         let resets = self.0.iter().filter(|(_, line)| text(line, "message") == Some("connections were reset"));
         let number = |line: &Value, key| line.get(key).and_then(Value::as_u64).unwrap_or_default();
         resets.fold(None, |sum, (at, line)| {

@@ -1,7 +1,7 @@
 //! The same figure of several rounds.
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Series(Vec<f64>);
+pub(crate) struct Series(Vec<f64>);
 
 impl FromIterator<f64> for Series {
     fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
@@ -13,7 +13,7 @@ impl FromIterator<f64> for Series {
 
 impl Series {
     /// The middle one, or the mean of the two in the middle.
-    pub(super) fn median(&self) -> Option<f64> {
+    pub(crate) fn median(&self) -> Option<f64> {
         let middle = self.0.len() / 2;
         match self.0.len() {
             0 => None,
@@ -22,11 +22,11 @@ impl Series {
         }
     }
 
-    pub(super) fn least(&self) -> Option<f64> {
+    pub(crate) fn least(&self) -> Option<f64> {
         self.0.first().copied()
     }
 
-    pub(super) fn most(&self) -> Option<f64> {
+    pub(crate) fn most(&self) -> Option<f64> {
         self.0.last().copied()
     }
 }
