@@ -52,11 +52,9 @@ impl Journal {
     /// When it opened towards `master`.
     pub(crate) fn opened(&self, master: SocketAddr) -> Option<Instant> {
         let master = master.to_string();
-        let mut states = self.states();
-        let opened = states.find(|(_, line)| {
-            text(line, "way") == Some("open")
-                && text(line, "master").and_then(|it| it.split(' ').next()) == Some(master.as_str())
-        })?;
+        // Its epoch and its id follow the address.
+        let towards = |line| text(line, "master").and_then(|text| text.split(' ').next()) == Some(master.as_str());
+        let opened = self.states().find(|(_, line)| text(line, "way") == Some("open") && towards(line))?;
         Some(opened.0)
     }
 
@@ -70,9 +68,9 @@ impl Journal {
         })
     }
 
+    /// Every change of a group's state, whatever the message says of it.
     fn states(&self) -> impl Iterator<Item = &(Instant, Value)> {
-        // With a message of its own when the group takes no new clients.
-        self.0.iter().filter(|(_, line)| text(line, "way").is_some())
+        self.0.iter().filter(|(_, line)| text(line, "way").and(text(line, "was")).is_some())
     }
 }
 
@@ -86,9 +84,9 @@ mod tests {
 
     use super::*;
 
-    const LOG: &str = r#"{"timestamp":"2026-11-20T12:00:01.500000Z","message":"the group's state","way":"closed","reason":"role-lost","master":"-"}
+    const LOG: &str = r#"{"timestamp":"2026-11-20T12:00:01.500000Z","message":"the group takes no new clients","way":"closed","reason":"role-lost","master":"-","was":"10.0.0.1:6379 (epoch 0, id ab)"}
 not a line of the log
-{"timestamp":"2026-11-20T12:00:02Z","message":"the group's state","way":"open","reason":"proven","master":"10.0.0.2:6379 (epoch 1, id -)"}
+{"timestamp":"2026-11-20T12:00:02Z","message":"the group's state","way":"open","reason":"proven","master":"10.0.0.2:6379 (epoch 1, id cd)","was":"-"}
 {"timestamp":"2026-11-20T12:00:02.001Z","message":"connections were reset","connections":3,"took_us":120}"#;
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use redis::FromRedisValue as _;
-use switchmaster_tests::Cluster;
+use switchmaster_tests::{Cluster, client::HangUp};
 
 /// An event of one Sentinel.
 #[derive(Debug, Clone)]
@@ -18,19 +18,22 @@ pub(crate) struct Sign {
     pub(crate) channel: String,
 }
 
-/// Subscribed to every Sentinel. Its threads end with the Sentinels.
+/// Subscribed to every Sentinel. Its threads end when it is dropped, or with the Sentinels.
 #[derive(Debug)]
 pub(crate) struct Signs {
     signs: Arc<Mutex<Vec<Sign>>>,
+    _lines: Vec<HangUp>,
 }
 
 impl Signs {
     pub(crate) fn listen(cluster: &Cluster) -> Result<Self> {
         let signs = Arc::<Mutex<Vec<Sign>>>::default();
+        let mut lines = Vec::new();
         for sentinel in &cluster.sentinels {
             let mut client = sentinel.client()?;
             let _confirmed: redis::Value = client.call(redis::cmd("PSUBSCRIBE").arg("*"))?;
             client.set_limit(None)?;
+            lines.push(client.hang_up()?);
             let (signs, name) = (Arc::clone(&signs), sentinel.name().to_owned());
             thread::spawn(move || {
                 while let Ok(value) = client.receive() {
@@ -42,7 +45,7 @@ impl Signs {
                 }
             });
         }
-        Ok(Self { signs })
+        Ok(Self { signs, _lines: lines })
     }
 
     /// The first event of this kind since `since`.

@@ -7,7 +7,7 @@ mod writer;
 
 use std::{
     io::{Read, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
     time::Duration,
@@ -44,6 +44,20 @@ impl Read for &Stream {
 pub struct Client {
     stream: Stream,
     parser: Parser,
+}
+
+/// Ends a connection that somebody else may be reading from, once it is dropped.
+#[derive(Debug)]
+pub struct HangUp(Stream);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        // One that has ended already is no error.
+        let _ended = match &self.0 {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
 }
 
 impl std::fmt::Debug for Client {
@@ -139,6 +153,14 @@ impl Client {
         let reply: Vec<Value> = self.call(&redis::cmd("ROLE"))?;
         let first = reply.into_iter().next().context("an empty ROLE")?;
         String::from_redis_value(first).context("ROLE")
+    }
+
+    pub fn hang_up(&self) -> Result<HangUp> {
+        let stream = match &self.stream {
+            Stream::Tcp(stream) => stream.try_clone().map(Stream::Tcp),
+            Stream::Unix(stream) => stream.try_clone().map(Stream::Unix),
+        };
+        stream.context("socket").map(HangUp)
     }
 
     /// The socket, to half-close it, to look at it, or to pass bytes that are not Redis's.

@@ -2,16 +2,16 @@
 //! It does not come back by itself: whether and when it was severed is what is asked of it.
 
 use std::{
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use redis::{FromRedisValue as _, Value};
 
-use super::Client;
+use super::{Client, HangUp};
 use crate::{netns::Namespace, wait};
 
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ struct Heard {
 #[derive(Debug)]
 pub struct Subscriber {
     heard: Arc<Mutex<Heard>>,
-    stream: TcpStream,
+    line: Option<HangUp>,
     reader: Option<JoinHandle<()>>,
 }
 
@@ -33,11 +33,11 @@ impl Subscriber {
         let mut client = Client::connect(namespace, to)?;
         let _confirmed: Value = client.call(redis::cmd("SUBSCRIBE").arg(channel))?;
         client.set_limit(None)?;
-        let stream = client.tcp()?.try_clone().context("socket")?;
+        let line = Some(client.hang_up()?);
         let heard = Arc::<Mutex<Heard>>::default();
         let noted = Arc::clone(&heard);
         let reader = thread::spawn(move || listen(client, &noted));
-        Ok(Self { heard, stream, reader: Some(reader) })
+        Ok(Self { heard, line, reader: Some(reader) })
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -69,7 +69,7 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        let _ended = self.stream.shutdown(Shutdown::Both);
+        drop(self.line.take());
         if let Some(reader) = self.reader.take() {
             let _ended = reader.join();
         }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, fs, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{Node, Sentinel, Spec, Tls};
 use crate::{netns::World, wait};
@@ -11,6 +11,8 @@ const SETTLE: Duration = Duration::from_secs(20);
 /// Sentinel's own defaults.
 const PUBLISH_MS: u32 = 2000;
 const INFO_MS: u32 = 10_000;
+/// In a hurry.
+const BRISK: (u32, u32) = (100, 200);
 
 #[derive(Debug)]
 pub struct Cluster {
@@ -67,13 +69,18 @@ impl Cluster {
 
     /// Waits until every Sentinel knows all others, all replicas, and calls the master well.
     pub fn settle(&self) -> Result<()> {
-        self.sentinels.iter().for_each(|sentinel| sentinel.pace(100, 200));
+        self.sentinels.iter().for_each(|sentinel| sentinel.pace(BRISK.0, BRISK.1));
         for sentinel in &self.sentinels {
             wait::until(SETTLE, format_args!("{} to settle", sentinel.name()), || sentinel.settled(&self.spec))
                 .with_context(|| self.describe())?;
         }
-        self.sentinels.iter().for_each(|sentinel| sentinel.pace(PUBLISH_MS, INFO_MS));
+        self.ask_every(INFO_MS);
         Ok(())
+    }
+
+    /// From now on the Sentinels ask the nodes for INFO this often; ten seconds is their own habit.
+    pub fn ask_every(&self, info_ms: u32) {
+        self.sentinels.iter().for_each(|sentinel| sentinel.pace(PUBLISH_MS, info_ms));
     }
 
     fn replicas_of(&self, master: usize) -> impl Iterator<Item = &Node> {
@@ -136,12 +143,44 @@ impl Cluster {
         let old = self.master()?;
         // A Sentinel that has not looked at the replicas lately (for three periods) finds none good enough:
         // when it takes the order, or a step later, and then it gives up.
-        self.sentinels.iter().for_each(|sentinel| sentinel.pace(PUBLISH_MS, 200));
+        self.ask_every(200);
         wait::pause(Duration::from_millis(500));
         wait::until(Duration::from_secs(5), "a Sentinel to take the order", || {
             self.sentinels.iter().find(|sentinel| sentinel.running()).context("no Sentinel runs")?.failover()
         })?;
         Ok(old)
+    }
+
+    /// Starts whatever does not run again and waits until the Sentinels' master has every other node for
+    /// a replica in good order, and every Sentinel calls all of them well. Returns that master.
+    pub fn recover(&mut self, limit: Duration) -> Result<usize> {
+        for sentinel in self.sentinels.iter_mut().filter(|sentinel| !sentinel.running()) {
+            sentinel.start()?;
+        }
+        let (master, _) = wait::until(limit, "a majority of the Sentinels", || self.majority())?;
+        let (host, port) = (self.nodes[master].host.clone(), self.nodes[master].address.port());
+        // A server that returns in the middle of one failover sets off the next.
+        for sentinel in &self.sentinels {
+            wait::until(limit, format_args!("{} to name the master", sentinel.name()), || {
+                let (_, named, _) = sentinel.names()?;
+                ensure!(named == port, "it names port {named}");
+                Ok(())
+            })?;
+        }
+        self.settle()?;
+        for node in self.nodes.iter_mut().filter(|node| !node.running()) {
+            node.start(Some((&host, port)))?;
+        }
+        for replica in self.replicas_of(master) {
+            wait::until(limit, format_args!("{} to be linked", replica.name()), || replica.linked())
+                .with_context(|| self.describe())?;
+        }
+        self.sentinels.iter().for_each(|sentinel| sentinel.pace(BRISK.0, BRISK.1));
+        for sentinel in &self.sentinels {
+            wait::until(limit, "all replicas to be seen well", || sentinel.replicas_well())?;
+        }
+        self.settle()?;
+        Ok(master)
     }
 
     /// REPLICAOF on `node` behind the Sentinels' back.

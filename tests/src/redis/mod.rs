@@ -14,6 +14,7 @@ pub use self::{
     cluster::Cluster,
     node::Node,
     sentinel::Sentinel,
+    server::Door,
     spec::{Passwords, Spec},
     tls::{SERVER_NAME, Tls},
     watch::{MajorityWatch, RoleWatch},

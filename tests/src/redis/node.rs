@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::Path};
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 
-use super::{Passwords, Spec, Tls, server::Server};
+use super::{
+    Passwords, Spec, Tls,
+    server::{Door, Server},
+};
 use crate::{Client, netns::Namespace};
 
 #[derive(Debug)]
@@ -70,11 +73,6 @@ impl Node {
         self.server.client()
     }
 
-    /// Makes such connections without the node at hand: a promotion kills those that there are.
-    pub(super) fn dialer(&self) -> impl Fn() -> Result<Client> + Send + 'static {
-        self.server.dialer()
-    }
-
     pub fn role(&self) -> Result<String> {
         self.client()?.role()
     }
@@ -115,6 +113,10 @@ impl Node {
         let list: String = self.client()?.call(redis::cmd("CLIENT").arg("LIST").arg("TYPE").arg("normal"))?;
         let address = |line: &str| line.split(' ').find_map(|field| field.strip_prefix("addr=").map(str::to_owned));
         Ok(list.lines().filter_map(address).filter(|address| !address.starts_with('/')).collect())
+    }
+
+    pub fn door(&self) -> &Door {
+        self.server.door()
     }
 
     pub fn name(&self) -> &str {

@@ -5,7 +5,10 @@ use std::{collections::HashMap, net::SocketAddr, path::Path};
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 
-use super::{Node, Spec, Tls, server::Server};
+use super::{
+    Node, Spec, Tls,
+    server::{Door, Server},
+};
 use crate::{Client, netns::Namespace};
 
 #[derive(Debug)]
@@ -92,6 +95,14 @@ impl Sentinel {
         ))
     }
 
+    /// Are all replicas believed to be well?
+    pub(super) fn replicas_well(&self) -> Result<()> {
+        let replicas: Vec<HashMap<String, String>> =
+            self.client()?.call(redis::cmd("SENTINEL").arg("REPLICAS").arg(&self.master))?;
+        let ill = replicas.iter().find(|view| view.get("flags").is_none_or(|flags| flags != "slave"));
+        ill.map_or(Ok(()), |ill| bail!("{} has a replica that is not well: {ill:?}", self.name()))
+    }
+
     /// Are all the others known, and the master believed to be well?
     pub(super) fn settled(&self, spec: &Spec) -> Result<()> {
         let view = self.view()?;
@@ -117,6 +128,10 @@ impl Sentinel {
 
     pub fn failover(&self) -> Result<()> {
         self.client()?.call::<String>(redis::cmd("SENTINEL").arg("FAILOVER").arg(&self.master)).map(|_| ())
+    }
+
+    pub fn door(&self) -> &Door {
+        self.server.door()
     }
 
     pub fn name(&self) -> &str {

@@ -27,8 +27,27 @@ pub(super) struct Server {
     pub(super) namespace: Namespace,
     program: &'static str,
     directory: PathBuf,
-    password: Option<String>,
+    door: Door,
     process: Option<Process>,
+}
+
+/// The way into a server that no partition can cut: for those who ask again and again, from a thread of
+/// their own, whether it runs or not.
+#[derive(Debug, Clone)]
+pub struct Door {
+    socket: PathBuf,
+    password: Option<String>,
+}
+
+impl Door {
+    /// A connection, already logged in.
+    pub fn client(&self) -> Result<Client> {
+        let mut client = Client::unix(&self.socket, ANSWER)?;
+        if let Some(password) = &self.password {
+            client.auth(None, password)?;
+        }
+        Ok(client)
+    }
 }
 
 impl Server {
@@ -42,12 +61,13 @@ impl Server {
     ) -> Result<Self> {
         let directory = parent.join(&name);
         fs::create_dir_all(&directory).with_context(|| format!("the folder of {name}"))?;
-        Ok(Self { name, namespace: namespace.clone(), program, directory, password, process: None })
+        let door = Door { socket: directory.join("s"), password };
+        Ok(Self { name, namespace: namespace.clone(), program, directory, door, process: None })
     }
 
     /// The lines of a configuration that every program of Redis understands.
     pub(super) fn common_lines(&self) -> String {
-        let (directory, socket) = (self.directory.display(), self.socket());
+        let (directory, socket) = (self.directory.display(), &self.door.socket);
         format!("bind * -::*\nprotected-mode no\ndir {directory}\nunixsocket {}\n", socket.display())
     }
 
@@ -57,10 +77,6 @@ impl Server {
 
     fn file(&self) -> PathBuf {
         self.directory.join("conf")
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.join("s")
     }
 
     /// Starts it anew and waits until it answers.
@@ -89,21 +105,12 @@ impl Server {
         Ok(())
     }
 
-    /// A connection that no partition can cut, already logged in.
-    pub(super) fn client(&self) -> Result<Client> {
-        self.dialer()().with_context(|| self.name.clone())
+    pub(super) fn door(&self) -> &Door {
+        &self.door
     }
 
-    /// Makes such connections without the server at hand.
-    pub(super) fn dialer(&self) -> impl Fn() -> Result<Client> + Send + 'static {
-        let (socket, password) = (self.socket(), self.password.clone());
-        move || {
-            let mut client = Client::unix(&socket, ANSWER)?;
-            if let Some(password) = &password {
-                client.auth(None, password)?;
-            }
-            Ok(client)
-        }
+    pub(super) fn client(&self) -> Result<Client> {
+        self.door.client().with_context(|| self.name.clone())
     }
 
     pub(super) fn running(&self) -> bool {

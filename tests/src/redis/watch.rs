@@ -111,8 +111,9 @@ impl RoleWatch {
     pub fn start(cluster: &Cluster, old: usize) -> Self {
         let mut watch = Watch::new(cluster.nodes.len());
         for (index, node) in cluster.nodes.iter().enumerate().filter(|(index, _)| *index != old) {
-            let dial = node.dialer();
-            watch.ask(index, move || (dial().ok()?.role().ok()? == "master").then_some(index));
+            let door = node.door().clone();
+            // A connection each time: a promotion kills those that there are.
+            watch.ask(index, move || (door.client().ok()?.role().ok()? == "master").then_some(index));
         }
         Self { watch }
     }

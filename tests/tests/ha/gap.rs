@@ -13,12 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use redis::{FromRedisValue as _, Value};
-use switchmaster_tests::{
-    Client, Lab, Namespace, Spec,
-    lab::check,
-    redis::{MajorityWatch, Sentinel},
-    wait,
-};
+use switchmaster_tests::{Client, Lab, Namespace, Spec, lab::check, redis::MajorityWatch, wait};
 
 use crate::{FAILOVER, FOLLOW, limit, on_each_datapath};
 
@@ -100,24 +95,10 @@ fn round(lab: &mut Lab) -> Result<[Duration; 2]> {
     Ok(gap)
 }
 
-/// Makes the killed node a replica again, and waits until all is well. Not before every Sentinel is done
-/// with the failover: a server that returns in the middle of one sets off the next.
-fn recover(lab: &mut Lab, old: usize) -> Result<()> {
-    let new = wait::until(FOLLOW, "the one master", || lab.cluster.master())?;
-    let (host, port) = (lab.cluster.nodes[new].host.clone(), lab.cluster.nodes[new].address.port());
+/// Makes the killed node a replica again, and waits until all is well.
+fn recover(lab: &mut Lab) -> Result<()> {
+    let new = lab.cluster.recover(FAILOVER)?;
     lab.daemon.wait_master(lab.group_name(), lab.cluster.nodes[new].address, FOLLOW)?;
-    wait::until(FAILOVER, "all Sentinels to name the new master", || {
-        let at = |one: &Sentinel| one.names().is_ok_and(|(_, named, _)| named == port);
-        ensure!(lab.cluster.sentinels.iter().all(at), "not yet");
-        Ok(())
-    })?;
-    lab.cluster.settle()?;
-    lab.cluster.nodes[old].start(Some((&host, port)))?;
-    for index in (0..lab.cluster.nodes.len()).filter(|index| *index != new) {
-        let node = &lab.cluster.nodes[index];
-        wait::until(FAILOVER, "a replica to be linked", || node.linked())?;
-    }
-    lab.cluster.settle()?;
     // What a Sentinel noted during the last failover may still lead it to correct somebody's role.
     wait::throughout(Duration::from_secs(4), "an undisputed master", || {
         ensure!(lab.cluster.masters() == [new], "the masters are {:?}", lab.cluster.masters());
@@ -131,10 +112,9 @@ fn ten_masters_are_killed(datapath: &str) {
     check(Lab::start(spec, datapath, |setup| setup), |lab| {
         let mut gaps = [Vec::new(), Vec::new()];
         for number in 0..ROUNDS {
-            let old = lab.cluster.master()?;
             let gap = round(lab).with_context(|| format!("round {number}"))?;
             gaps.iter_mut().zip(gap).for_each(|(gaps, gap)| gaps.push(gap));
-            recover(lab, old).with_context(|| format!("after round {number}"))?;
+            recover(lab).with_context(|| format!("after round {number}"))?;
         }
         for (gaps, who) in gaps.iter_mut().zip(["any new connection", "a connection dialled after the majority"]) {
             gaps.sort();

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use nix::time::clock_getcpuclockid;
-use switchmaster_tests::{Daemon, Lab, Spec, Writer, wait};
+use switchmaster_tests::{Daemon, Lab, Spec, Writer};
 
 use super::{audience::Audience, screen::Screen};
 use crate::{journal::Clock, signs::Signs};
@@ -73,15 +73,6 @@ impl Stage {
     /// Makes the cluster whole again after a round: who was master before follows the one of now.
     pub(super) fn recover(&mut self, screen: &mut Screen) -> Result<()> {
         screen.say("  waiting until the old master is back as a replica");
-        let cluster = &mut self.lab.cluster;
-        let (master, _) = cluster.majority()?;
-        let (host, port) = (cluster.nodes[master].host.clone(), cluster.nodes[master].address.port());
-        for node in cluster.nodes.iter_mut().filter(|node| !node.running()) {
-            node.start(Some((&host, port)))?;
-        }
-        for (index, node) in cluster.nodes.iter().enumerate().filter(|(index, _)| *index != master) {
-            wait::until(RECOVERY, format_args!("node{index} to be a replica"), || node.linked())?;
-        }
-        cluster.settle()
+        self.lab.cluster.recover(RECOVERY).map(|_| ())
     }
 }
