@@ -4,10 +4,13 @@
 mod bar;
 mod build_ebpf;
 mod compare;
+mod cpu;
 mod daemon;
 mod demo;
 mod journal;
+mod memory;
 mod series;
+mod setting;
 mod setup;
 mod signs;
 mod table;

@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use switchmaster_tests::process::{Process, tail};
 
-use super::{cpu, path::Path, stage::Stage};
+use super::{path::Path, stage::Stage};
+use crate::cpu;
 
 /// A run is sized to last about a second.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -6,9 +6,10 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 use switchmaster_tests::{client::Crowd, wait};
 
-use super::{Run, memory, path::Path, report::Section, stage::Stage};
+use super::{Run, path::Path, report::Section, stage::Stage};
 use crate::{
     bar::{Bar, Limit},
+    memory,
     table::Table,
 };
 

@@ -4,14 +4,11 @@
 
 mod benchmark;
 mod connect_rate;
-mod cpu;
 mod idle_memory;
-mod memory;
 mod path;
 mod report;
 mod rounds;
 
-mod setting;
 mod sever;
 mod stage;
 mod stalled_reader;
@@ -26,9 +23,8 @@ use switchmaster_tests::{sweep, wait};
 use self::{
     path::Path,
     report::{Report, Section},
-    setting::Setting,
 };
-use crate::{daemon, need_root, setup};
+use crate::{daemon, need_root, setting::Setting, setup};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {

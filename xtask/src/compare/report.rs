@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::setting::Setting;
 use crate::{
     bar::{Bar, verdicts},
+    setting::Setting,
     table::Table,
 };
 

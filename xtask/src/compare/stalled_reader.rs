@@ -14,13 +14,13 @@ use switchmaster_tests::wait;
 use super::{
     Run,
     benchmark::{self, Figure, Load, Sample},
-    memory::{self, MIB},
     path::Path,
     report::Section,
     stage::Stage,
 };
 use crate::{
     bar::{Bar, Limit},
+    memory::{self, MIB},
     series::Series,
     table::Table,
 };

@@ -11,7 +11,7 @@ use nix::{
 
 /// Busy time of all cores since the machine started: everything but idle, waiting for disks, and
 /// what a hypervisor took away.
-pub(super) fn machine() -> Result<Duration> {
+pub(crate) fn machine() -> Result<Duration> {
     let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
     let line = text.lines().next().context("/proc/stat is empty")?;
     let ticks: Vec<u64> = line.split_whitespace().skip(1).map_while(|word| word.parse().ok()).collect();
@@ -23,7 +23,7 @@ pub(super) fn machine() -> Result<Duration> {
 }
 
 /// User and system time of a process and all its threads, also those that have ended.
-pub(super) fn process(pid: Pid) -> Result<Duration> {
+pub(crate) fn process(pid: Pid) -> Result<Duration> {
     let clock = clock_getcpuclockid(pid).with_context(|| format!("the CPU clock of process {pid}"))?;
     Ok(clock_gettime(clock).with_context(|| format!("the CPU clock of process {pid}"))?.into())
 }

@@ -7,7 +7,7 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// What programs could still get, in bytes. Pages that a core keeps at hand for its next allocation are
 /// free too, but the kernel does not count them as such, and it keeps hundreds of MiB of them.
-pub(super) fn available() -> Result<u64> {
+pub(crate) fn available() -> Result<u64> {
     let zones = fs::read_to_string("/proc/zoneinfo").context("/proc/zoneinfo")?;
     let page = sysconf(SysconfVar::PAGE_SIZE).context("sysconf")?.context("no page size")?;
     Ok(field("/proc/meminfo", "MemAvailable:")? + at_hand(&zones) * page.cast_unsigned())
@@ -19,7 +19,7 @@ fn at_hand(zones: &str) -> u64 {
 }
 
 /// Anonymous resident memory of a process: heaps and stacks, not the program itself.
-pub(super) fn anonymous(pid: Pid) -> Result<u64> {
+pub(crate) fn anonymous(pid: Pid) -> Result<u64> {
     field(&format!("/proc/{pid}/status"), "RssAnon:")
 }
 
@@ -29,10 +29,10 @@ fn field(file: &str, name: &str) -> Result<u64> {
     Ok(value.with_context(|| format!("no {name} in {file}"))? * 1024)
 }
 
-pub(super) const MIB: f64 = 1_048_576.0;
+pub(crate) const MIB: f64 = 1_048_576.0;
 
 /// How much less there is now than before; negative if there is more.
-pub(super) fn growth(before: u64, now: u64) -> f64 {
+pub(crate) fn growth(before: u64, now: u64) -> f64 {
     now as f64 - before as f64
 }
 

@@ -12,14 +12,13 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use switchmaster_tests::wait;
 
-use super::cpu;
-use crate::workspace;
+use crate::{cpu, workspace};
 
 /// How long the machine is watched before anything starts.
 const WATCH: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Serialize)]
-pub(super) struct Setting {
+pub(crate) struct Setting {
     date: String,
     switchmaster: String,
     haproxy: String,
@@ -34,7 +33,7 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    pub(super) fn look(program: &Path, congestion_control: Option<&str>) -> Result<Self> {
+    pub(crate) fn look(program: &Path, congestion_control: Option<&str>) -> Result<Self> {
         let before = cpu::machine()?;
         wait::pause(WATCH);
         let busy = cpu::machine()?.saturating_sub(before);
@@ -58,11 +57,11 @@ impl Setting {
     }
 
     /// Something else uses the machine, and every figure holds some of it.
-    pub(super) fn disturbed(&self) -> bool {
+    pub(crate) fn disturbed(&self) -> bool {
         self.busy_before > 0.1
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = format!(
             "- {}\n- {} cores ({}), {:.1} GiB, Linux {}, TCP congestion control {}\n- {}\n- {}, nbthread 2, tcp mode\n- {}, persistence \
              off\n- client, proxy and db in network namespaces joined by veth; before the run the machine was busy for {:.0} % \
