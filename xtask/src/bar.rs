@@ -36,15 +36,18 @@ impl Limit {
     }
 }
 
-/// Every bar with what was measured and its verdict.
-pub(crate) fn verdicts<'a>(bars: impl Iterator<Item = &'a Bar>) -> String {
+/// Every bar with what was measured and its verdict, under a heading.
+pub(crate) fn verdicts<'a>(bars: impl IntoIterator<Item = &'a Bar>) -> String {
+    format!("## The bars\n\n{}", demands(bars))
+}
+
+pub(crate) fn demands<'a>(bars: impl IntoIterator<Item = &'a Bar>) -> String {
     let mut table = Table::new(&["what", "bar", "measured", "verdict"]);
     for bar in bars {
         let verdict = if bar.met { "met" } else { "**missed**" };
         table.row(vec![bar.what.clone(), bar.bar.clone(), bar.measured.clone(), verdict.to_owned()]);
     }
-    let text = if table.is_empty() { "No bar belongs to what was measured.\n".into() } else { table.text() };
-    format!("## The bars\n\n{text}")
+    if table.is_empty() { "No bar belongs to what was measured.\n".to_owned() } else { table.text() }
 }
 
 #[cfg(test)]

@@ -45,8 +45,22 @@ impl Journal {
 
     /// When the group first stopped being open, and with which way and reason.
     pub(crate) fn shut(&self) -> Option<(Instant, String)> {
-        let (at, line) = self.states().find(|(_, line)| text(line, "way") != Some("open"))?;
-        Some((*at, format!("{} ({})", text(line, "way")?, text(line, "reason")?)))
+        self.first_but(&["open"])
+    }
+
+    /// When established connections first stopped as well.
+    pub(crate) fn fenced(&self) -> Option<(Instant, String)> {
+        self.first_but(&["open", "established"])
+    }
+
+    fn first_but(&self, ways: &[&str]) -> Option<(Instant, String)> {
+        let (at, line) = self.states().find(|(_, line)| text(line, "way").is_some_and(|way| !ways.contains(&way)))?;
+        Some((*at, said(line)?))
+    }
+
+    /// Every change of the group's state, with its way and reason.
+    pub(crate) fn changes(&self) -> Vec<(Instant, String)> {
+        self.states().filter_map(|(at, line)| Some((*at, said(line)?))).collect()
     }
 
     /// When it opened towards `master`.
@@ -74,6 +88,10 @@ impl Journal {
     }
 }
 
+fn said(state: &Value) -> Option<String> {
+    Some(format!("{} ({})", text(state, "way")?, text(state, "reason")?))
+}
+
 fn text<'a>(line: &'a Value, key: &str) -> Option<&'a str> {
     line.get(key)?.as_str()
 }
@@ -84,7 +102,8 @@ mod tests {
 
     use super::*;
 
-    const LOG: &str = r#"{"timestamp":"2026-11-20T12:00:01.500000Z","message":"the group takes no new clients","way":"closed","reason":"role-lost","master":"-","was":"10.0.0.1:6379 (epoch 0, id ab)"}
+    const LOG: &str = r#"{"timestamp":"2026-11-20T12:00:01.400000Z","message":"the group takes no new clients","way":"established","reason":"probe-lost","master":"-","was":"10.0.0.1:6379 (epoch 0, id ab)"}
+{"timestamp":"2026-11-20T12:00:01.500000Z","message":"the group takes no new clients","way":"closed","reason":"role-lost","master":"-","was":"10.0.0.1:6379 (epoch 0, id ab)"}
 not a line of the log
 {"timestamp":"2026-11-20T12:00:02Z","message":"the group's state","way":"open","reason":"proven","master":"10.0.0.2:6379 (epoch 1, id cd)","was":"-"}
 {"timestamp":"2026-11-20T12:00:02.001Z","message":"connections were reset","connections":3,"took_us":120}"#;
@@ -95,7 +114,9 @@ not a line of the log
             Clock { wall: humantime::parse_rfc3339("2026-11-20T12:00:01Z").expect("a time"), here: Instant::now() };
         let after = |ms| clock.here + Duration::from_millis(ms);
         let journal = Journal::since(clock.here, LOG, clock);
-        assert_eq!(journal.shut(), Some((after(500), "closed (role-lost)".to_owned())));
+        assert_eq!(journal.shut(), Some((after(400), "established (probe-lost)".to_owned())));
+        assert_eq!(journal.fenced(), Some((after(500), "closed (role-lost)".to_owned())));
+        assert_eq!(journal.changes().last(), Some(&(after(1000), "open (proven)".to_owned())));
         assert_eq!(journal.opened(([10, 0, 0, 2], 6379).into()), Some(after(1000)));
         assert_eq!(journal.resets(), Some((after(1001), 3, 120)));
         assert!(Journal::since(after(1), "", clock).resets().is_none());

@@ -7,6 +7,7 @@ mod compare;
 mod cpu;
 mod daemon;
 mod demo;
+mod drill;
 mod journal;
 mod memory;
 mod series;
@@ -44,6 +45,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Measure the daemon against HAProxy and a direct connection, in one run
     Compare(compare::Arguments),
+    /// Switch the master in nine ways under load, and count what clients lose and how long they wait
+    Drill(drill::Arguments),
     /// Run the test tiers, after the set-up they need
     Test(test::Arguments),
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf => build_ebpf::run(),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Drill(arguments) => drill::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     };
     match result {

@@ -1,0 +1,124 @@
+//! The figures of a round, from its evidence.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use super::{
+    dialers::Outcome,
+    evidence::Evidence,
+    figures::{Figure, Figures},
+    stage::Counters,
+    timeline::{Bucket, Mark, buckets, timeline},
+};
+use crate::{journal::Journal, signs::Signs};
+
+/// So late a log line, or a look of the watch, may be: a cause that close behind its effect is the cause.
+const LATE: Duration = Duration::from_millis(5);
+
+#[derive(Debug, Serialize)]
+pub(super) struct Round {
+    pub(super) figures: Figures,
+    pub(super) timeline: Vec<Mark>,
+    pub(super) writes: Vec<Bucket>,
+}
+
+/// `addresses` are the nodes'; `counted` is what the proxy counted since the blow.
+pub(super) fn settle(evidence: &Evidence, addresses: &[SocketAddr], signs: &Signs, counted: Option<Counters>) -> Round {
+    let mut figures = Figures::default();
+    let moments = Moments::of(evidence, addresses[evidence.new]);
+    lost_and_gap(evidence, &moments, &mut figures);
+    let severed = severed(evidence, &moments, &mut figures);
+    figures.count(Figure::Wrong, evidence.wrong());
+    figures.count(Figure::Refused, evidence.dials_that(|outcome| matches!(outcome, Outcome::Refused(_))));
+    figures.count(Figure::Cut, evidence.dials_that(|outcome| matches!(outcome, Outcome::Cut(_))));
+    if let Some(counted) = counted {
+        figures.set(Figure::Parked, counted.parked as f64);
+        figures.set(Figure::RefusedByProxy, counted.refused as f64);
+    }
+    let timeline = timeline(evidence, &moments, severed, signs);
+    Round { figures, timeline, writes: buckets(evidence) }
+}
+
+/// The moments that most figures are taken from.
+pub(super) struct Moments {
+    role_change: Option<Instant>,
+    visible: Option<Instant>,
+    pub(super) majority: Option<Instant>,
+    fence: Option<Instant>,
+    flip: Option<Instant>,
+    pub(super) first_good: Option<Instant>,
+}
+
+impl Moments {
+    fn of(evidence: &Evidence, new: SocketAddr) -> Self {
+        let flip = evidence.flip(new);
+        let fenced = evidence.journal.as_ref().and_then(Journal::fenced).map(|(at, _)| at);
+        Self {
+            role_change: evidence.role_change(),
+            visible: evidence.visible(),
+            majority: evidence.majority(),
+            // Whoever opens towards the new master without having stopped before fences by that.
+            fence: fenced.into_iter().chain(flip).min(),
+            flip,
+            first_good: evidence.first_good(evidence.new, evidence.at).map(|ack| ack.acked),
+        }
+    }
+}
+
+fn lost_and_gap(evidence: &Evidence, moments: &Moments, figures: &mut Figures) {
+    let since_blow = |at: Option<Instant>| at.map(|at| signed_ms(evidence.at, at));
+    let between = |from: Option<Instant>, to: Option<Instant>| Some(signed_ms(from?, to?));
+    figures.count(Figure::AckedThenLost, evidence.lost().count());
+    figures.count(Figure::PublishedThenLost, evidence.unheard().count());
+    figures.note(Figure::Gap, evidence.gap().map(|(_, gap)| ms(gap)));
+    figures.note(Figure::RoleChange, since_blow(moments.role_change));
+    figures.note(Figure::Majority, since_blow(moments.majority));
+    let worst = evidence
+        .crowned()
+        .into_iter()
+        .map(|(at, node)| evidence.first_good(node, at).map_or(f64::INFINITY, |ack| signed_ms(at, ack.acked)));
+    figures.note(Figure::RoleToGood, worst.max_by(f64::total_cmp));
+    figures.note(Figure::MajorityToGood, between(moments.majority, moments.first_good));
+    figures.note(Figure::FenceAfterRole, between(moments.visible, moments.fence));
+    figures.count(Figure::OldAcks, evidence.by_the_deposed(&evidence.writes).count());
+    figures.count(Figure::OldPublishes, evidence.by_the_deposed(&evidence.publishes).count());
+    figures.note(Figure::AcksAfterFence, moments.fence.map(|fence| evidence.after_fence(fence) as f64));
+    figures.count(Figure::Acked, evidence.writes.acks.len());
+}
+
+/// Idle connections: counted from what ended them. Returns the first and the last.
+fn severed(evidence: &Evidence, moments: &Moments, figures: &mut Figures) -> Option<(Instant, Instant)> {
+    let mut ends: Vec<Instant> = evidence.ends.iter().map(|end| end.at).filter(|at| *at >= evidence.at).collect();
+    ends.sort_unstable();
+    let first = ends.first().copied();
+    let causes = [Some(evidence.at), moments.fence, moments.flip, moments.majority];
+    // A proxy that gives no account of its decisions is measured from the Sentinels'.
+    let own = evidence.journal.is_some();
+    let causes = causes.into_iter().take(if own { 3 } else { 4 }).flatten();
+    let zero = if evidence.drill.ends_connections() {
+        evidence.at
+    } else {
+        causes.filter(|cause| first.is_none_or(|first| *cause <= first + LATE)).max().unwrap_or(evidence.at)
+    };
+    let quantile = |part: f64| {
+        let rank = ((evidence.crowd.saturating_sub(1)) as f64 * part).round() as usize;
+        ends.get(rank).map_or(f64::INFINITY, |at| signed_ms(zero, *at).max(0.0))
+    };
+    figures.set(Figure::SeverP50, quantile(0.5));
+    figures.set(Figure::SeverP99, quantile(0.99));
+    figures.count(Figure::NeverSevered, evidence.crowd - ends.len().min(evidence.crowd));
+    first.zip(ends.last().copied())
+}
+
+pub(super) fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// From one moment to another, negative if that one was earlier.
+pub(super) fn signed_ms(from: Instant, to: Instant) -> f64 {
+    to.checked_duration_since(from).map_or_else(|| -ms(from - to), ms)
+}

@@ -1,0 +1,152 @@
+//! What a round left behind, and what follows from it: which acknowledgements were good, who reigned when,
+//! and which connections went wrong. Only clients, servers and data are asked; the proxy's own account
+//! gives the moments of its decisions.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use switchmaster_tests::client::{Ack, End, Record};
+
+use super::{
+    dialers::{Dial, Outcome},
+    ears::Heard,
+    name::Drill,
+    watch::Sightings,
+};
+use crate::journal::Journal;
+
+/// Before the blow nothing is asked of publishes that are older: the witnesses may not have listened yet.
+const BEFORE: Duration = Duration::from_secs(1);
+/// So late the watch may be.
+const BLINK: Duration = Duration::from_millis(10);
+
+#[derive(Debug)]
+pub(super) struct Evidence {
+    pub(super) drill: Drill,
+    /// The blow.
+    pub(super) at: Instant,
+    pub(super) old: usize,
+    /// The surviving master.
+    pub(super) new: usize,
+    pub(super) ports: Vec<u16>,
+    pub(super) writes: Record,
+    pub(super) publishes: Record,
+    /// The numbers that the surviving master has.
+    pub(super) held: HashSet<u64>,
+    /// What was heard at the surviving master.
+    pub(super) witness: Heard,
+    pub(super) subscriber: Heard,
+    pub(super) dials: Vec<Dial>,
+    pub(super) crowd: usize,
+    pub(super) ends: Vec<End>,
+    pub(super) sightings: Sightings,
+    /// The proxy's own account, where it gives one.
+    pub(super) journal: Option<Journal>,
+}
+
+impl Evidence {
+    /// Who was the rightful master at a moment: the last node that became one.
+    pub(super) fn reign(&self, at: Instant) -> usize {
+        self.crowned().iter().rev().find(|(since, _)| *since <= at).map_or(self.old, |(_, node)| *node)
+    }
+
+    pub(super) fn crowned(&self) -> Vec<(Instant, usize)> {
+        self.sightings.crowned(self.at)
+    }
+
+    /// When the surviving master became one.
+    pub(super) fn role_change(&self) -> Option<Instant> {
+        self.crowned().into_iter().find(|(_, node)| *node == self.new).map(|(at, _)| at)
+    }
+
+    /// When the role change that must be answered could first be seen.
+    pub(super) fn visible(&self) -> Option<Instant> {
+        match self.drill {
+            Drill::Demote => self.sightings.demoted(self.old, self.at),
+            _ => self.role_change(),
+        }
+    }
+
+    pub(super) fn majority(&self) -> Option<Instant> {
+        self.sightings.majority(self.old, self.at).map(|(at, _)| at)
+    }
+
+    /// When the proxy opened towards the surviving master, by its own account.
+    pub(super) fn flip(&self, address: std::net::SocketAddr) -> Option<Instant> {
+        self.journal.as_ref()?.opened(address)
+    }
+
+    pub(super) fn lost(&self) -> impl Iterator<Item = &Ack> {
+        self.writes.acks.iter().filter(|ack| !self.held.contains(&ack.number))
+    }
+
+    /// Acknowledged and there.
+    pub(super) fn good(&self) -> impl Iterator<Item = &Ack> {
+        self.writes.acks.iter().filter(|ack| self.held.contains(&ack.number))
+    }
+
+    /// The first good write that `node` acknowledged after `since`.
+    pub(super) fn first_good(&self, node: usize, since: Instant) -> Option<&Ack> {
+        self.good().find(|ack| ack.acked >= since && ack.node == self.ports[node])
+    }
+
+    /// The last good write before the longest time without one, and that time.
+    pub(super) fn gap(&self) -> Option<(Instant, Duration)> {
+        let start = self.at - Duration::from_millis(100);
+        let good: Vec<Instant> = self.good().map(|ack| ack.acked).filter(|at| *at >= start).collect();
+        let pauses = good.windows(2).map(|pair| (pair[0], pair[1] - pair[0]));
+        pauses.max_by_key(|(_, pause)| *pause)
+    }
+
+    /// Publishes that were acknowledged and are not on the surviving master's stream, unless the publisher
+    /// was cut off before its next acknowledgement.
+    pub(super) fn unheard(&self) -> impl Iterator<Item = &Ack> {
+        let heard: HashSet<u64> = self.witness.numbers.iter().map(|(_, number)| *number).collect();
+        let mut last: BTreeMap<u32, u64> = self.publishes.acks.iter().map(|ack| (ack.link, ack.number)).collect();
+        if self.publishes.outages.last().is_none_or(|outage| outage.until.is_some()) {
+            // The last connection was not cut off: the round was over.
+            last.pop_last();
+        }
+        let start = self.at - BEFORE;
+        self.publishes.acks.iter().filter(move |ack| {
+            // Several masters: what the surviving one heard as a replica was broken off by each new sync.
+            let master = if self.drill == Drill::Flap { self.reign(ack.acked) } else { self.new };
+            ack.acked >= start
+                && ack.node != self.ports[master]
+                && !heard.contains(&ack.number)
+                && last.get(&ack.link) != Some(&ack.number)
+        })
+    }
+
+    /// Acknowledgements by another node than the rightful master.
+    pub(super) fn by_the_deposed<'a>(&'a self, record: &'a Record) -> impl Iterator<Item = &'a Ack> {
+        let after = record.acks.iter().filter(|ack| ack.acked >= self.at);
+        after.filter(|ack| ack.node != self.ports[self.reign(ack.acked)])
+    }
+
+    /// Sent after the fence, and acknowledged by the old master all the same.
+    pub(super) fn after_fence(&self, fence: Instant) -> usize {
+        let acks = self.writes.acks.iter().chain(&self.publishes.acks);
+        acks.filter(|ack| ack.sent > fence && ack.node == self.ports[self.old]).count()
+    }
+
+    /// New connections that a replica answered, or a master which at the time of the dial was none any more.
+    pub(super) fn wrong(&self) -> usize {
+        let wrong = |dial: &&Dial| match dial.outcome {
+            Outcome::Answered { master, port } => {
+                !master || (dial.dialled >= self.at && port != self.ports[self.reign(dial.dialled)])
+            }
+            _ => false,
+        };
+        // A dial that outlived a switch may well be answered by the new master, and that it is one may be
+        // heard from itself before the watch asks it again.
+        let settled = |dial: &&Dial| self.reign(dial.dialled) == self.reign(dial.ended + BLINK);
+        self.dials.iter().filter(wrong).filter(settled).count()
+    }
+
+    pub(super) fn dials_that(&self, ended: fn(&Outcome) -> bool) -> usize {
+        self.dials.iter().filter(|dial| dial.ended >= self.at && ended(&dial.outcome)).count()
+    }
+}

@@ -1,0 +1,216 @@
+//! `cargo xtask drill`: nine ways to lose a master, under load, with the daemon in front and, in turn, a
+//! peer; what clients lost is counted from the data. Needs root: it makes network namespaces.
+//! Nothing is left when it ends, also after Ctrl-C and errors. docs/drills.md has every figure.
+
+mod account;
+mod bars;
+mod closed;
+mod dialers;
+mod ears;
+mod evidence;
+mod figures;
+mod load;
+mod name;
+mod page;
+mod picture;
+mod report;
+mod residents;
+mod script;
+mod stage;
+mod timeline;
+mod watch;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use switchmaster_tests::{sweep, wait};
+
+use self::{
+    account::Round,
+    figures::{Figure, show},
+    name::{Commit, Drill, Peer, Side},
+    report::{Drilled, Report, Stood},
+    stage::Stage,
+};
+use crate::{daemon, need_root, setting::Setting, setup};
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[arg(value_name = "NAME", value_enum, required_unless_present = "all")]
+    drills: Vec<Drill>,
+    /// All nine, one after the other
+    #[arg(long, conflicts_with = "drills")]
+    all: bool,
+    /// The same drill through HAProxy, in alternating rounds; more than one, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "none")]
+    peer: Vec<Peer>,
+    /// Rounds of each side
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// How the daemon moves the bytes
+    #[arg(long, value_enum, default_value = "sockmap")]
+    datapath: Datapath,
+    /// When the daemon goes to a new master; more than one, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "majority")]
+    commit: Vec<Commit>,
+    /// Write every round to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw each drill into this folder, as drill-NAME.svg: the sides' timelines, one above the other
+    #[arg(long, value_name = "FOLDER")]
+    svg: Option<PathBuf>,
+    /// Put each drill's table, bars and picture into this page, in place of what it says of that drill
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Fail if a bar is missed
+    #[arg(long)]
+    strict: bool,
+    /// Install what is missing without asking
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Datapath {
+    Copy,
+    Sockmap,
+}
+
+/// What the rounds need to know.
+#[derive(Debug)]
+struct Run {
+    program: PathBuf,
+    datapath: &'static str,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    need_root("making network namespaces for a private cluster")?;
+    setup::ensure_ready(arguments.yes)?;
+    // Somebody who names a program wants that one drilled, whatever the sources are.
+    let program = match std::env::var_os("SWITCHMASTER_BIN") {
+        Some(program) => PathBuf::from(program),
+        None => daemon::build()?,
+    };
+    let drilled = drill(arguments, program);
+    if sweep::interrupted() {
+        // The harness takes everything down on a thread of its own, and then ends this process.
+        println!("\ninterrupted: everything is being taken down");
+        wait::pause(Duration::from_secs(30));
+        bail!("the clean-up hangs");
+    }
+    let report = drilled?;
+    println!("{}", report.verdicts());
+    let failed = report.drills.iter().flat_map(|drilled| &drilled.sides).any(|stood| !stood.failed.is_empty());
+    Ok(if failed || (arguments.strict && !report.met()) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn drill(arguments: &Arguments, program: PathBuf) -> Result<Report> {
+    let setting = Setting::look(&program, None)?;
+    let datapath = match arguments.datapath {
+        Datapath::Copy => "copy",
+        Datapath::Sockmap => "sockmap",
+    };
+    let command = format!("cargo xtask {}", std::env::args().skip(1).collect::<Vec<_>>().join(" "));
+    let mut report = Report { command, setting, datapath, drills: Vec::new() };
+    println!("\n{}", report.circumstances());
+    let run = Run { program, datapath };
+    let drills = if arguments.all { Drill::value_variants() } else { &arguments.drills };
+    for &drill in drills {
+        println!("=== {}: {}", drill.word(), drill.blow());
+        let drilled = Drilled::new(drill, rounds(&run, drill, arguments)?);
+        println!("\n{}{}", drilled.table(), drilled.moments());
+        report.drills.push(drilled);
+        // Each at once: who interrupts the next one keeps this one.
+        write(arguments, &report)?;
+    }
+    Ok(report)
+}
+
+/// The sides in turn, so that whatever else the machine does befalls all.
+fn rounds(run: &Run, drill: Drill, arguments: &Arguments) -> Result<Vec<Stood>> {
+    let stood = |side| (None, Stood { side, rounds: Vec::new(), failed: Vec::new() });
+    let mut sides: Vec<(Option<Stage>, Stood)> =
+        Side::all(&arguments.commit, &arguments.peer).into_iter().map(stood).collect();
+    for number in 1..=arguments.rounds {
+        for (stage, stood) in &mut sides {
+            let heading = format!("{} round {number} of {}, {}", drill.word(), arguments.rounds, stood.side);
+            let played = play(run, drill, stood.side, stage);
+            if sweep::interrupted() {
+                bail!("interrupted");
+            }
+            match played {
+                Ok(round) => {
+                    println!("  {heading}: {}", line(&round));
+                    stood.rounds.push(round);
+                }
+                Err(error) => {
+                    println!("  {heading}: FAILED: {error:#}");
+                    stood.failed.push(format!("{error:#}"));
+                }
+            }
+        }
+    }
+    Ok(sides.into_iter().map(|(_, stood)| stood).collect())
+}
+
+/// On the stage of the last round, if there was one and it went well.
+fn play(run: &Run, drill: Drill, side: Side, stage: &mut Option<Stage>) -> Result<Round> {
+    if matches!(drill, Drill::Start | Drill::NoMajority) {
+        // They are about a proxy that knows nothing yet.
+        return closed::play(run, drill, side);
+    }
+    let mut used = match stage.take() {
+        Some(stage) => stage,
+        None => Stage::bare()?,
+    };
+    let round = script::play(&mut used, run, drill, side)?;
+    *stage = Some(used);
+    Ok(round)
+}
+
+/// A round in a line, while the others are still to come.
+fn line(round: &Round) -> String {
+    let figures = [
+        Figure::AckedThenLost,
+        Figure::PublishedThenLost,
+        Figure::Gap,
+        Figure::RoleToGood,
+        Figure::MajorityToGood,
+        Figure::OldAcks,
+        Figure::Wrong,
+        Figure::SeverP99,
+        Figure::Parked,
+        Figure::Refused,
+        Figure::Answered,
+    ];
+    let shown = figures.iter().filter_map(|figure| {
+        let value = round.figures.get(*figure)?;
+        Some(format!("{} {}", figure.word().trim_end_matches("_ms"), show(*figure, value)))
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+fn write(arguments: &Arguments, report: &Report) -> Result<()> {
+    if let Some(file) = &arguments.json {
+        let text = serde_json::to_string(report).context("the rounds")?;
+        fs::write(file, text + "\n").with_context(|| file.display().to_string())?;
+    }
+    let Some(drilled) = report.drills.last() else { return Ok(()) };
+    let beside = arguments.markdown.as_deref().and_then(Path::parent);
+    let mut picture = None;
+    if let (Some(folder), Some(drawing)) = (arguments.svg.as_deref().or(beside), picture::draw(drilled)) {
+        let file = folder.join(format!("drill-{}.svg", drilled.drill.word()));
+        svg::save(&file, &drawing).with_context(|| file.display().to_string())?;
+        picture = Some(file);
+    }
+    if let Some(file) = &arguments.markdown {
+        page::put(file, drilled.drill, &report.section(drilled, picture.as_deref()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! A page of Markdown in which each drill has a section of its own, between two comments. What stands
+//! elsewhere on the page is somebody's writing, and stays.
+
+use std::{fs, io::ErrorKind, path::Path};
+
+use anyhow::{Context as _, Result};
+
+use super::name::Drill;
+
+/// Puts a drill's section where it was, or at the end.
+pub(super) fn put(file: &Path, drill: Drill, section: &str) -> Result<()> {
+    let page = match fs::read_to_string(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok("# Drills\n".to_owned()),
+        page => page,
+    };
+    let page = page.with_context(|| file.display().to_string())?;
+    fs::write(file, with(&page, drill, section)).with_context(|| file.display().to_string())
+}
+
+fn with(page: &str, drill: Drill, section: &str) -> String {
+    let (begin, end) = (format!("<!-- drill {} -->\n", drill.word()), format!("<!-- end of {} -->\n", drill.word()));
+    let old = page.find(&begin).zip(page.find(&end)).filter(|(from, to)| from < to);
+    let (before, after) = match old {
+        Some((from, to)) => (page[..from].to_owned(), &page[to + end.len()..]),
+        None => (format!("{}\n\n", page.trim_end()), ""),
+    };
+    format!("{before}{begin}\n{}\n\n{end}{after}", section.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_takes_the_place_of_the_one_before_and_leaves_the_rest() {
+        let page = with("# Drills\n\nWhat they are.\n", Drill::Kill, "## kill\n");
+        let page = with(&page, Drill::Planned, "## planned\n");
+        let again = with(&page, Drill::Kill, "## kill, anew\n");
+        assert_eq!(
+            again,
+            "# Drills\n\nWhat they are.\n\n<!-- drill kill -->\n\n## kill, anew\n\n<!-- end of kill -->\n\n\
+             <!-- drill planned -->\n\n## planned\n\n<!-- end of planned -->\n"
+        );
+        assert_eq!(with(&again, Drill::Planned, "## planned"), again);
+    }
+}
