@@ -49,21 +49,18 @@ pub(super) struct Moments {
     visible: Option<Instant>,
     pub(super) majority: Option<Instant>,
     fence: Option<Instant>,
-    flip: Option<Instant>,
     pub(super) first_good: Option<Instant>,
 }
 
 impl Moments {
     fn of(evidence: &Evidence, new: SocketAddr) -> Self {
-        let flip = evidence.flip(new);
         let fenced = evidence.journal.as_ref().and_then(Journal::fenced).map(|(at, _)| at);
         Self {
             role_change: evidence.role_change(),
             visible: evidence.visible(),
             majority: evidence.majority(),
             // Whoever opens towards the new master without having stopped before fences by that.
-            fence: fenced.into_iter().chain(flip).min(),
-            flip,
+            fence: fenced.into_iter().chain(evidence.flip(new)).min(),
             first_good: evidence.first_good(evidence.new, evidence.at).map(|ack| ack.acked),
         }
     }
@@ -90,20 +87,19 @@ fn lost_and_gap(evidence: &Evidence, moments: &Moments, figures: &mut Figures) {
     figures.count(Figure::Acked, evidence.writes.acks.len());
 }
 
-/// Idle connections: counted from what ended them. Returns the first and the last.
+/// Idle connections: counted from the decision that ended them. Returns the first and the last.
 fn severed(evidence: &Evidence, moments: &Moments, figures: &mut Figures) -> Option<(Instant, Instant)> {
     let mut ends: Vec<Instant> = evidence.ends.iter().map(|end| end.at).filter(|at| *at >= evidence.at).collect();
     ends.sort_unstable();
     let first = ends.first().copied();
-    let causes = [Some(evidence.at), moments.fence, moments.flip, moments.majority];
-    // A proxy that gives no account of its decisions is measured from the Sentinels'.
-    let own = evidence.journal.is_some();
-    let causes = causes.into_iter().take(if own { 3 } else { 4 }).flatten();
-    let zero = if evidence.drill.ends_connections() {
-        evidence.at
-    } else {
-        causes.filter(|cause| first.is_none_or(|first| *cause <= first + LATE)).max().unwrap_or(evidence.at)
+    let decisions: Vec<Instant> = match &evidence.journal {
+        _ if evidence.drill.ends_connections() => Vec::new(),
+        Some(journal) => journal.changes().into_iter().map(|(at, _)| at).collect(),
+        // A proxy that gives no account of its decisions is measured from the Sentinels'.
+        None => moments.majority.into_iter().collect(),
     };
+    let before = decisions.into_iter().filter(|at| first.is_none_or(|first| *at <= first + LATE));
+    let zero = before.max().unwrap_or(evidence.at);
     let quantile = |part: f64| {
         let rank = ((evidence.crowd.saturating_sub(1)) as f64 * part).round() as usize;
         ends.get(rank).map_or(f64::INFINITY, |at| signed_ms(zero, *at).max(0.0))

@@ -45,6 +45,11 @@ fn rules(drill: Drill, commit: Commit) -> Vec<Rule> {
             let mut rules = none(&[Figure::AckedThenLost, Figure::PublishedThenLost, Figure::Refused]);
             let (gap, release) = if early { (300.0, Figure::RoleToGood) } else { (1500.0, Figure::MajorityToGood) };
             rules.extend([median(Figure::Gap, gap), median(release, 10.0), worst(release, 30.0)]);
+            rules
+        }
+        Drill::Crowd => {
+            let mut rules =
+                none(&[Figure::AckedThenLost, Figure::PublishedThenLost, Figure::Refused, Figure::NeverSevered]);
             rules.push(worst(Figure::SeverP99, 20.0));
             rules
         }

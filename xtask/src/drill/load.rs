@@ -27,9 +27,9 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) fn start(stage: &Stage, (subscribers, publishers): (usize, usize)) -> Result<Self> {
+    pub(super) fn start(stage: &Stage, idle: (usize, usize)) -> Result<Self> {
         let (namespace, to) = (stage.client()?, stage.address()?);
-        let crowd = gather(stage, subscribers, publishers)?;
+        let crowd = gather(stage, idle)?;
         let from = namespace.clone();
         let witness = |node: &Node| {
             let door = node.door().clone();
@@ -49,7 +49,7 @@ impl Load {
 }
 
 /// Idle ones: subscribers to a channel where nothing is said, and publishers that said something once.
-pub(super) fn gather(stage: &Stage, subscribers: usize, publishers: usize) -> Result<Crowd> {
+pub(super) fn gather(stage: &Stage, (subscribers, publishers): (usize, usize)) -> Result<Crowd> {
     let (namespace, to) = (stage.client()?, stage.address()?);
     let confirmed = "*3\r\n$9\r\nsubscribe\r\n$4\r\nidle\r\n:1\r\n".len();
     let crowd = Crowd::gather(namespace, to, subscribers, "SUBSCRIBE idle\r\n", confirmed)?;

@@ -1,4 +1,4 @@
-//! `cargo xtask drill`: nine ways to lose a master, under load, with the daemon in front and, in turn, a
+//! `cargo xtask drill`: nine ways to lose a master, one of them also with a crowd, under load, with the daemon in front and, in turn, a
 //! peer; what clients lost is counted from the data. Needs root: it makes network namespaces.
 //! Nothing is left when it ends, also after Ctrl-C and errors. docs/drills.md has every figure.
 
@@ -44,7 +44,7 @@ use crate::{daemon, need_root, setting::Setting, setup};
 pub(crate) struct Arguments {
     #[arg(value_name = "NAME", value_enum, required_unless_present = "all")]
     drills: Vec<Drill>,
-    /// All nine, one after the other
+    /// All of them, one after the other
     #[arg(long, conflicts_with = "drills")]
     all: bool,
     /// The same drill through HAProxy, in alternating rounds; more than one, separated by commas

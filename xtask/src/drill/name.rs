@@ -1,4 +1,4 @@
-//! The nine drills and the sides that can stand one.
+//! The drills and the sides that can stand one.
 
 use std::fmt;
 
@@ -27,6 +27,8 @@ pub(super) enum Drill {
     Start,
     /// Five planned failovers in a minute
     Flap,
+    /// Planned, with a thousand idle subscribers and ten idle publishers
+    Crowd,
 }
 
 impl Drill {
@@ -41,6 +43,7 @@ impl Drill {
             Self::SentinelLoss => "sentinel-loss",
             Self::Start => "start",
             Self::Flap => "flap",
+            Self::Crowd => "crowd",
         }
     }
 
@@ -56,12 +59,13 @@ impl Drill {
             Self::SentinelLoss => "the master and the first Sentinel are killed",
             Self::Start => "the proxy is started",
             Self::Flap => "five SENTINEL FAILOVER in a minute",
+            Self::Crowd => "SENTINEL FAILOVER is ordered, a thousand are idle",
         }
     }
 
     /// Idle subscribers and idle publishers.
     pub(super) fn crowd(self) -> (usize, usize) {
-        if self == Self::Planned { (1000, 10) } else { (290, 10) }
+        if self == Self::Crowd { (1000, 10) } else { (90, 10) }
     }
 
     /// Whether its connections end by themselves, with the node they are on.

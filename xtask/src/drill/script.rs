@@ -57,7 +57,7 @@ pub(super) fn play(stage: &mut Stage, run: &Run, drill: Drill, side: Side) -> Re
 /// Lets it happen and waits until all servers are well again; returns the master then.
 fn blow(stage: &mut Stage, load: &Load, drill: Drill, old: usize, at: Instant) -> Result<usize> {
     match drill {
-        Drill::Planned => order(stage)?,
+        Drill::Planned | Drill::Crowd => order(stage)?,
         Drill::Kill => stage.cluster.nodes[old].kill(),
         Drill::SentinelLoss => {
             stage.cluster.sentinels[0].kill();
