@@ -150,3 +150,93 @@ impl Evidence {
         self.dials.iter().filter(|dial| dial.ended >= self.at && ended(&dial.outcome)).count()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::watch::RoleSeen, *};
+    use crate::drill::watch::Role;
+
+    const PORTS: [u16; 2] = [6379, 6380];
+
+    fn at(zero: Instant, ms: u64) -> Instant {
+        zero + Duration::from_millis(ms)
+    }
+
+    /// Node 0 reigns until, 100 ms after the blow, node 1 says that it is master.
+    fn evidence(zero: Instant) -> Evidence {
+        let role = |ms, node, role| RoleSeen { at: at(zero, ms), node, role };
+        let roles = vec![role(0, 0, Role::Master), role(0, 1, Role::Replica), role(1100, 1, Role::Master)];
+        Evidence {
+            drill: Drill::Planned,
+            at: at(zero, 1000),
+            old: 0,
+            new: 1,
+            ports: PORTS.to_vec(),
+            writes: Record::default(),
+            publishes: Record::default(),
+            held: HashSet::new(),
+            witness: Heard::default(),
+            subscriber: Heard::default(),
+            dials: Vec::new(),
+            crowd: 0,
+            ends: Vec::new(),
+            sightings: Sightings { roles, ..Sightings::default() },
+            journal: None,
+        }
+    }
+
+    fn ack(zero: Instant, ms: u64, number: u64, link: u32, node: usize) -> Ack {
+        Ack { number, sent: at(zero, ms), acked: at(zero, ms + 1), link, node: PORTS[node] }
+    }
+
+    fn numbers<'a>(acks: impl Iterator<Item = &'a Ack>) -> Vec<u64> {
+        acks.map(|ack| ack.number).collect()
+    }
+
+    #[test]
+    fn what_the_survivor_lacks_is_lost_and_does_not_end_the_gap() {
+        let zero = Instant::now();
+        let mut evidence = evidence(zero);
+        let writes = [(1050, 1, 1, 0), (1090, 2, 1, 0), (1150, 3, 1, 0), (1400, 4, 2, 1), (1401, 5, 2, 1)];
+        evidence.writes.acks = writes.map(|(ms, number, link, node)| ack(zero, ms, number, link, node)).to_vec();
+        evidence.held = [1, 2, 4, 5].into();
+        assert_eq!(numbers(evidence.lost()), [3]);
+        assert_eq!(numbers(evidence.by_the_deposed(&evidence.writes)), [3]);
+        assert_eq!(evidence.gap(), Some((at(zero, 1091), Duration::from_millis(310))));
+        assert_eq!(evidence.first_good(1, evidence.at).map(|ack| ack.number), Some(4));
+        assert_eq!(evidence.after_fence(at(zero, 1149)), 1);
+        assert_eq!(evidence.after_fence(at(zero, 1150)), 0);
+    }
+
+    #[test]
+    fn a_publish_is_excused_only_by_the_cut_that_followed_it() {
+        let zero = Instant::now();
+        let mut evidence = evidence(zero);
+        let publishes = [(1080, 1, 1, 0), (1110, 2, 1, 0), (1120, 3, 1, 0), (1300, 4, 2, 1)];
+        evidence.publishes.acks = publishes.map(|(ms, number, link, node)| ack(zero, ms, number, link, node)).to_vec();
+        evidence.witness.numbers = vec![(at(zero, 1081), 1)];
+        // The second was followed by another acknowledgement; the third by the end of its connection.
+        assert_eq!(numbers(evidence.unheard()), [2]);
+        evidence.publishes.acks.pop();
+        // No later connection: nothing cut this one off.
+        assert_eq!(numbers(evidence.unheard()), [2, 3]);
+    }
+
+    #[test]
+    fn a_dial_is_wrong_if_neither_its_beginning_nor_its_end_belongs_to_the_answering_node() {
+        let zero = Instant::now();
+        let mut evidence = evidence(zero);
+        let mut wrong = |dialled, ended, master, node: usize| {
+            let outcome = Outcome::Answered { master, port: PORTS[node] };
+            evidence.dials = vec![Dial { dialled: at(zero, dialled), ended: at(zero, ended), outcome }];
+            evidence.wrong()
+        };
+        assert_eq!(wrong(1050, 1051, true, 0), 0);
+        assert_eq!(wrong(1200, 1201, true, 0), 1);
+        assert_eq!(wrong(1200, 1201, true, 1), 0);
+        assert_eq!(wrong(1050, 1051, false, 1), 1);
+        // Parked through the switch; and answered just before the watch saw it.
+        assert_eq!(wrong(1050, 1300, true, 1), 0);
+        assert_eq!(wrong(1095, 1098, true, 1), 0);
+    }
+}
