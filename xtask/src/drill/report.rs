@@ -123,7 +123,7 @@ impl Report {
 
     /// Where, when and with what.
     pub(super) fn circumstances(&self) -> String {
-        format!("{}- datapath {}\n", self.setting.text(), self.datapath)
+        format!("- datapath {}\n{}", self.datapath, self.setting.text())
     }
 
     /// What a page says of one drill.
