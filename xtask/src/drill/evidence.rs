@@ -52,8 +52,13 @@ impl Evidence {
         self.crowned().iter().rev().find(|(since, _)| *since <= at).map_or(self.old, |(_, node)| *node)
     }
 
+    /// Those that became master and that the majority of the Sentinels named for it: one that calls itself
+    /// master and is called to order has no rights.
     pub(super) fn crowned(&self) -> Vec<(Instant, usize)> {
-        self.sightings.crowned(self.at)
+        let named = self.sightings.majorities();
+        let mut crowned = self.sightings.crowned(self.at);
+        crowned.retain(|(since, node)| named.iter().any(|(at, named)| at >= since && named == node));
+        crowned
     }
 
     /// When the surviving master became one.
@@ -153,8 +158,8 @@ impl Evidence {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::watch::RoleSeen, *};
-    use crate::drill::watch::Role;
+    use super::*;
+    use crate::drill::watch::{NameSeen, Role, RoleSeen};
 
     const PORTS: [u16; 2] = [6379, 6380];
 
@@ -166,6 +171,8 @@ mod tests {
     fn evidence(zero: Instant) -> Evidence {
         let role = |ms, node, role| RoleSeen { at: at(zero, ms), node, role };
         let roles = vec![role(0, 0, Role::Master), role(0, 1, Role::Replica), role(1100, 1, Role::Master)];
+        let name = |ms, sentinel, node| NameSeen { at: at(zero, ms), sentinel, node: Some(node) };
+        let names = vec![name(0, 0, 0), name(0, 1, 0), name(0, 2, 0), name(1500, 0, 1), name(1600, 1, 1)];
         Evidence {
             drill: Drill::Planned,
             at: at(zero, 1000),
@@ -180,7 +187,7 @@ mod tests {
             dials: Vec::new(),
             crowd: 0,
             ends: Vec::new(),
-            sightings: Sightings { roles, ..Sightings::default() },
+            sightings: Sightings { roles, names, sentinels: 3 },
             journal: None,
         }
     }
@@ -206,6 +213,17 @@ mod tests {
         assert_eq!(evidence.first_good(1, evidence.at).map(|ack| ack.number), Some(4));
         assert_eq!(evidence.after_fence(at(zero, 1149)), 1);
         assert_eq!(evidence.after_fence(at(zero, 1150)), 0);
+    }
+
+    #[test]
+    fn who_is_master_only_by_his_own_word_does_not_reign() {
+        let zero = Instant::now();
+        let mut evidence = evidence(zero);
+        assert_eq!(evidence.crowned(), [(at(zero, 1100), 1)]);
+        assert_eq!(evidence.majority(), Some(at(zero, 1600)));
+        evidence.sightings.names.pop();
+        assert!(evidence.crowned().is_empty());
+        assert_eq!(evidence.reign(at(zero, 1700)), 0);
     }
 
     #[test]

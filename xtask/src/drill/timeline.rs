@@ -55,7 +55,7 @@ pub(super) fn timeline(
     for channel in SIGNS {
         mark(signs.first(evidence.at, channel).map(|sign| sign.at), format!("first {channel}"));
     }
-    for (at, node) in evidence.crowned() {
+    for (at, node) in evidence.sightings.crowned(evidence.at) {
         mark(Some(at), format!("node{node} says master"));
     }
     mark(evidence.sightings.demoted(evidence.old, evidence.at), format!("node{} says replica", evidence.old));

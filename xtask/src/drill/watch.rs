@@ -68,17 +68,24 @@ impl Sightings {
         self.roles.iter().find(replica).map(|seen| seen.at)
     }
 
-    /// When, after `since`, a strict majority of all Sentinels first named another node than `old`, and which.
-    pub(super) fn majority(&self, old: usize, since: Instant) -> Option<(Instant, usize)> {
+    /// Whom a strict majority of all Sentinels named, each time that it became another node.
+    pub(super) fn majorities(&self) -> Vec<(Instant, usize)> {
         let mut named = vec![None; self.sentinels];
+        let mut majorities: Vec<(Instant, usize)> = Vec::new();
         for seen in &self.names {
             named[seen.sentinel] = seen.node;
-            let Some(node) = seen.node.filter(|node| *node != old && seen.at >= since) else { continue };
-            if named.iter().filter(|one| **one == Some(node)).count() * 2 > self.sentinels {
-                return Some((seen.at, node));
+            let Some(node) = seen.node else { continue };
+            let votes = named.iter().filter(|one| **one == Some(node)).count();
+            if votes * 2 > self.sentinels && majorities.last().is_none_or(|(_, last)| *last != node) {
+                majorities.push((seen.at, node));
             }
         }
-        None
+        majorities
+    }
+
+    /// When, after `since`, the majority first named another node than `old`, and which.
+    pub(super) fn majority(&self, old: usize, since: Instant) -> Option<(Instant, usize)> {
+        self.majorities().into_iter().find(|(at, node)| *at >= since && *node != old)
     }
 }
 
