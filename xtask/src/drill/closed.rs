@@ -73,6 +73,7 @@ fn start(run: &Run, side: Side) -> Result<Round> {
         }
         waited.map(|()| (began, dials))
     })?;
+    stage.front()?.lives()?;
     let master = stage.cluster.nodes[0].address.port();
     let (mut figures, mut first) = (Figures::default(), None);
     let (mut answered, mut wrong, mut refused, mut cut) = (0, 0, 0, 0);
@@ -127,6 +128,7 @@ fn no_majority(run: &Run, side: Side) -> Result<Round> {
     stage.launch(run, side)?;
     let launched = Instant::now();
     pass(LOOK_AROUND)?;
+    stage.front()?.lives()?;
     let came = Instant::now();
     let mut figures = Figures::default();
     knock(&stage, &mut figures)?;

@@ -143,6 +143,15 @@ impl Front {
         }
     }
 
+    /// An error if it does not run: who serves nobody makes no mistakes.
+    pub(super) fn lives(&self) -> Result<()> {
+        match self {
+            Self::Ours { daemon, .. } => daemon.status().map(drop),
+            Self::Peer(haproxy) => haproxy.servers_up().map(drop),
+        }
+        .context("the proxy does not run")
+    }
+
     /// `None` where the proxy has no such counters.
     pub(super) fn counters(&self) -> Result<Option<Counters>> {
         let Self::Ours { daemon, .. } = self else { return Ok(None) };
