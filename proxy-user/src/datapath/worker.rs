@@ -2,6 +2,9 @@
 //! in-kernel splice, watches its sockets for hang-up only (any wider interest would wake it for
 //! every message: sk_psock_verdict_data_ready still calls the socket's waiters).
 
+mod ending;
+mod kernel_events;
+
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
@@ -10,14 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{MapData, RingBuf};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use proxy_ebpf::{Event, TargetKey, counter, event, sequence};
+use proxy_ebpf::TargetKey;
 use slab::Slab;
 
+pub(super) use self::kernel_events::KernelEvents;
 use super::{
-    Connection, Sever, Severed,
-    flow::Via,
+    Connection,
     mailbox::{Mail, Mailbox},
     pair::{CLIENT, Means, Pair, Step},
     splice::Splice,
@@ -29,18 +31,6 @@ const KERNEL: u64 = u64::MAX - 1;
 const SCRATCH: usize = 64 << 10;
 /// How often idle time limits, and lost words of the verdict program, are looked for.
 const TICK: Duration = Duration::from_secs(1);
-/// Resets are not repeated when they are lost, and a burst overflows the queue of a receiving CPU
-/// (net.core.netdev_max_backlog, 1,000 packets): so many at a time, and a breath in between.
-const BURST: usize = 256;
-const BREATH: Duration = Duration::from_millis(1);
-
-/// The verdict program's voice, heard by one worker for all.
-pub(super) struct KernelEvents {
-    pub(super) ring: RingBuf<MapData>,
-    pub(super) counters: aya::maps::PerCpuArray<MapData, u64>,
-    pub(super) workers: Vec<Mailbox>,
-    pub(super) lost: u64,
-}
 
 pub(super) struct Worker {
     epoll: Epoll,
@@ -288,86 +278,6 @@ impl Worker {
         self.pairs.iter_mut().for_each(|(_, pair)| pair.refresh(splice));
     }
 
-    fn hear_kernel(&mut self, now: Instant) {
-        let Some(mut kernel) = self.kernel.take() else { return };
-        while let Some(item) = kernel.ring.next() {
-            let Ok(event) = bytemuck::try_pod_read_unaligned::<Event>(&item) else { continue };
-            match kernel.workers.get(event.worker as usize) {
-                _ if event.worker == 0 => self.on_kernel(event, now),
-                Some(mailbox) => mailbox.send(Mail::Kernel(event)),
-                None => {}
-            }
-        }
-        self.kernel = Some(kernel);
-    }
-
-    /// The ring is full only while thousands of flows pass at once; what it lost is found by asking.
-    fn look_for_lost_events(&mut self) {
-        let Some(kernel) = &mut self.kernel else { return };
-        let lost = kernel.counters.get(&counter::EVENT_LOST, 0).map_or(0, |values| values.iter().sum());
-        if lost != kernel.lost {
-            kernel.lost = lost;
-            kernel.workers.iter().for_each(|mailbox| mailbox.send(Mail::Audit));
-        }
-    }
-
-    fn on_kernel(&mut self, event: Event, now: Instant) {
-        let (index, side) = place(event.token);
-        let Some(pair) = self.pairs.get_mut(index) else { return };
-        if pair.ends[side].cookie != event.cookie {
-            return;
-        }
-        match (pair.flows[side].via, event.kind) {
-            (_, event::BROKEN) => {
-                tracing::warn!(
-                    "the kernel handed over a segment that does not continue its stream; the connection is reset"
-                );
-                return self.end(index);
-            }
-            (Via::Kernel, event::PASSING) => pair.leave(side, now),
-            // An evicted flow has met its limit; or the receiver of one that stays falls behind.
-            (Via::Draining, event::PASSING) | (Via::Kernel, _) => {}
-            _ => return,
-        }
-        self.step(event.token, now);
-    }
-
-    fn audit(&mut self, now: Instant) {
-        let Some(splice) = &self.splice else { return };
-        let (mut unheard, mut broken) = (Vec::new(), Vec::new());
-        for (index, pair) in &mut self.pairs {
-            for side in 0..2 {
-                let Ok(meter) = splice.meter(pair.ends[side].cookie) else { continue };
-                if meter.sequence == sequence::BROKEN {
-                    broken.push(index);
-                    break;
-                }
-                if pair.flows[side].via != Via::Kernel || meter.passing == 0 && meter.notified == 0 {
-                    continue;
-                }
-                if meter.passing != 0 {
-                    pair.leave(side, now);
-                }
-                unheard.push(token(index, side));
-            }
-        }
-        for token in unheard {
-            self.step(token, now);
-        }
-        for index in broken {
-            self.end(index);
-        }
-    }
-
-    fn carry_out(&mut self, order: &Sever) {
-        let early = self.early.remove(&order.key);
-        let severed = self.sever(&|pair| pair.lease.key == order.key && pair.lease.generation != order.keep);
-        let connections = early.map_or(0, |(early, _)| early) + severed.0;
-        let first = early.map(|(_, first)| first).or(severed.1);
-        // Nobody waits for it any more when the daemon is going down.
-        let _unheard = order.done.send(Severed { connections, first, last: Instant::now() });
-    }
-
     /// Gives every flow that was held its turn; those in the kernel's hands go by the kernel's gate.
     fn resume(&mut self, key: TargetKey, now: Instant) {
         let paused = self.pairs.iter().filter(|(_, pair)| pair.lease.key == key);
@@ -376,59 +286,6 @@ impl Worker {
         for token in sides.collect::<Vec<_>>() {
             self.step(token, now);
         }
-    }
-
-    /// Resets all matching connections, clients first: they are the ones who have to reconnect.
-    /// Returns how many, and when the first client was.
-    fn sever(&mut self, doomed: &dyn Fn(&Pair) -> bool) -> (usize, Option<Instant>) {
-        let doomed: Vec<usize> = self.pairs.iter().filter(|(_, pair)| doomed(pair)).map(|(index, _)| index).collect();
-        let mut nodes = Vec::with_capacity(doomed.len());
-        let mut rest = Vec::with_capacity(doomed.len());
-        let mut first = None;
-        for (closed, &index) in doomed.iter().enumerate() {
-            let (client, node, remains) = self.take(index).into_parts();
-            drop(client);
-            first.get_or_insert_with(Instant::now);
-            nodes.push(node);
-            rest.push(remains);
-            breathe(closed);
-        }
-        for (closed, node) in nodes.into_iter().enumerate() {
-            drop(node);
-            breathe(closed);
-        }
-        for remains in rest {
-            remains.settle(self.splice.as_mut());
-        }
-        (doomed.len(), first)
-    }
-
-    fn end(&mut self, index: usize) {
-        let pair = self.take(index);
-        self.bury(pair);
-    }
-
-    fn take(&mut self, index: usize) -> Pair {
-        let mut pair = self.pairs.remove(index);
-        self.timed -= usize::from(pair.timed());
-        if let Some(splice) = &self.splice {
-            pair.refresh(splice);
-            pair.discard(&mut self.scratch);
-        }
-        pair
-    }
-
-    /// Closes both sockets, by RST unless they part in order.
-    fn bury(&mut self, pair: Pair) {
-        let (client, node, remains) = pair.into_parts();
-        drop((client, node));
-        remains.settle(self.splice.as_mut());
-    }
-}
-
-fn breathe(closed: usize) {
-    if closed % BURST == BURST - 1 {
-        std::thread::park_timeout(BREATH);
     }
 }
 

@@ -1,0 +1,75 @@
+//! How connections end: one by one, or all that a switch leaves behind.
+
+use std::time::{Duration, Instant};
+
+use super::Worker;
+use crate::datapath::{Sever, Severed, pair::Pair};
+
+/// Resets are not repeated when they are lost, and a burst overflows the queue of a receiving CPU
+/// (net.core.netdev_max_backlog, 1,000 packets): so many at a time, and a breath in between.
+const BURST: usize = 256;
+const BREATH: Duration = Duration::from_millis(1);
+
+impl Worker {
+    pub(super) fn carry_out(&mut self, order: &Sever) {
+        let early = self.early.remove(&order.key);
+        let severed = self.sever(&|pair| pair.lease.key == order.key && pair.lease.generation != order.keep);
+        let connections = early.map_or(0, |(early, _)| early) + severed.0;
+        let first = early.map(|(_, first)| first).or(severed.1);
+        // Nobody waits for it any more when the daemon is going down.
+        let _unheard = order.done.send(Severed { connections, first, last: Instant::now() });
+    }
+
+    /// Resets all matching connections, clients first: they are the ones who have to reconnect.
+    /// Returns how many, and when the first client was.
+    pub(super) fn sever(&mut self, doomed: &dyn Fn(&Pair) -> bool) -> (usize, Option<Instant>) {
+        let doomed: Vec<usize> = self.pairs.iter().filter(|(_, pair)| doomed(pair)).map(|(index, _)| index).collect();
+        let mut nodes = Vec::with_capacity(doomed.len());
+        let mut rest = Vec::with_capacity(doomed.len());
+        let mut first = None;
+        for (closed, &index) in doomed.iter().enumerate() {
+            let (client, node, remains) = self.take(index).into_parts();
+            drop(client);
+            first.get_or_insert_with(Instant::now);
+            nodes.push(node);
+            rest.push(remains);
+            breathe(closed);
+        }
+        for (closed, node) in nodes.into_iter().enumerate() {
+            drop(node);
+            breathe(closed);
+        }
+        for remains in rest {
+            remains.settle(self.splice.as_mut());
+        }
+        (doomed.len(), first)
+    }
+
+    pub(super) fn end(&mut self, index: usize) {
+        let pair = self.take(index);
+        self.bury(pair);
+    }
+
+    fn take(&mut self, index: usize) -> Pair {
+        let mut pair = self.pairs.remove(index);
+        self.timed -= usize::from(pair.timed());
+        if let Some(splice) = &self.splice {
+            pair.refresh(splice);
+            pair.discard(&mut self.scratch);
+        }
+        pair
+    }
+
+    /// Closes both sockets, by RST unless they part in order.
+    pub(super) fn bury(&mut self, pair: Pair) {
+        let (client, node, remains) = pair.into_parts();
+        drop((client, node));
+        remains.settle(self.splice.as_mut());
+    }
+}
+
+fn breathe(closed: usize) {
+    if closed % BURST == BURST - 1 {
+        std::thread::park_timeout(BREATH);
+    }
+}
