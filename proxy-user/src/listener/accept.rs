@@ -93,10 +93,6 @@ impl Door {
                 return self.turn_away(stream, refusal);
             }
         };
-        if socket::tune(&stream).is_err() {
-            // Only a connection that is gone already refuses its options.
-            return counts.abandoned();
-        }
         let number = self.arrivals.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let client = Client { stream, ip, number, arrived: Instant::now(), place };
         let service = Arc::clone(&self.service);

@@ -9,7 +9,7 @@ use std::{
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::holder::holder;
+use super::{holder::holder, socket};
 
 /// The kernel takes the smaller of this and net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -25,17 +25,19 @@ pub struct BindError {
 /// A non-blocking listening socket, and the address it got.
 pub(super) fn bind(address: SocketAddr) -> Result<(SocketAddr, TcpListener), BindError> {
     let listen = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let listening = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if address.is_ipv6() {
-            socket.set_only_v6(true)?;
+            listening.set_only_v6(true)?;
         }
         // Connections of an earlier run may linger in TIME_WAIT; two listeners are refused still.
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        let socket = TcpListener::from(socket);
-        Ok((socket.local_addr()?, socket))
+        listening.set_reuse_address(true)?;
+        listening.set_nonblocking(true)?;
+        // Whoever is accepted inherits them (tcp_create_openreq_child): five system calls less for each client.
+        socket::tune(&listening)?;
+        listening.bind(&address.into())?;
+        listening.listen(BACKLOG)?;
+        let listening = TcpListener::from(listening);
+        Ok((listening.local_addr()?, listening))
     };
     listen().map_err(|source| BindError { address, source })
 }
