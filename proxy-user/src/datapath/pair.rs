@@ -182,12 +182,18 @@ impl Pair {
         self.ends.iter().for_each(End::disarm_reset);
     }
 
-    /// Reads away what was passed to a connection that ends: sockets with such bytes left upset the
-    /// kernel's count of their memory (inet_sock_destruct warns).
-    pub(super) fn discard(&mut self, scratch: &mut [u8]) {
-        for (end, flow) in self.ends.iter_mut().zip(&self.flows) {
-            if flow.spliced {
-                end.discard(scratch);
+    /// The last look at a connection that ends: counts what the kernel moved, and reads away what it passed
+    /// and nobody read. Sockets with such bytes left upset the kernel's count of their memory
+    /// (inet_sock_destruct warns); there rarely are any, and thousands may have to end at once.
+    pub(super) fn take_leave(&mut self, splice: &Splice, scratch: &mut [u8]) {
+        for side in [CLIENT, NODE] {
+            if !self.flows[side].spliced {
+                continue;
+            }
+            let Ok(meter) = splice.meter(self.ends[side].cookie) else { continue };
+            self.count(side, meter.bytes);
+            if meter.passed > self.ends[side].read {
+                self.ends[side].discard(scratch);
             }
         }
     }

@@ -54,8 +54,7 @@ impl Worker {
         let mut pair = self.pairs.remove(index);
         self.timed -= usize::from(pair.timed());
         if let Some(splice) = &self.splice {
-            pair.refresh(splice);
-            pair.discard(&mut self.scratch);
+            pair.take_leave(splice, &mut self.scratch);
         }
         pair
     }
