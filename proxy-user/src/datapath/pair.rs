@@ -143,9 +143,13 @@ impl Pair {
     }
 
     /// The client may have left, which only a write to it would tell, and none is made now. What it is owed
-    /// waits for it all the same, but not in the way of others.
-    pub(super) fn vacate(&mut self) {
-        self.place = None;
+    /// waits for it all the same, but not in the way of others. True if it had a place.
+    pub(super) fn vacate(&mut self) -> bool {
+        self.place.take().is_some()
+    }
+
+    pub(super) fn is_vacated(&self) -> bool {
+        self.place.is_none()
     }
 
     pub(super) fn timed(&self) -> bool {

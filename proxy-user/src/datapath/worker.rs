@@ -31,6 +31,9 @@ const KERNEL: u64 = u64::MAX - 1;
 const SCRATCH: usize = 64 << 10;
 /// How often idle time limits, and lost words of the verdict program, are looked for.
 const TICK: Duration = Duration::from_secs(1);
+/// Connections whose clients have left in a pause, and whose places others have: their files are beyond what
+/// `max_connections` was fitted to, so they are few.
+const MOST_VACATED: usize = 64;
 
 pub(super) struct Worker {
     epoll: Epoll,
@@ -44,6 +47,8 @@ pub(super) struct Worker {
     later: BinaryHeap<Reverse<(Instant, u32, u64)>>,
     /// Connections with an idle time limit.
     timed: usize,
+    /// Connections without a place.
+    vacated: usize,
     next_tick: Option<Instant>,
     /// Connections that met their shut gate before the order to sever came.
     early: HashMap<TargetKey, (usize, Instant)>,
@@ -70,6 +75,7 @@ impl Worker {
             again: Vec::new(),
             later: BinaryHeap::new(),
             timed: 0,
+            vacated: 0,
             next_tick: hears_kernel.then(|| Instant::now() + TICK),
             early: HashMap::new(),
             scratch: vec![0; SCRATCH],
@@ -183,8 +189,8 @@ impl Worker {
         let writable = flags.contains(EpollFlags::EPOLLOUT);
         end.writable |= writable;
         let readable = end.readable;
-        if hung_up && side == CLIENT && pair.paused() {
-            pair.vacate();
+        if hung_up && side == CLIENT && self.vacated < MOST_VACATED && pair.paused() && pair.vacate() {
+            self.vacated += 1;
         }
         if readable {
             self.step(token, now);

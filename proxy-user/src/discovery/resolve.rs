@@ -32,11 +32,13 @@ pub(super) struct Resolver {
     limit: Duration,
     lookups: Arc<Semaphore>,
     known: Mutex<HashMap<Key, (Instant, Answer)>>,
+    /// The last good answers, however old.
+    last: Mutex<HashMap<Key, SocketAddr>>,
 }
 
 impl Resolver {
     pub(super) fn new(limit: Duration) -> Self {
-        Self { limit, lookups: Arc::new(Semaphore::new(IN_FLIGHT)), known: Mutex::default() }
+        Self { limit, lookups: Arc::new(Semaphore::new(IN_FLIGHT)), known: Mutex::default(), last: Mutex::default() }
     }
 
     /// Every address of the name, at least one. A name with addresses of both families stands for the
@@ -60,6 +62,18 @@ impl Resolver {
         addrs.first().copied().ok_or_else(|| unresolved(host, "it has no address"))
     }
 
+    /// The same for who cannot wait: what the name stood for last, if it is not known better.
+    pub(super) async fn one_at_once(&self, host: &str, port: u16, limit: Duration) -> Option<SocketAddr> {
+        let key = (host.to_owned(), port);
+        if literal(host, port).is_none()
+            && !matches!(self.remembered(&key), Some(Ok(_)))
+            && let Some(addr) = self.last.lock().unwrap_or_else(PoisonError::into_inner).get(&key)
+        {
+            return Some(*addr);
+        }
+        timeout(limit, self.one(host, port)).await.ok()?.ok()
+    }
+
     /// A server at this name failed: the next question about it goes to the resolver.
     pub(super) fn doubt(&self, host: &str) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,6 +86,12 @@ impl Resolver {
     }
 
     fn remember(&self, key: Key, answer: Answer) {
+        if let Some(addr) = answer.as_ref().ok().and_then(|addrs| addrs.first()) {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.len() < REMEMBERED || last.contains_key(&key) {
+                last.insert(key.clone(), *addr);
+            }
+        }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED {
             known.retain(|_, remembered| fresh(remembered));

@@ -171,10 +171,10 @@ async fn hear(
     }
 }
 
-/// The sign with addresses for names. These are known by now, or there is no time to look them up.
+/// The sign with addresses for names: there is no time for a resolver that is slow, or knows a dead master's name no more.
 async fn locate(ground: &Ground, signal: Signal) -> Option<Sign> {
     let Signal { kind, epoch, master, replica, channel } = signal;
-    let one = |(host, port): Written| async move { timeout(LOOKUP, ground.resolver.one(&host, port)).await.ok()?.ok() };
+    let one = |(host, port): Written| async move { ground.resolver.one_at_once(&host, port, LOOKUP).await };
     let replica = match replica {
         Some(replica) => one(replica).await,
         None => None,

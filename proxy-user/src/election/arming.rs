@@ -12,7 +12,6 @@ use std::{
 use super::{
     observation::{Sign, SignKind},
     roster::Roster,
-    verdict::Target,
 };
 
 /// How long one sign keeps the group armed, and all signs together at a stretch.
@@ -23,8 +22,12 @@ pub(super) const BEFORE_ROLE: Duration = Duration::from_secs(1);
 /// How long a change of role stops it: the leader sees the new role within a second, the others hear of it
 /// within two more. Whoever is not named by then is a master behind the Sentinels' backs.
 pub(super) const AFTER_ROLE: Duration = Duration::from_secs(5);
-/// A Sentinel after whose word no role changed stops nothing for this long.
+/// A Sentinel after whose word no role changed stops nothing for this long; for the shorter time if its
+/// polls bore it out, as when the replica hangs.
 pub(super) const DISTRUST: Duration = Duration::from_secs(30);
+const BRIEF_DISTRUST: Duration = Duration::from_secs(5);
+/// A role that is older than this belongs to no failover that begins now.
+const RECENT: Duration = ARMED;
 /// So many calm answers of the Sentinel that gave the sign end the pause: the first may have been on its
 /// way before the sign was.
 const CALM_ANSWERS: u8 = 2;
@@ -32,7 +35,8 @@ const CALM_ANSWERS: u8 = 2;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Arming {
     armed: Option<Armed>,
-    fence: Option<Fence>,
+    /// The group is fenced for a change of role.
+    role: Option<RoleFence>,
     /// After a stretch, weak signs do not arm for as long as the stretch was.
     rest_until: Option<Instant>,
     /// By Sentinel; only known ones.
@@ -46,15 +50,23 @@ struct Armed {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Fence {
+struct RoleFence {
     until: Instant,
-    cause: Cause,
+    /// A Sentinel has seen it; the node itself has not answered us since.
+    unseen: Option<Unseen>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    Word { by: SocketAddr, calm_answers: u8 },
-    Role,
+#[derive(Debug, Clone, Copy)]
+struct Unseen {
+    by: SocketAddr,
+    node: SocketAddr,
+}
+
+/// The group is fenced by this Sentinel's word. Each has its own: one that gives up does not end another's.
+#[derive(Debug, Clone, Copy)]
+struct WordFence {
+    until: Instant,
+    calm_answers: u8,
 }
 
 /// What one Sentinel has said of failovers.
@@ -62,6 +74,9 @@ enum Cause {
 struct Witness {
     /// Up to this epoch its word has had its effect.
     spent: u64,
+    /// Its word that the role of that epoch has changed, too.
+    vouched: bool,
+    fence: Option<WordFence>,
     distrusted_until: Option<Instant>,
     /// It thinks the master down, or is failing it over: only the beginning of that is a sign.
     doubts: bool,
@@ -73,15 +88,30 @@ struct Witness {
 pub(super) struct Promise {
     pub(super) replica: SocketAddr,
     pub(super) epoch: u64,
+    pub(super) heard: Instant,
+}
+
+impl Witness {
+    /// Ends its pause, after which no role has changed.
+    fn lift(&mut self, now: Instant) {
+        if self.fence.take().is_some() {
+            self.distrusted_until = Some(now + if self.doubts { BRIEF_DISTRUST } else { DISTRUST });
+        }
+    }
 }
 
 impl Arming {
-    /// A known Sentinel has spoken of the master in force.
-    pub(super) fn hear(&mut self, from: SocketAddr, sign: &Sign, target: &Target, now: Instant) {
-        match sign.kind {
-            SignKind::Stirring => self.stir(now),
-            SignKind::Chosen | SignKind::Promoted => self.announced(from, sign, target, now),
-            SignKind::Aborted => self.aborted(from, now),
+    /// A known Sentinel has spoken of the master in force; `floor` is the highest epoch of any majority.
+    pub(super) fn hear(&mut self, from: SocketAddr, sign: &Sign, floor: u64, roster: &Roster, now: Instant) {
+        match (sign.kind, sign.epoch.filter(|epoch| *epoch > floor)) {
+            (SignKind::Aborted, _) => self.aborted(from, now),
+            (SignKind::Stirring, _) | (_, None) => self.stir(now),
+            (SignKind::Chosen | SignKind::Promoted, Some(epoch)) => {
+                self.announced(from, epoch, sign.replica, now);
+                if let (SignKind::Promoted, Some(node)) = (sign.kind, sign.replica) {
+                    self.vouched(from, epoch, node, roster, now);
+                }
+            }
         }
     }
 
@@ -94,12 +124,10 @@ impl Arming {
             return self.stir(now);
         }
         // The failover is over, and the master is the one it was.
-        if let (false, Some(Fence { cause: Cause::Word { by, calm_answers }, .. })) = (doubts, &mut self.fence)
-            && *by == from
-        {
-            *calm_answers += 1;
-            if *calm_answers >= CALM_ANSWERS {
-                self.lift(now);
+        if let (false, Some(fence)) = (doubts, &mut witness.fence) {
+            fence.calm_answers += 1;
+            if fence.calm_answers >= CALM_ANSWERS {
+                witness.lift(now);
             }
         }
     }
@@ -128,51 +156,68 @@ impl Arming {
         self.armed = Some(Armed { since, until: (now + ARMED).min(since + LONGEST_ARMED) });
     }
 
-    /// Believed for an epoch newer than the one in force only, once an epoch, and not from whom it led to
+    /// Believed for an epoch newer than any majority's only, once an epoch, and not from whom it led to
     /// nothing the last time.
-    fn announced(&mut self, from: SocketAddr, sign: &Sign, target: &Target, now: Instant) {
-        let Some(epoch) = sign.epoch.filter(|epoch| *epoch > target.epoch) else { return self.stir(now) };
+    fn announced(&mut self, from: SocketAddr, epoch: u64, replica: Option<SocketAddr>, now: Instant) {
         let witness = self.witnesses.entry(from).or_default();
-        if let Some(replica) = sign.replica {
-            witness.promise = Some(Promise { replica, epoch });
+        if let Some(replica) = replica {
+            let same = witness.promise.filter(|it| (it.replica, it.epoch) == (replica, epoch));
+            witness.promise = same.or(Some(Promise { replica, epoch, heard: now }));
         }
         let believed = epoch > witness.spent && witness.distrusted_until.is_none_or(|until| until <= now);
         if !believed {
             return self.stir(now);
         }
-        witness.spent = epoch;
+        (witness.spent, witness.vouched) = (epoch, false);
         // Anew, whatever the stretch so far: how often this can be is bounded above.
         self.armed = Some(Armed { since: now, until: now + ARMED });
-        let cause = Cause::Word { by: from, calm_answers: 0 };
-        self.fence.get_or_insert(Fence { until: now + BEFORE_ROLE, cause });
-    }
-
-    fn aborted(&mut self, from: SocketAddr, now: Instant) {
-        self.witnesses.entry(from).or_default().promise = None;
-        if self.fence.is_some_and(|fence| matches!(fence.cause, Cause::Word { by, .. } if by == from)) {
-            self.lift(now);
+        if self.role.is_none() {
+            witness.fence = Some(WordFence { until: now + BEFORE_ROLE, calm_answers: 0 });
         }
     }
 
-    /// Ends a pause after which no role has changed.
-    fn lift(&mut self, now: Instant) {
-        if let Some(Fence { cause: Cause::Word { by, .. }, .. }) = self.fence.take()
-            && let Some(witness) = self.witnesses.get_mut(&by)
-        {
-            witness.distrusted_until = Some(now + DISTRUST);
+    /// The Sentinel has seen the new role. If the node does not answer us, that is all there is to go by;
+    /// if it answers, its own word is.
+    fn vouched(&mut self, from: SocketAddr, epoch: u64, node: SocketAddr, roster: &Roster, now: Instant) {
+        let Some(witness) = self.witnesses.get_mut(&from).filter(|it| it.spent == epoch && !it.vouched) else { return };
+        witness.vouched = true;
+        if self.role.is_none() && !roster.denies(node) {
+            self.role = Some(RoleFence { until: now + AFTER_ROLE, unseen: Some(Unseen { by: from, node }) });
+        }
+    }
+
+    fn aborted(&mut self, from: SocketAddr, now: Instant) {
+        let witness = self.witnesses.entry(from).or_default();
+        witness.promise = None;
+        witness.lift(now);
+        if self.role.is_some_and(|fence| fence.unseen.is_some_and(|unseen| unseen.by == from)) {
+            self.role = None;
         }
     }
 
     /// Lets time pass, and looks at the roles of all nodes but `master`.
     pub(super) fn step(&mut self, roster: &mut Roster, master: Option<SocketAddr>, now: Instant) {
-        let turned = master.is_some_and(|master| roster.turned(master));
-        if self.fence.is_some_and(|fence| fence.until <= now || fence.cause == Cause::Role && !turned) {
-            if self.fence.is_some_and(|fence| fence.cause == Cause::Role) {
+        let turned = master.and_then(|master| roster.turned(master));
+        let seen = self.role.is_some_and(|fence| fence.unseen.is_none());
+        // First: the role may come in the very moment in which the word runs out.
+        if !seen && turned.is_some_and(|at| now < at + RECENT) && self.is_expected(now) {
+            self.role = Some(RoleFence { until: now + AFTER_ROLE, unseen: None });
+            self.witnesses.values_mut().for_each(|witness| witness.fence = None);
+        }
+        if let Some(fence) = self.role {
+            let unsaid = fence.unseen.map_or(turned.is_none(), |unseen| roster.denies(unseen.node));
+            if unsaid || fence.until <= now {
+                self.role = None;
                 roster.forget_turns();
+                if let Some(witness) = fence.unseen.and_then(|unseen| self.witnesses.get_mut(&unseen.by)) {
+                    witness.distrusted_until = Some(now + DISTRUST);
+                }
             }
-            self.lift(now);
-        } else if turned && self.is_expected(now) && self.fence.is_none_or(|fence| fence.cause != Cause::Role) {
-            self.fence = Some(Fence { until: now + AFTER_ROLE, cause: Cause::Role });
+        }
+        for witness in self.witnesses.values_mut() {
+            if witness.fence.is_some_and(|fence| fence.until <= now) {
+                witness.lift(now);
+            }
         }
         if let Some(armed) = self.armed.filter(|armed| armed.until <= now) {
             self.armed = None;
@@ -184,7 +229,7 @@ impl Arming {
     /// Somebody is followed: all that was said concerned who was followed before.
     pub(super) fn decided(&mut self, roster: &mut Roster) {
         roster.forget_turns();
-        (self.armed, self.fence, self.rest_until) = (None, None, None);
+        (self.armed, self.role, self.rest_until) = (None, None, None);
         self.witnesses
             .values_mut()
             .for_each(|witness| *witness = Witness { spent: witness.spent, ..Witness::default() });
@@ -192,7 +237,8 @@ impl Arming {
 
     /// Nobody is followed any more: there is nothing to pause.
     pub(super) fn closed(&mut self) {
-        self.fence = None;
+        self.role = None;
+        self.witnesses.values_mut().for_each(|witness| witness.fence = None);
     }
 
     /// A change of role is no surprise: a sign was given, or a Sentinel still doubts the master.
@@ -201,18 +247,23 @@ impl Arming {
     }
 
     pub(super) fn paused(&self) -> bool {
-        self.fence.is_some()
+        self.fences().next().is_some()
+    }
+
+    /// When each fence there is ends.
+    fn fences(&self) -> impl Iterator<Item = Instant> + '_ {
+        let words = self.witnesses.values().filter_map(|witness| witness.fence.map(|fence| fence.until));
+        words.chain(self.role.map(|fence| fence.until))
     }
 
     /// Until when every node is to be asked each few milliseconds.
     pub(super) fn hurry_until(&self) -> Option<Instant> {
-        self.armed.map(|armed| armed.until).max(self.fence.map(|fence| fence.until))
+        self.fences().chain(self.armed.map(|armed| armed.until)).max()
     }
 
     /// When time alone will change something.
     pub(super) fn wake(&self) -> Option<Instant> {
-        let ends = [self.armed.map(|armed| armed.until), self.fence.map(|fence| fence.until)];
-        ends.into_iter().flatten().min()
+        self.fences().chain(self.armed.map(|armed| armed.until)).min()
     }
 
     /// Who is being promoted, by the word of a Sentinel whose failover is still on. Epochs only ever grow,

@@ -25,6 +25,16 @@ pub(super) struct Majority {
     unsupported: Option<Instant>,
     contest: Option<Contest>,
     credit: Option<Credit>,
+    deposed: Option<Deposed>,
+}
+
+/// Who was closed because a successor had shown itself. Votes come and go while it spreads; that the old one
+/// is named once more by those who are left is no reason to go back while another node is master.
+#[derive(Debug, Clone, Copy)]
+struct Deposed {
+    addr: SocketAddr,
+    epoch: u64,
+    until: Instant,
 }
 
 /// A target that was followed on a Sentinel's and its own word (`commit = "early"`), until a majority
@@ -52,7 +62,9 @@ enum Obstacle {
     Stale,
     /// A minority at a higher epoch names another node, and that node says master too: a failover
     /// that the majority has yet to hear of.
-    Overtaken,
+    Overtaken {
+        until: Option<Instant>,
+    },
     /// The same without the node's word. It may become news; once the grace is over it is none.
     Contested {
         until: Option<Instant>,
@@ -64,7 +76,7 @@ impl Obstacle {
     fn reason(self) -> Reason {
         match self {
             Self::Stale => Reason::StaleEpoch,
-            Self::Overtaken => Reason::TwoMasters,
+            Self::Overtaken { .. } => Reason::TwoMasters,
             Self::Contested { .. } => Reason::Disagreement,
             Self::Unconfirmed => Reason::Unconfirmed,
         }
@@ -73,7 +85,15 @@ impl Obstacle {
 
 impl Majority {
     pub(super) fn new(grace: Duration) -> Self {
-        Self { ballot: Ballot::default(), grace, floor: 0, unsupported: None, contest: None, credit: None }
+        Self {
+            ballot: Ballot::default(),
+            grace,
+            floor: 0,
+            unsupported: None,
+            contest: None,
+            credit: None,
+            deposed: None,
+        }
     }
 
     pub(super) fn rule(&mut self, roster: &Roster, incumbent: Option<&Target>, held: Held, now: Instant) -> Ruling {
@@ -96,7 +116,7 @@ impl Majority {
     fn follow(&mut self, agreed: &Agreed, id: Option<&str>) -> Ruling {
         self.floor = agreed.epoch;
         self.unsupported = None;
-        self.credit = None;
+        (self.credit, self.deposed) = (None, None);
         Call::Follow(Target { addr: agreed.addr, epoch: agreed.epoch, id: id.map(str::to_owned) }).into()
     }
 
@@ -115,6 +135,17 @@ impl Majority {
         Some(Ruling { call: Call::Follow(target), wake: until })
     }
 
+    /// The highest epoch that any majority has reached.
+    pub(super) fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    pub(super) fn depose(&mut self, target: &Target, now: Instant) {
+        if self.credit.is_none() {
+            self.deposed = Some(Deposed { addr: target.addr, epoch: target.epoch, until: now + AFTER_ROLE });
+        }
+    }
+
     /// Whether who is followed is followed on credit.
     pub(super) fn lends(&self) -> bool {
         self.credit.is_some()
@@ -125,12 +156,12 @@ impl Majority {
     fn watch_credit(&mut self, count: &Count, roster: &Roster, incumbent: Option<&Target>, now: Instant) {
         let Some(credit) = self.credit else { return };
         let spoken = match count {
-            Count::Agreed(agreed) if agreed.epoch > self.floor => {
-                if agreed.addr == credit.addr {
-                    self.floor = agreed.epoch.min(credit.epoch);
-                }
+            // At whatever epoch: Sentinels that were set up anew count from 0.
+            Count::Agreed(agreed) if agreed.addr == credit.addr => {
+                self.floor = self.floor.max(agreed.epoch.min(credit.epoch));
                 true
             }
+            Count::Agreed(agreed) => agreed.epoch > self.floor,
             _ => false,
         };
         let followed = incumbent.is_some_and(|target| target.addr == credit.addr);
@@ -149,6 +180,7 @@ impl Majority {
             Count::Agreed(agreed) if agreed.addr == target.addr => {
                 self.unsupported = None;
                 if overtaken(agreed, roster) {
+                    self.depose(target, now);
                     return self.shut(count, roster, now);
                 }
                 match held {
@@ -210,7 +242,7 @@ impl Majority {
         let (reason, candidate) = self.why_shut(count, roster, now);
         let wake = match count {
             Count::Agreed(agreed) => match self.obstacle(agreed, roster, now) {
-                Some(Obstacle::Contested { until }) => until,
+                Some(Obstacle::Contested { until } | Obstacle::Overtaken { until }) => until,
                 _ => None,
             },
             _ => None,
@@ -236,8 +268,17 @@ impl Majority {
         if agreed.epoch < self.floor {
             return Some(Obstacle::Stale);
         }
-        if overtaken(agreed, roster) || self.credit.is_some_and(|credit| credit.addr != agreed.addr) {
-            return Some(Obstacle::Overtaken);
+        if overtaken(agreed, roster) {
+            return Some(Obstacle::Overtaken { until: None });
+        }
+        if self.credit.is_some_and(|credit| credit.addr != agreed.addr) {
+            let two = roster.says_master(agreed.addr);
+            return Some(if two { Obstacle::Overtaken { until: None } } else { Obstacle::Unconfirmed });
+        }
+        if let Some(deposed) = self.deposed.filter(|it| it.holds(agreed, now))
+            && roster.has_other_master(agreed.addr)
+        {
+            return Some(Obstacle::Overtaken { until: Some(deposed.until) });
         }
         if let Some(contest) = self.contest.as_ref().filter(|contest| !self.is_over(contest.since, now)) {
             return Some(Obstacle::Contested { until: self.end(contest.since) });
@@ -263,6 +304,12 @@ impl Majority {
 
     fn is_over(&self, since: Instant, now: Instant) -> bool {
         now.saturating_duration_since(since) >= self.grace
+    }
+}
+
+impl Deposed {
+    fn holds(self, agreed: &Agreed, now: Instant) -> bool {
+        now < self.until && agreed.addr == self.addr && agreed.epoch <= self.epoch
     }
 }
 

@@ -18,7 +18,10 @@ mod sole;
 pub(crate) mod tests;
 mod verdict;
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use crate::config::Commit;
 
@@ -29,12 +32,15 @@ pub use self::{
     verdict::{Reason, Replica, Target, Verdict, Way},
 };
 use self::{
-    arming::Arming,
+    arming::{Arming, Promise},
     majority::Majority,
     node::Thresholds,
     roster::Roster,
     ruling::{Call, Held, Incumbent, Ruling, Standing},
 };
+
+/// How long before a Sentinel's word about it a role may have changed: `+promoted-slave` comes a second late.
+const BEFORE_WORD: Duration = Duration::from_secs(2);
 
 /// The election of one group. Feed it every observation in order; act whenever it says that the
 /// verdict changed; call [`Election::tick`] at [`Election::deadline`].
@@ -86,7 +92,7 @@ impl Election {
                 self.arming.lost(canonical(from));
             }
             Observation::Nodes(known) => self.roster.enlist(known),
-            Observation::Node(from, report) => self.roster.report(from, report),
+            Observation::Node(from, report) => self.roster.report(from, report, now),
             Observation::NodeLost(from, _) => self.roster.failure(from),
         }
         self.settle(now)
@@ -109,7 +115,7 @@ impl Election {
         match &self.incumbent {
             None => self.arming.stir(now),
             Some(incumbent) if incumbent.target.addr == sign.master => {
-                self.arming.hear(canonical(from), &sign, &incumbent.target, now);
+                self.arming.hear(canonical(from), &sign, self.majority.floor(), &self.roster, now);
             }
             Some(_) => {}
         }
@@ -143,7 +149,7 @@ impl Election {
         self.now = Some(now);
         let ruling = self.rule(now);
         let wake = ruling.wake;
-        let (way, reason) = self.apply(ruling.call);
+        let (way, reason) = self.apply(ruling.call, now);
         let (way, reason) = self.pause(way, reason, now);
         self.deadline = wake.into_iter().chain(self.arming.wake()).min();
         let master = self.incumbent.as_ref().map(|incumbent| incumbent.target.clone());
@@ -160,8 +166,8 @@ impl Election {
             None => Held::Nobody,
             Some(Standing::SaysMaster) => Held::SaysMaster,
             Some(Standing::Silent) => Held::Silent,
-            Some(Standing::RoleLost) => self.drop_incumbent(Reason::RoleLost),
-            Some(Standing::Stranger) => self.drop_incumbent(Reason::Stranger),
+            Some(Standing::RoleLost) => self.drop_incumbent(Reason::RoleLost, now),
+            Some(Standing::Stranger) => self.drop_incumbent(Reason::Stranger, now),
         };
         let target = self.incumbent.as_ref().map(|incumbent| &incumbent.target);
         if !self.rules.sentinels {
@@ -177,8 +183,9 @@ impl Election {
     /// Rule 5, `commit = "early"`: a Sentinel has said whom it promotes and at which epoch, and that node has
     /// turned master.
     fn early(&mut self, now: Instant) -> Option<Ruling> {
-        let turned = |addr| self.roster.get(addr).is_some_and(node::Node::has_turned);
-        let promise = self.arming.promises().filter(|it| turned(it.replica)).max_by_key(|it| it.epoch)?;
+        let turned = |addr| self.roster.get(addr).and_then(node::Node::turned);
+        let kept = |it: &Promise| turned(it.replica).is_some_and(|at| it.heard <= at + BEFORE_WORD);
+        let promise = self.arming.promises().filter(kept).max_by_key(|it| it.epoch)?;
         self.majority.lend(promise, &self.roster, now)
     }
 
@@ -196,12 +203,20 @@ impl Election {
         }
     }
 
-    fn drop_incumbent(&mut self, reason: Reason) -> Held {
+    fn drop_incumbent(&mut self, reason: Reason, now: Instant) -> Held {
+        self.depose(now);
         self.dropped = self.incumbent.take().map(|incumbent| (incumbent.target.addr, reason));
         Held::Nobody
     }
 
-    fn apply(&mut self, call: Call) -> (Way, Reason) {
+    /// Whom a successor is about to replace is not followed again at once, should a vote be missing now.
+    fn depose(&mut self, now: Instant) {
+        if let Some(incumbent) = self.incumbent.as_ref().filter(|_| self.arming.paused()) {
+            self.majority.depose(&incumbent.target, now);
+        }
+    }
+
+    fn apply(&mut self, call: Call, now: Instant) -> (Way, Reason) {
         match call {
             Call::Follow(target) => {
                 self.incumbent = Some(Incumbent::new(target));
@@ -211,6 +226,7 @@ impl Election {
             }
             Call::Keep(way, reason) => (way, reason),
             Call::Close(reason, candidate) => {
+                self.depose(now);
                 self.incumbent = None;
                 (Way::Closed, self.explain(reason, candidate))
             }

@@ -1,7 +1,7 @@
 //! What one node has said, and how far that can be relied on: `rise` reports to be proven, `fall`
 //! failures to be lost, and another server at the same address starts from nothing (rule 8).
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Instant};
 
 use super::{
     observation::{NodeReport, ReplicaLink, Role},
@@ -50,19 +50,22 @@ pub(super) struct Node {
     replica: bool,
     /// The latest report showed another server than the one before.
     stranger: bool,
-    /// It said replica, says master now, and nobody has made anything of it yet.
-    turned: bool,
+    /// When it first said master after it had said replica, if nobody has made anything of it yet.
+    turned: Option<Instant>,
 }
 
 impl Node {
-    pub(super) fn report(&mut self, report: NodeReport, limits: &Thresholds) {
+    pub(super) fn report(&mut self, report: NodeReport, limits: &Thresholds, now: Instant) {
         let stranger = is_other(self.id.as_deref(), report.id.as_deref());
         if stranger {
             *self = Self { replica: self.replica, ..Self::default() };
         }
         self.stranger = stranger;
         let was_replica = matches!(self.said, Some(Role::Replica(_)));
-        self.turned = report.role == Role::Master && (self.turned || was_replica);
+        self.turned = match report.role {
+            Role::Master => self.turned.or(was_replica.then_some(now)),
+            Role::Replica(_) | Role::Loading => None,
+        };
         self.id = report.id.or(self.id.take());
         self.failures = 0;
         match &report.role {
@@ -138,17 +141,18 @@ impl Node {
         self.said == Some(Role::Master) && self.failures < limits.fall
     }
 
-    /// It turned master, and still says so.
-    pub(super) fn turned(&self, limits: &Thresholds) -> bool {
-        self.turned && self.says_master(limits)
-    }
-
-    pub(super) fn has_turned(&self) -> bool {
+    /// When it turned master. Its silence since does not undo it: only another word of its own does.
+    pub(super) fn turned(&self) -> Option<Instant> {
         self.turned
     }
 
+    /// It answers, and does not say master.
+    pub(super) fn denies(&self) -> bool {
+        self.failures == 0 && self.said.as_ref().is_some_and(|role| *role != Role::Master)
+    }
+
     pub(super) fn forget_turn(&mut self) {
-        self.turned = false;
+        self.turned = None;
     }
 
     /// It may count as a master at all where nobody vouches for it.

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    time::Instant,
 };
 
 use super::{
@@ -31,9 +32,9 @@ impl Roster {
         self.nodes = known.into_iter().map(|addr| (addr, before.remove(&addr).unwrap_or_default())).collect();
     }
 
-    pub(super) fn report(&mut self, from: SocketAddr, report: NodeReport) {
+    pub(super) fn report(&mut self, from: SocketAddr, report: NodeReport, now: Instant) {
         if let Some(node) = self.nodes.get_mut(&canonical(from)) {
-            node.report(report, &self.limits);
+            node.report(report, &self.limits, now);
         }
     }
 
@@ -56,9 +57,19 @@ impl Roster {
         self.nodes.iter().filter(|(_, node)| node.says_master(&self.limits)).map(|(addr, _)| *addr)
     }
 
-    /// Whether any node but `master` has turned from replica to master.
-    pub(super) fn turned(&self, master: SocketAddr) -> bool {
-        self.nodes.iter().any(|(addr, node)| *addr != master && node.turned(&self.limits))
+    /// The latest change of any node but `master` from replica to master.
+    pub(super) fn turned(&self, master: SocketAddr) -> Option<Instant> {
+        self.nodes.iter().filter(|(addr, _)| **addr != master).filter_map(|(_, node)| node.turned()).max()
+    }
+
+    /// Whether any node but `addr` has said master and not unsaid it, as far as we heard.
+    pub(super) fn has_other_master(&self, addr: SocketAddr) -> bool {
+        self.turned(addr).is_some() || self.masters().any(|other| other != addr)
+    }
+
+    /// Whether a node answers, and says that it is no master.
+    pub(super) fn denies(&self, addr: SocketAddr) -> bool {
+        self.get(addr).is_some_and(Node::denies)
     }
 
     /// The changes of role up to now have been dealt with.

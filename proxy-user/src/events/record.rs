@@ -170,6 +170,12 @@ impl Event {
         let mark = self.stages.iter().find(|mark| mark.stage == stage)?;
         Some(Duration::from_micros(mark.offset_us))
     }
+
+    /// How long after `since` a stage was first reached; nothing before it counts.
+    pub fn after(&self, stage: Stage, since: Duration) -> Option<Duration> {
+        let marks = self.stages.iter().filter(|mark| mark.stage == stage);
+        marks.filter_map(|mark| Duration::from_micros(mark.offset_us).checked_sub(since)).min()
+    }
 }
 
 impl From<&Target> for Master {

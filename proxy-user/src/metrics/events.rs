@@ -88,8 +88,10 @@ impl Events {
         let group: Name = event.group.as_str().into();
         self.ended.get_or_create(&labels(&group, "outcome", event.outcome.word())).inc();
         if event.outcome == Outcome::Switched {
+            // Not from the event's first mark: that may be a quorum lost hours before.
+            let sign = event.offset(Stage::FirstSign).unwrap_or_default();
             for stage in Stage::ALL.into_iter().filter(|stage| staged(*stage)) {
-                observe(&self.stages, &labels(&group, "stage", stage.word()), event.offset(stage));
+                observe(&self.stages, &labels(&group, "stage", stage.word()), event.after(stage, sign));
             }
         }
         // A failover that came to nothing held clients up all the same.

@@ -115,7 +115,8 @@ fn is_counted(lab: &Lab, event: &Value) -> Result<()> {
         let labels = format!("{{group=\"{group}\",stage=\"{stage}\"}}");
         let count = value(&format!("switchmaster_switch_stage_seconds_count{labels}"))?;
         let sum = value(&format!("switchmaster_switch_stage_seconds_sum{labels}"))?;
-        let expected = offset(event, stage)?.as_secs_f64();
+        // From the first sign on, not from what the event began with.
+        let expected = (offset(event, stage)? - offset(event, "first-sign")?).as_secs_f64();
         ensure!(
             (count - 1.0).abs() < 1e-9 && (sum - expected).abs() < 1e-6,
             "{stage}: {count} of {sum}, not {expected}"

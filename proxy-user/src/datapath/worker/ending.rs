@@ -53,6 +53,7 @@ impl Worker {
     fn take(&mut self, index: usize) -> Pair {
         let mut pair = self.pairs.remove(index);
         self.timed -= usize::from(pair.timed());
+        self.vacated -= usize::from(pair.is_vacated());
         if let Some(splice) = &self.splice {
             pair.take_leave(splice, &mut self.scratch);
         }

@@ -263,3 +263,115 @@ fn what_was_said_of_the_old_master_does_not_concern_the_new_one() {
          301 A=replica A=master  => paused B@7 failover",
     );
 }
+
+/// Found by reading: each of these opened the group to the old master while its successor stood ready.
+#[test]
+fn a_fence_outlasts_the_silence_of_who_turned() {
+    // B turns and stops answering us; only its own word ends the pause before its time.
+    healthy(
+        "150 1~chosen:B@7        => paused A@6 failover
+         220 B=master            => paused A@6 failover wake 5150
+         300 B=- B=- B=- B=-     => paused A@6 failover
+         1300 1:B@7              => paused A@6 failover
+         1400 2:B@7              => closed unconfirmed",
+    );
+    healthy("150 1~chosen:B@7 B=master B=- B=- B=- => paused A@6 failover\n 300 B=replica => open A@6 proven");
+    // The role comes in the moment in which the word runs out.
+    healthy("150 1~chosen:B@7 => paused A@6 failover wake 1150\n 1150 B=master => paused A@6 failover wake 5150");
+}
+
+#[test]
+fn a_role_that_only_its_sentinel_can_see_fences_too() {
+    healthy(
+        "100 B=- B=- B=-         => open A@6 proven
+         150 1~chosen:B@7        => paused A@6 failover wake 1150
+         1100 1~promoted:B@7     => paused A@6 failover wake 1150
+         1150                    => paused A@6 failover
+         6099                    => paused A@6 failover
+         6100 1~promoted:B@7     => open A@6 proven",
+    );
+    // After the word has run out, too; and never against the node's own word.
+    healthy(
+        "100 B=- B=- B=- 1~chosen:B@7 => paused A@6 failover
+         1100                    => open A@6 proven
+         1200 1~promoted:B@7     => paused A@6 failover
+         1300 B=replica          => open A@6 proven",
+    );
+    healthy(
+        "150 1~chosen:B@7 => paused A@6 failover\n 1150 => open A@6 proven\n 1200 1~promoted:B@7 => open A@6 proven",
+    );
+}
+
+#[test]
+fn one_sentinels_abort_does_not_end_anothers_pause() {
+    healthy(
+        "150 3~chosen:C@99 1~chosen:B@7 => paused A@6 failover
+         160 3~aborted@99 3:A@6 3:A@6 => paused A@6 failover wake 1150
+         220 B=master            => paused A@6 failover",
+    );
+}
+
+#[test]
+fn a_vote_that_is_missing_does_not_bring_the_deposed_back() {
+    // The leader's view closes the group, and then it does not answer for a moment.
+    healthy(
+        "150 1~chosen:B@7        => paused A@6 failover
+         220 B=master            => paused A@6 failover
+         1230 1:B@7              => closed two-masters
+         1240 1:-                => closed two-masters wake 5150
+         1300 1:B@7 2:B@7        => open B@7 proven",
+    );
+    // It never comes back: the others' word counts again in time.
+    healthy(
+        "150 1~chosen:B@7 B=master => paused A@6 failover
+         1230 1:B@7              => closed two-masters
+         1240 1:-                => closed two-masters
+         6229                    => closed two-masters
+         6230                    => open A@6 proven",
+    );
+    // B takes it back.
+    healthy(
+        "150 1~chosen:B@7 B=master 1:B@7 => closed two-masters\n 160 1:- => closed two-masters\n 170 B=replica => open A@6 proven",
+    );
+}
+
+#[test]
+fn early_follows_no_role_that_is_older_than_the_word() {
+    early(
+        "100 B=master            => open A@6 proven wake none
+         60000 1~chosen:B@7      => paused A@6 failover wake 61000
+         61000                   => open A@6 proven",
+    );
+    // Nor does such a role fence.
+    healthy("100 B=master => open A@6 proven\n 60000 2~stirring@? 1:A@6! => open A@6 proven wake 65000");
+}
+
+#[test]
+fn early_a_majority_ends_the_credit_at_whatever_epoch() {
+    // The Sentinels were set up anew after the failover, and count from 0.
+    early(
+        "150 1~chosen:B@7        => paused A@6 failover
+         220 B=master            => open B@7 early
+         300 A=- A=- A=- 1:- 2:- 3:- => open B@7 early
+         5220                    => open B@7 no-majority
+         9000 2:B@0 3:B@0        => open B@7 proven wake none
+         60000                   => open B@7 proven",
+    );
+    // Nobody else says master: that the majority still names a dead one makes no second.
+    early(
+        "150 1~chosen:B@7        => paused A@6 failover
+         220 B=master A=- A=- A=- => open B@7 early
+         5220                    => open B@7 unconfirmed",
+    );
+}
+
+#[test]
+fn a_false_epoch_does_not_hide_the_next_failover() {
+    early(
+        "150 1~chosen:B@7 3~chosen:B@999 B=master => open B@999 early
+         1300 1:B@7 2:B@7 3:B@7  => open B@999 proven
+         5000 A=replica          => open B@999 proven
+         9000 1~chosen:A@8/B     => paused B@999 failover
+         9100 A=master           => open A@8 early",
+    );
+}
