@@ -171,10 +171,13 @@ impl Cluster {
         for node in self.nodes.iter_mut().filter(|node| !node.running()) {
             node.start(Some((&host, port)))?;
         }
-        for replica in self.replicas_of(master) {
-            wait::until(limit, format_args!("{} to be linked", replica.name()), || replica.linked())
-                .with_context(|| self.describe())?;
-        }
+        // On a busy machine one that resynchronizes may be taken for dead meanwhile, and another is master then.
+        let linked = || {
+            let (master, _) = self.majority()?;
+            self.replicas_of(master).into_iter().try_for_each(Node::linked)?;
+            Ok(master)
+        };
+        let master = wait::until(limit, "all replicas to be linked", linked).with_context(|| self.describe())?;
         self.sentinels.iter().for_each(|sentinel| sentinel.pace(BRISK.0, BRISK.1));
         for sentinel in &self.sentinels {
             wait::until(limit, "all replicas to be seen well", || sentinel.replicas_well())?;
