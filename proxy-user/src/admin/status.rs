@@ -12,8 +12,10 @@ use serde_json::Value;
 
 use crate::{
     config::{Name, TargetRole},
-    election::{Target, Verdict, Way},
+    election::{Verdict, Way},
 };
+
+pub use crate::events::Master;
 
 /// Asked for each request; must answer without waiting.
 pub trait StatusSource: Send + Sync {
@@ -50,15 +52,6 @@ pub struct Group {
     pub nodes: Vec<Value>,
     /// Configured names, with the addresses they resolve to.
     pub names: Vec<Value>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Master {
-    pub addr: SocketAddr,
-    #[serde(default)]
-    pub epoch: u64,
-    #[serde(default)]
-    pub id: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -118,12 +111,6 @@ impl Group {
             replicas: verdict.replicas.iter().map(Replica::from).collect(),
             ..Self::default()
         }
-    }
-}
-
-impl From<&Target> for Master {
-    fn from(target: &Target) -> Self {
-        Self { addr: target.addr, epoch: target.epoch, id: target.id.clone() }
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use nix::sys::epoll::EpollFlags;
+use proxy_ebpf::Meter;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
@@ -173,12 +174,17 @@ impl Pair {
     /// Adds what the kernel has moved since it was last asked.
     pub(super) fn refresh(&mut self, splice: &Splice) {
         for side in [CLIENT, NODE] {
-            if self.flows[side].spliced
-                && let Ok(meter) = splice.meter(self.ends[side].cookie)
-            {
-                self.count(side, meter.bytes);
-            }
+            self.read_meter(side, splice);
         }
+    }
+
+    fn read_meter(&mut self, side: usize, splice: &Splice) -> Option<Meter> {
+        if !self.flows[side].spliced {
+            return None;
+        }
+        let meter = splice.meter(self.ends[side].cookie).ok()?;
+        self.count(side, meter.bytes);
+        Some(meter)
     }
 
     /// Both flows are finished: the sockets may close in order. Any other end is a reset.
@@ -191,12 +197,7 @@ impl Pair {
     /// (inet_sock_destruct warns); there rarely are any, and thousands may have to end at once.
     pub(super) fn take_leave(&mut self, splice: &Splice, scratch: &mut [u8]) {
         for side in [CLIENT, NODE] {
-            if !self.flows[side].spliced {
-                continue;
-            }
-            let Ok(meter) = splice.meter(self.ends[side].cookie) else { continue };
-            self.count(side, meter.bytes);
-            if meter.passed > self.ends[side].read {
+            if self.read_meter(side, splice).is_some_and(|meter| meter.passed > self.ends[side].read) {
                 self.ends[side].discard(scratch);
             }
         }
