@@ -209,6 +209,13 @@ impl End {
         let _gone = setsockopt(&self.socket, sockopt::Linger, &lingering);
     }
 
+    /// Sends the RST that the close would send, and leaves the close for later.
+    pub(super) fn reset(&self) {
+        let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+        // SAFETY: an address of the given length. A socket that refuses is already gone, and its peer knows.
+        unsafe { libc::connect(self.socket.as_raw_fd(), &raw const nobody, size_of_val(&nobody) as libc::socklen_t) };
+    }
+
     pub(super) fn discard(&mut self, scratch: &mut [u8]) {
         for _ in 0..MOST_DISCARDS {
             if !matches!(self.read(scratch), Ok(Read::Bytes(_))) {

@@ -192,14 +192,26 @@ impl Pair {
         self.ends.iter().for_each(End::disarm_reset);
     }
 
-    /// The last look at a connection that ends: counts what the kernel moved, and reads away what it passed
-    /// and nobody read. Sockets with such bytes left upset the kernel's count of their memory
-    /// (inet_sock_destruct warns); there rarely are any, and thousands may have to end at once.
+    /// The client learns at once that it has to go elsewhere; both sockets are still to be closed.
+    pub(super) fn dismiss_client(&mut self, splice: Option<&Splice>, scratch: &mut [u8]) {
+        if let Some(splice) = splice {
+            self.take_leave_of(CLIENT, splice, scratch);
+        }
+        self.ends[CLIENT].reset();
+    }
+
     pub(super) fn take_leave(&mut self, splice: &Splice, scratch: &mut [u8]) {
         for side in [CLIENT, NODE] {
-            if self.read_meter(side, splice).is_some_and(|meter| meter.passed > self.ends[side].read) {
-                self.ends[side].discard(scratch);
-            }
+            self.take_leave_of(side, splice, scratch);
+        }
+    }
+
+    /// The last look at a flow that ends: counts what the kernel moved, and reads away what it passed
+    /// and nobody read. Sockets with such bytes left upset the kernel's count of their memory
+    /// (inet_sock_destruct warns); there rarely are any, and thousands may have to end at once.
+    fn take_leave_of(&mut self, side: usize, splice: &Splice, scratch: &mut [u8]) {
+        if self.read_meter(side, splice).is_some_and(|meter| meter.passed > self.ends[side].read) {
+            self.ends[side].discard(scratch);
         }
     }
 

@@ -20,27 +20,20 @@ impl Worker {
         let _unheard = order.done.send(Severed { connections, first, last: Instant::now() });
     }
 
-    /// Resets all matching connections, clients first: they are the ones who have to reconnect.
+    /// Resets all matching connections, clients first: they are the ones who have to reconnect. What a close
+    /// costs beside its RST (the map's links, epoll, the socket itself) is the greater part, and follows.
     /// Returns how many, and when the first client was.
     pub(super) fn sever(&mut self, doomed: &dyn Fn(&Pair) -> bool) -> (usize, Option<Instant>) {
         let doomed: Vec<usize> = self.pairs.iter().filter(|(_, pair)| doomed(pair)).map(|(index, _)| index).collect();
-        let mut nodes = Vec::with_capacity(doomed.len());
-        let mut rest = Vec::with_capacity(doomed.len());
         let mut first = None;
-        for (closed, &index) in doomed.iter().enumerate() {
-            let (client, node, remains) = self.take(index).into_parts();
-            drop(client);
+        for (done, &index) in doomed.iter().enumerate() {
+            self.pairs[index].dismiss_client(self.splice.as_ref(), &mut self.scratch);
             first.get_or_insert_with(Instant::now);
-            nodes.push(node);
-            rest.push(remains);
-            breathe(closed);
+            breathe(done);
         }
-        for (closed, node) in nodes.into_iter().enumerate() {
-            drop(node);
-            breathe(closed);
-        }
-        for remains in rest {
-            remains.settle(self.splice.as_mut());
+        for (done, &index) in doomed.iter().enumerate() {
+            self.end(index);
+            breathe(done);
         }
         (doomed.len(), first)
     }
@@ -68,8 +61,8 @@ impl Worker {
     }
 }
 
-fn breathe(closed: usize) {
-    if closed % BURST == BURST - 1 {
+fn breathe(done: usize) {
+    if done % BURST == BURST - 1 {
         std::thread::park_timeout(BREATH);
     }
 }
