@@ -37,6 +37,8 @@ pub(super) struct Pair {
     pub(super) joined: bool,
     pub(super) token: u32,
     place: Option<OwnedSemaphorePermit>,
+    /// The client was reset; nothing happens here any more but the close.
+    pub(super) dismissed: bool,
 }
 
 /// What a worker lends a connection for a step.
@@ -72,6 +74,7 @@ impl Pair {
             joined: false,
             token: 0,
             place: Some(connection.place),
+            dismissed: false,
         })
     }
 
@@ -198,6 +201,7 @@ impl Pair {
             self.take_leave_of(CLIENT, splice, scratch);
         }
         self.ends[CLIENT].reset();
+        self.dismissed = true;
     }
 
     pub(super) fn take_leave(&mut self, splice: &Splice, scratch: &mut [u8]) {

@@ -4,19 +4,21 @@
 
 mod ending;
 mod kernel_events;
+mod timers;
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, VecDeque},
     io,
     os::fd::AsFd as _,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use proxy_ebpf::TargetKey;
 use slab::Slab;
 
+use self::ending::Ending;
 pub(super) use self::kernel_events::KernelEvents;
 use super::{
     Connection,
@@ -29,8 +31,6 @@ use crate::target::Passage;
 const MAIL: u64 = u64::MAX;
 const KERNEL: u64 = u64::MAX - 1;
 const SCRATCH: usize = 64 << 10;
-/// How often idle time limits, and lost words of the verdict program, are looked for.
-const TICK: Duration = Duration::from_secs(1);
 /// Connections whose clients have left in a pause, and whose places others have: their files are beyond what
 /// `max_connections` was fitted to, so they are few.
 const MOST_VACATED: usize = 64;
@@ -52,6 +52,7 @@ pub(super) struct Worker {
     next_tick: Option<Instant>,
     /// Connections that met their shut gate before the order to sever came.
     early: HashMap<TargetKey, (usize, Instant)>,
+    endings: VecDeque<Ending>,
     scratch: Vec<u8>,
 }
 
@@ -76,8 +77,9 @@ impl Worker {
             later: BinaryHeap::new(),
             timed: 0,
             vacated: 0,
-            next_tick: hears_kernel.then(|| Instant::now() + TICK),
+            next_tick: hears_kernel.then(|| Instant::now() + timers::TICK),
             early: HashMap::new(),
+            endings: VecDeque::new(),
             scratch: vec![0; SCRATCH],
         })
     }
@@ -106,28 +108,18 @@ impl Worker {
             self.look_later(now);
             // Last, so that a slot freed above is not reused while its old events are at hand.
             if mail && !self.open_mail(now) {
-                self.sever(&|_| true);
+                self.sever_all();
                 return Ok(());
             }
+            self.close_some();
         }
-    }
-
-    fn timeout(&self) -> EpollTimeout {
-        if !self.again.is_empty() {
-            return EpollTimeout::ZERO;
-        }
-        let due = self.later.peek().map(|Reverse((due, ..))| *due);
-        let due = due.into_iter().chain(self.next_tick).min();
-        let Some(due) = due else { return EpollTimeout::NONE };
-        let millis = due.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-        EpollTimeout::try_from(millis.min(60_000) as i32).unwrap_or(EpollTimeout::ZERO)
     }
 
     fn open_mail(&mut self, now: Instant) -> bool {
         for mail in self.mailbox.take() {
             match mail {
                 Mail::Adopt(connection) => self.adopt(connection, now),
-                Mail::Sever(order) => self.carry_out(&order),
+                Mail::Sever(order) => self.carry_out(order),
                 Mail::Resume(key) => self.resume(key, now),
                 Mail::Kernel(event) => self.on_kernel(event, now),
                 Mail::Audit => self.audit(now),
@@ -155,7 +147,7 @@ impl Worker {
         }
         self.timed += usize::from(timed);
         if timed {
-            self.next_tick.get_or_insert(now + TICK);
+            self.next_tick.get_or_insert(now + timers::TICK);
         }
         self.pairs.insert(pair);
     }
@@ -177,7 +169,7 @@ impl Worker {
 
     fn on_socket(&mut self, token: u32, flags: EpollFlags, now: Instant) {
         let (index, side) = place(token);
-        let Some(pair) = self.pairs.get_mut(index) else { return };
+        let Some(pair) = live(&mut self.pairs, index) else { return };
         if flags.contains(EpollFlags::EPOLLERR) {
             // A dead peer: whatever the other one sends would vanish, so it has to know now.
             return self.end(index);
@@ -203,7 +195,7 @@ impl Worker {
     /// Takes one flow as far as it goes now.
     fn step(&mut self, token: u32, now: Instant) {
         let (index, side) = place(token);
-        let Some(pair) = self.pairs.get_mut(index) else { return };
+        let Some(pair) = live(&mut self.pairs, index) else { return };
         pair.flows[side].queued = false;
         let mut means = Means { splice: self.splice.as_mut(), scratch: &mut self.scratch, now };
         match pair.step(side, &mut means) {
@@ -245,40 +237,6 @@ impl Worker {
         }
     }
 
-    fn look_later(&mut self, now: Instant) {
-        while let Some(&Reverse((due, token, cookie))) = self.later.peek() {
-            if due > now {
-                break;
-            }
-            self.later.pop();
-            let (index, side) = place(token);
-            let current = self
-                .pairs
-                .get(index)
-                .is_some_and(|pair| pair.ends[side].cookie == cookie && pair.flows[side].due == Some(due));
-            if current {
-                self.step(token, now);
-            }
-        }
-        if self.next_tick.is_some_and(|due| due <= now) {
-            self.end_idle(now);
-            self.look_for_lost_events();
-            self.next_tick = (self.timed > 0 || self.kernel.is_some()).then_some(now + TICK);
-        }
-    }
-
-    fn end_idle(&mut self, now: Instant) {
-        let splice = self.splice.as_ref();
-        let idle: Vec<usize> = self
-            .pairs
-            .iter_mut()
-            .filter_map(|(index, pair)| pair.idle_too_long(splice, now).then_some(index))
-            .collect();
-        for index in idle {
-            self.end(index);
-        }
-    }
-
     fn refresh(&mut self) {
         let Some(splice) = &self.splice else { return };
         self.pairs.iter_mut().for_each(|(_, pair)| pair.refresh(splice));
@@ -293,6 +251,11 @@ impl Worker {
             self.step(token, now);
         }
     }
+}
+
+/// A connection that is more than two sockets to be closed.
+fn live(pairs: &mut Slab<Pair>, index: usize) -> Option<&mut Pair> {
+    pairs.get_mut(index).filter(|pair| !pair.dismissed)
 }
 
 /// What epoll and the kernel program call a flow, and the socket it comes from.

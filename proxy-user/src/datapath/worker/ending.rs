@@ -2,40 +2,81 @@
 
 use std::time::{Duration, Instant};
 
+use proxy_ebpf::Cookie;
+
 use super::Worker;
-use crate::datapath::{Sever, Severed, pair::Pair};
+use crate::datapath::{
+    Sever, Severed,
+    pair::{CLIENT, Pair},
+};
 
 /// Resets are not repeated when they are lost, and a burst overflows the queue of a receiving CPU
 /// (net.core.netdev_max_backlog, 1,000 packets): so many at a time, and a breath in between.
 const BURST: usize = 256;
 const BREATH: Duration = Duration::from_millis(1);
 
+/// Closed in one turn of the worker, between which it looks after everyone else: those who were reset are
+/// back within a millisecond, and a close costs 20 us and more.
+const SLICE: usize = 32;
+
+/// What is still to be done of a switch when its clients know.
+#[derive(Debug)]
+pub(super) enum Ending {
+    Close { index: usize, client: Cookie },
+    Report { order: Sever, connections: usize, first: Option<Instant> },
+}
+
 impl Worker {
-    pub(super) fn carry_out(&mut self, order: &Sever) {
+    pub(super) fn carry_out(&mut self, order: Sever) {
         let early = self.early.remove(&order.key);
         let severed = self.sever(&|pair| pair.lease.key == order.key && pair.lease.generation != order.keep);
         let connections = early.map_or(0, |(early, _)| early) + severed.0;
         let first = early.map(|(_, first)| first).or(severed.1);
-        // Nobody waits for it any more when the daemon is going down.
-        let _unheard = order.done.send(Severed { connections, first, last: Instant::now() });
+        self.endings.push_back(Ending::Report { order, connections, first });
     }
 
-    /// Resets all matching connections, clients first: they are the ones who have to reconnect. What a close
+    /// Resets the clients of all matching connections: they are the ones who have to reconnect. What a close
     /// costs beside its RST (the map's links, epoll, the socket itself) is the greater part, and follows.
     /// Returns how many, and when the first client was.
-    pub(super) fn sever(&mut self, doomed: &dyn Fn(&Pair) -> bool) -> (usize, Option<Instant>) {
-        let doomed: Vec<usize> = self.pairs.iter().filter(|(_, pair)| doomed(pair)).map(|(index, _)| index).collect();
-        let mut first = None;
-        for (done, &index) in doomed.iter().enumerate() {
-            self.pairs[index].dismiss_client(self.splice.as_ref(), &mut self.scratch);
+    fn sever(&mut self, doomed: &dyn Fn(&Pair) -> bool) -> (usize, Option<Instant>) {
+        let (mut severed, mut first) = (0, None);
+        for (index, pair) in &mut self.pairs {
+            if pair.dismissed || !doomed(pair) {
+                continue;
+            }
+            pair.dismiss_client(self.splice.as_ref(), &mut self.scratch);
+            self.endings.push_back(Ending::Close { index, client: pair.ends[CLIENT].cookie });
             first.get_or_insert_with(Instant::now);
-            breathe(done);
+            severed += 1;
+            if severed % BURST == 0 {
+                std::thread::park_timeout(BREATH);
+            }
         }
-        for (done, &index) in doomed.iter().enumerate() {
-            self.end(index);
-            breathe(done);
+        (severed, first)
+    }
+
+    pub(super) fn sever_all(&mut self) {
+        self.sever(&|_| true);
+        while !self.endings.is_empty() {
+            self.close_some();
         }
-        (doomed.len(), first)
+    }
+
+    pub(super) fn close_some(&mut self) {
+        for _ in 0..SLICE {
+            match self.endings.pop_front() {
+                Some(Ending::Close { index, client }) => {
+                    if self.pairs.get(index).is_some_and(|pair| pair.ends[CLIENT].cookie == client) {
+                        self.end(index);
+                    }
+                }
+                Some(Ending::Report { order, connections, first }) => {
+                    // Nobody waits for it any more when the daemon is going down.
+                    let _unheard = order.done.send(Severed { connections, first, last: Instant::now() });
+                }
+                None => break,
+            }
+        }
     }
 
     pub(super) fn end(&mut self, index: usize) {
@@ -58,11 +99,5 @@ impl Worker {
         let (client, node, remains) = pair.into_parts();
         drop((client, node));
         remains.settle(self.splice.as_mut());
-    }
-}
-
-fn breathe(done: usize) {
-    if done % BURST == BURST - 1 {
-        std::thread::park_timeout(BREATH);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use proxy_ebpf::{Event, counter, event, sequence};
 
-use super::{Worker, place, token};
+use super::{Worker, live, place, token};
 use crate::datapath::{
     flow::Via,
     mailbox::{Mail, Mailbox},
@@ -45,7 +45,7 @@ impl Worker {
 
     pub(super) fn on_kernel(&mut self, event: Event, now: Instant) {
         let (index, side) = place(event.token);
-        let Some(pair) = self.pairs.get_mut(index) else { return };
+        let Some(pair) = live(&mut self.pairs, index) else { return };
         if pair.ends[side].cookie != event.cookie {
             return;
         }
