@@ -3,6 +3,8 @@
 //! Fields are plain integers with explicit padding: no bool, enum, Option or usize crosses it.
 #![no_std]
 
+pub mod nat;
+
 /// Names of the maps, as they appear in `bpftool map` and below the pin directory.
 /// The kernel keeps 15 bytes of a map's name.
 pub mod names {
@@ -196,7 +198,10 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Event, Link, Meter, Target, TargetKey};
+    use super::{
+        Event, Link, Meter, Target, TargetKey,
+        nat::{Clock, Door, Egress, End, Endpoint, Flow, FlowKey, Snat},
+    };
 
     /// Gives the ABI types to the crates that want proof that any bytes are a value.
     macro_rules! pod {
@@ -210,4 +215,5 @@ mod user {
         )*};
     }
     pod!(TargetKey, Target, Link, Meter, Event);
+    pod!(Endpoint, Door, Snat, Egress, FlowKey, End, Flow, Clock);
 }

@@ -1,0 +1,206 @@
+//! The ABI of the packet datapaths: full NAT, flow by flow, in the kernel. A flow is a record in the array
+//! `flows`; its place there is its source port towards the node, so that the way back needs no search.
+//! Addresses are IPv6 or v4-mapped, ports are in network byte order, numbers and times in the host's.
+
+/// Names of the maps, beside those of the crate.
+pub mod names {
+    /// `Endpoint -> u32`: the addresses that clients dial. The number is the place in [`DOORS`].
+    pub const DOOR_OF: &str = "door_of";
+    /// Array of [`super::Door`].
+    pub const DOORS: &str = "doors";
+    /// `address -> u32`: the addresses that nodes see. The number is the place in [`SNATS`].
+    pub const SNAT_OF: &str = "snat_of";
+    /// Array of [`super::Snat`].
+    pub const SNATS: &str = "snats";
+    /// `TargetKey -> Egress`: how a node is reached.
+    pub const EGRESS: &str = "egress";
+    /// `FlowKey -> u32`: a client's flow, as its place in [`FLOWS`].
+    pub const FLOW_OF: &str = "flow_of";
+    /// Array of [`super::Flow`], mapped into the daemon's memory.
+    pub const FLOWS: &str = "flows";
+    /// Array of queues of `u32`: the places that are free, longest first, one queue for each [`super::Snat`].
+    pub const FREE: &str = "free";
+    /// Array of `u32`: the latest half-open flows, oldest replaced first.
+    pub const HALF_OPEN: &str = "half_open";
+    /// Array of one [`super::Clock`].
+    pub const CLOCK: &str = "clock";
+    /// Array of `u64`, by route: flows that hold a place, mapped into the daemon's memory.
+    pub const USAGE: &str = "usage";
+    /// Per-CPU counters, indexed by [`super::packet`].
+    pub const PACKETS: &str = "packets";
+    /// The program at tc ingress.
+    pub const TC: &str = "nat_tc";
+}
+
+/// An IPv6 address, or an IPv4 one as ::ffff:a.b.c.d (which no IPv6 packet may carry).
+pub type Address = [u8; 16];
+pub type Port = [u8; 2];
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    pub addr: Address,
+    pub port: Port,
+    pub _pad: [u8; 2],
+}
+
+/// An address that clients dial.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Door {
+    pub addr: Address,
+    pub port: Port,
+    pub route: u16,
+    /// Flows that the route may have.
+    pub max_connections: u32,
+}
+
+/// An address that nodes see, and the ports on it that are ours.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snat {
+    pub addr: Address,
+    /// The first of its places in `flows`.
+    pub first: u32,
+    pub first_port: u16,
+    pub ports: u16,
+}
+
+/// How a node is reached, written before `targets` leads to it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Egress {
+    pub ifindex: u32,
+    /// As which of `snats` the node sees us.
+    pub snat: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    pub client: Address,
+    pub port: Port,
+    pub door: u16,
+}
+
+/// What is known of one end of a flow. Written by the packets that come from it, which come one CPU at a
+/// time (a NIC keeps a flow on one queue); a count may be a little short where they do not.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    pub addr: Address,
+    pub bytes: u64,
+    pub packets: u64,
+    /// The sequence number after the last byte that it sent.
+    pub next: u32,
+    /// The last acknowledgement number that it sent.
+    pub acked: u32,
+    /// When it last sent something, in [`TICK_SHIFT`] ticks of the monotonic clock.
+    pub seen: u32,
+    /// Where its packets come in, and where those to it go out.
+    pub ifindex: u32,
+    /// All TCP flags that it ever sent.
+    pub flags: u32,
+    pub port: Port,
+    /// Whom it speaks to: for a client a place in `doors`, for a node one in `snats`.
+    pub through: u16,
+}
+
+/// A flow: two cache lines, one for each end.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    pub client: End,
+    /// One of [`flow`] in the low byte; above it a number that is another for each flow in this place.
+    pub state: u32,
+    pub route: u16,
+    pub slot: u16,
+    pub node: End,
+    /// The low half of the target's generation.
+    pub generation: u32,
+    pub _pad: u32,
+}
+
+/// The low byte of [`Flow::state`].
+pub mod flow {
+    /// Nobody's; the place is in the queue, or on its way to it.
+    pub const FREE: u32 = 0;
+    /// Its client has not yet acknowledged what the node sent.
+    pub const HALF: u32 = 1;
+    /// It is kept until it ends.
+    pub const OPEN: u32 = 2;
+    pub const MASK: u32 = 0xff;
+    /// One flow later in the same place.
+    pub const NEXT: u32 = 0x100;
+}
+
+/// One tick of [`End::seen`]: 2^27 ns, 0.134 s.
+pub const TICK_SHIFT: u32 = 27;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// When the daemon was last alive, in ns of CLOCK_MONOTONIC.
+    pub beat: u64,
+    /// How long after that new flows are still made, in ns.
+    pub grace: u64,
+    /// How many flows were half-open so far: the next place in `half_open`.
+    pub half_open: u64,
+}
+
+/// How many flows may be half-open; one more ends the oldest. A power of two.
+pub const MOST_HALF_OPEN: u32 = 8192;
+
+/// Indexes of the `packets` map: one for everything a packet's way can be. This table also makes the metrics.
+pub mod packet {
+    /// Numbers the names in their order.
+    macro_rules! table {
+        (@ $at:expr;) => {};
+        (@ $at:expr; $index:ident = $name:literal, $doc:literal; $($rest:tt)*) => {
+            #[doc = $doc]
+            pub const $index: u32 = $at;
+            table!(@ $at + 1; $($rest)*);
+        };
+        ($($index:ident = $name:literal, $doc:literal;)*) => {
+            table!(@ 0; $($index = $name, $doc;)*);
+            /// Label values of the metric `switchmaster_packets_total`, by index.
+            pub const NAMES: &[&str] = &[$($name),*];
+        };
+    }
+    table! {
+        TO_NODE = "to_node", "Translated, client to node.";
+        TO_CLIENT = "to_client", "Translated, node to client.";
+        NOT_OURS = "not_ours", "Addressed to no route and no flow: untouched.";
+        NOT_IP = "not_ip", "Neither IPv4 nor IPv6, or with a VLAN tag: untouched.";
+        FRAGMENT = "fragment", "A fragment: left to the stack.";
+        OPTIONS = "options", "IPv4 options or IPv6 extension headers: left to the stack.";
+        NOT_TCP = "not_tcp", "Neither TCP nor an ICMP error: left to the stack.";
+        MALFORMED = "malformed", "Lengths that contradict each other, a header cut short: left to the stack.";
+        NO_FLOW = "no_flow", "No SYN and of no flow: left to the stack, whose own connection it may be.";
+        NEW = "new", "A SYN that made a flow.";
+        ESTABLISHED = "established", "A handshake that its client finished.";
+        LISTENER = "listener", "A SYN left to the listener: no open target, or one of another family.";
+        FULL = "full", "A SYN left to the listener: the route has max_connections.";
+        NO_PORT = "no_port", "A SYN left to the listener: no source port is free.";
+        ORPHANED = "orphaned", "A SYN left to the stack: the daemon has been dead for longer than orphan_grace.";
+        HELD = "held", "Dropped in a pause: TCP sends it again.";
+        RESET = "reset", "Of a flow whose generation has ended: answered by RST.";
+        EVICTED = "evicted", "A half-open flow that made room for another.";
+        EXPIRED = "expired", "Its hop limit is used up: dropped.";
+        UNROUTED = "unrouted", "The kernel could not send it on: dropped.";
+    }
+    pub const COUNT: u32 = NAMES.len() as u32;
+}
+
+const _: () = {
+    assert!(size_of::<Endpoint>() == 20);
+    assert!(size_of::<Door>() == 24);
+    assert!(size_of::<Snat>() == 24);
+    assert!(size_of::<Egress>() == 8);
+    assert!(size_of::<FlowKey>() == 20);
+    assert!(size_of::<End>() == 56);
+    assert!(size_of::<Flow>() == 128);
+    assert!(core::mem::offset_of!(Flow, node) == 64);
+    assert!(size_of::<Clock>() == 24);
+    assert!(MOST_HALF_OPEN.is_power_of_two());
+};
