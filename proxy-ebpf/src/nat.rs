@@ -20,7 +20,7 @@ pub mod names {
     pub const FLOWS: &str = "flows";
     /// Array of queues of `u32`: the places that are free, longest first, one queue for each [`super::Snat`].
     pub const FREE: &str = "free";
-    /// Array of `u32`: the latest half-open flows, oldest replaced first.
+    /// Array of `u64`: the latest half-open flows, place and state, oldest replaced first.
     pub const HALF_OPEN: &str = "half_open";
     /// Array of one [`super::Clock`].
     pub const CLOCK: &str = "clock";

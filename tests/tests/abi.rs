@@ -11,11 +11,16 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya_obj::Object;
-use proxy_ebpf::{Cookie, Link, Meter, Target, TargetKey, names};
+use proxy_ebpf::{
+    Cookie, Link, Meter, Target, TargetKey, names,
+    nat::{self, Address, Clock, Door, Egress, Endpoint, Flow, FlowKey, Snat},
+};
 
-/// Map name, key size, value size. A map of sockets is given descriptors (and cannot be read
+/// Map name, key size, value size. A map of sockets or of maps is given descriptors (and cannot be read
 /// back by userspace, which would take 8 bytes: aya writes 4); a ring buffer has neither key nor value.
-const MAPS: [(&str, usize, usize); 7] = [
+type Maps = &'static [(&'static str, usize, usize)];
+
+const SOCKMAP: Maps = &[
     (names::TARGETS, size_of::<TargetKey>(), size_of::<Target>()),
     (names::LINKS, size_of::<Cookie>(), size_of::<Link>()),
     (names::METERS, size_of::<Cookie>(), size_of::<Meter>()),
@@ -24,6 +29,25 @@ const MAPS: [(&str, usize, usize); 7] = [
     (names::EVENTS, 0, 0),
     (names::COUNTERS, size_of::<u32>(), size_of::<u64>()),
 ];
+
+const NAT: Maps = &[
+    (names::TARGETS, size_of::<TargetKey>(), size_of::<Target>()),
+    (nat::names::DOOR_OF, size_of::<Endpoint>(), size_of::<u32>()),
+    (nat::names::DOORS, size_of::<u32>(), size_of::<Door>()),
+    (nat::names::SNAT_OF, size_of::<Address>(), size_of::<u32>()),
+    (nat::names::SNATS, size_of::<u32>(), size_of::<Snat>()),
+    (nat::names::EGRESS, size_of::<TargetKey>(), size_of::<Egress>()),
+    (nat::names::FLOW_OF, size_of::<FlowKey>(), size_of::<u32>()),
+    (nat::names::FLOWS, size_of::<u32>(), size_of::<Flow>()),
+    (nat::names::FREE, size_of::<u32>(), size_of::<RawFd>()),
+    (nat::names::HALF_OPEN, size_of::<u32>(), size_of::<u64>()),
+    (nat::names::CLOCK, size_of::<u32>(), size_of::<Clock>()),
+    (nat::names::USAGE, size_of::<u32>(), size_of::<u64>()),
+    (nat::names::PACKETS, size_of::<u32>(), size_of::<u64>()),
+];
+
+/// Every object: its maps, and its one program.
+const OBJECTS: [(&str, Maps, &str); 2] = [("sockmap", SOCKMAP, names::VERDICT), ("tc", NAT, nat::names::TC)];
 
 /// Built once: a build removes what an earlier one made.
 fn object(name: &str) -> Result<Object> {
@@ -36,27 +60,36 @@ fn object(name: &str) -> Result<Object> {
 }
 
 #[test]
-fn sockmap_has_the_maps_and_the_program_of_the_abi() -> Result<()> {
-    let object = object("sockmap")?;
-    for (name, key, value) in MAPS {
+fn every_object_has_the_maps_and_the_program_of_the_abi() -> Result<()> {
+    ensure!(OBJECTS.map(|(name, ..)| name) == ebpf_build::OBJECTS, "an object is not looked at here");
+    for (name, maps, program) in OBJECTS {
+        as_agreed(&object(name)?, maps, program).with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
+fn as_agreed(object: &Object, maps: Maps, program: &str) -> Result<()> {
+    for &(name, key, value) in maps {
         let map = object.maps.get(name).with_context(|| format!("no map {name}"))?;
         let found = (map.key_size() as usize, map.value_size() as usize);
         ensure!(found == (key, value), "{name}: key and value are {found:?}, not {:?}", (key, value));
         ensure!(name.len() <= 15, "the kernel would cut the name {name}");
     }
-    let known: BTreeSet<&str> = MAPS.iter().map(|(name, ..)| *name).collect();
+    let known: BTreeSet<&str> = maps.iter().map(|(name, ..)| *name).collect();
     let extra: Vec<&String> =
         object.maps.keys().filter(|name| !name.starts_with('.') && !known.contains(name.as_str())).collect();
     ensure!(extra.is_empty(), "maps outside the ABI: {extra:?}");
     let programs: Vec<&String> = object.programs.keys().collect();
-    ensure!(programs == [names::VERDICT], "programs: {programs:?}");
+    ensure!(programs == [program], "programs: {programs:?}");
     Ok(())
 }
 
 #[test]
-fn the_object_carries_btf_and_a_licence() -> Result<()> {
-    let object = object("sockmap")?;
-    ensure!(object.btf.is_some(), "without BTF bpftool shows no field names");
-    ensure!(object.license.to_string_lossy().contains("GPL"), "its helpers need a GPL-compatible licence");
+fn every_object_carries_btf_and_a_licence() -> Result<()> {
+    for name in ebpf_build::OBJECTS {
+        let object = object(name)?;
+        ensure!(object.btf.is_some(), "{name}: without BTF bpftool shows no field names");
+        ensure!(object.license.to_string_lossy().contains("GPL"), "{name}: its helpers need a GPL-compatible licence");
+    }
     Ok(())
 }

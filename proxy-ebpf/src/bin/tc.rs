@@ -1,0 +1,94 @@
+//! The packet datapath at tc ingress: full NAT of every flow of a route, and nothing else. Promises what
+//! `kernel::nat` does; what it does not translate goes on to the next program, and to the stack, as it came.
+//! Needs bpf_redirect_neigh (5.10), mapped arrays (5.5) and atomic compare-and-exchange (5.12).
+#![no_std]
+#![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+#[path = "../kernel/mod.rs"]
+mod kernel;
+
+use aya_ebpf::{
+    bindings::{BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::{bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_pull_data},
+    macros::classifier,
+    programs::TcContext,
+};
+use proxy_ebpf::nat::packet;
+
+use self::kernel::{
+    nat::{Verdict, handle},
+    packet::Packet,
+    tables::count,
+};
+
+struct Skb(TcContext);
+
+#[classifier]
+fn nat_tc(ctx: TcContext) -> i32 {
+    match handle(&Skb(ctx)) {
+        Verdict::Send { ifindex } => send(ifindex),
+        Verdict::Pass => TC_ACT_UNSPEC,
+        Verdict::Drop => TC_ACT_SHOT,
+    }
+}
+
+#[inline(always)]
+fn send(ifindex: u32) -> i32 {
+    // SAFETY: without parameters the kernel takes the next hop from the packet's own destination.
+    let action = unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) } as i32;
+    if action == TC_ACT_SHOT {
+        count(packet::UNROUTED);
+    }
+    action
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn data(&self) -> usize {
+        self.0.data()
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        self.0.data_end()
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        // SAFETY: the context is the kernel's own.
+        unsafe { (*self.0.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn pull(&self, len: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { bpf_skb_pull_data(self.0.skb.skb, len) == 0 }
+    }
+
+    /// The helper knows what the NIC or GSO is still to fill in, and that ports are no part of it then.
+    #[inline(always)]
+    fn correct(&self, offset: usize, addresses: u32, old_ports: u32, new_ports: u32) -> bool {
+        let (skb, offset) = (self.0.skb.skb, offset as u32);
+        let [addresses, old_ports, new_ports] = [addresses, old_ports, new_ports].map(u64::from);
+        // SAFETY: as above.
+        let addressed = unsafe { bpf_l4_csum_replace(skb, offset, 0, addresses, u64::from(BPF_F_PSEUDO_HDR)) };
+        // SAFETY: as above.
+        addressed == 0 && unsafe { bpf_l4_csum_replace(skb, offset, old_ports, new_ports, 4) == 0 }
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

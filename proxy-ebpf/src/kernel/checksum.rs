@@ -1,0 +1,25 @@
+//! Internet checksums (RFC 1071), kept up to date by differences (RFC 1624). Words are taken as they lie in memory:
+//! the sum does not care about byte order as long as nobody mixes two.
+
+/// What replacing one 32-bit word by another adds to a sum.
+#[inline(always)]
+pub(crate) fn difference(sum: u64, old: u32, new: u32) -> u64 {
+    sum + u64::from(!old) + u64::from(new)
+}
+
+/// 32 bits of it, as the kernel's `__wsum`.
+#[inline(always)]
+pub(crate) fn partial(sum: u64) -> u32 {
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    ((sum >> 32) + (sum & 0xffff_ffff)) as u32
+}
+
+/// The checksum field after `sum` was added to what it covers.
+#[inline(always)]
+pub(crate) fn updated(field: u16, sum: u64) -> u16 {
+    let mut sum = u64::from(partial(sum)) + u64::from(!field);
+    sum = (sum >> 16) + (sum & 0xffff);
+    sum = (sum >> 16) + (sum & 0xffff);
+    sum = (sum >> 16) + (sum & 0xffff);
+    !(sum as u16)
+}

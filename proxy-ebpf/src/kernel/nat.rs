@@ -1,0 +1,112 @@
+//! What becomes of a packet: translated and sent on, left to the stack, or dropped, with a counter for each. Promises
+//! that nothing passes unless the target's gate is open for the flow's generation, and that whatever is addressed
+//! to no route and no flow is untouched. A flow whose generation has ended is left to the stack, which knows
+//! no such connection and answers with RST.
+
+use super::{
+    flow::{self, Gate},
+    packet::{self as wire, Packet, Segment},
+    rewrite::{Side, hops_left, rewrite},
+    tables::{DOOR_OF, DOORS, SNAT_OF, SNATS, count},
+};
+use proxy_ebpf::nat::{Endpoint, Flow, packet};
+
+/// What the program has to do with the packet.
+pub(crate) enum Verdict {
+    /// It is translated; send it out there.
+    Send {
+        ifindex: u32,
+    },
+    /// Leave it to the stack, as it came.
+    Pass,
+    Drop,
+}
+
+/// Why a packet is not sent on.
+enum Not {
+    Passed(u32),
+    Dropped(u32),
+}
+
+pub(crate) fn handle(packet: &impl Packet) -> Verdict {
+    match translate(packet) {
+        Ok(ifindex) => Verdict::Send { ifindex },
+        Err(Not::Passed(reason)) => {
+            count(reason);
+            Verdict::Pass
+        }
+        Err(Not::Dropped(reason)) => {
+            count(reason);
+            Verdict::Drop
+        }
+    }
+}
+
+#[inline(always)]
+fn translate(packet: &impl Packet) -> Result<u32, Not> {
+    let segment = wire::read(packet).map_err(Not::Passed)?;
+    let endpoint = Endpoint { addr: segment.destination, port: segment.destination_port, _pad: [0; 2] };
+    // SAFETY: one word, written before a door is open.
+    if let Some(&door) = unsafe { DOOR_OF.get(endpoint) } {
+        return from_client(packet, &segment, door as u16);
+    }
+    // SAFETY: as above.
+    if let Some(&snat) = unsafe { SNAT_OF.get(segment.destination) } {
+        return from_node(packet, &segment, snat);
+    }
+    Err(Not::Passed(packet::NOT_OURS))
+}
+
+#[inline(always)]
+fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<u32, Not> {
+    let (place, found) = match flow::of_client(segment, door) {
+        None if !segment.is_syn() => return Err(Not::Passed(packet::NO_FLOW)),
+        None => flow::make(segment, door).map_err(Not::Passed)?,
+        Some((place, found)) => match flow::begins_anew(found, segment) {
+            Some(old) => {
+                flow::free(place, found, old);
+                flow::make(segment, door).map_err(Not::Passed)?
+            }
+            None => (place, found),
+        },
+    };
+    // SAFETY: a place of the array; the client's half is written by its packets only.
+    let flow = unsafe { &mut *found };
+    pass(flow)?;
+    if !hops_left(packet, segment) {
+        return Err(Not::Dropped(packet::EXPIRED));
+    }
+    flow::open(found, segment);
+    flow::note(&mut flow.client, segment, packet.ingress());
+    let snat = SNATS.get(u32::from(flow.node.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
+    let from = Side { addr: &snat.addr, port: flow::own_port(snat, place) };
+    rewrite(packet, segment, &from, &Side { addr: &flow.node.addr, port: flow.node.port }).map_err(Not::Dropped)?;
+    count(packet::TO_NODE);
+    Ok(flow.node.ifindex)
+}
+
+#[inline(always)]
+fn from_node(packet: &impl Packet, segment: &Segment, snat: u32) -> Result<u32, Not> {
+    let found = flow::of_node(segment, snat).ok_or(Not::Passed(packet::NO_FLOW))?;
+    // SAFETY: a place of the array; the node's half is written by its packets only.
+    let flow = unsafe { &mut *found };
+    pass(flow)?;
+    if !hops_left(packet, segment) {
+        return Err(Not::Dropped(packet::EXPIRED));
+    }
+    flow::note(&mut flow.node, segment, packet.ingress());
+    let door = DOORS.get(u32::from(flow.client.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
+    let from = Side { addr: &door.addr, port: door.port };
+    rewrite(packet, segment, &from, &Side { addr: &flow.client.addr, port: flow.client.port }).map_err(Not::Dropped)?;
+    count(packet::TO_CLIENT);
+    Ok(flow.client.ifindex)
+}
+
+#[inline(always)]
+fn pass(flow: &Flow) -> Result<(), Not> {
+    match flow::gate(flow) {
+        Gate::Open => Ok(()),
+        Gate::Paused => Err(Not::Dropped(packet::HELD)),
+        Gate::Ended => Err(Not::Passed(packet::RESET)),
+    }
+}

@@ -1,0 +1,72 @@
+//! Gives a segment other addresses and ports, with every checksum right: also where the NIC is still to fill
+//! it in, and for segments that GSO will cut later, since no length changes.
+
+use super::{
+    checksum,
+    packet::{ETHERNET, Ipv4, Ipv6, Packet, Segment, Tcp, header, words},
+};
+use proxy_ebpf::nat::{Address, Port, packet};
+
+/// One side of a segment, as it shall be.
+pub(crate) struct Side<'a> {
+    pub(crate) addr: &'a Address,
+    pub(crate) port: Port,
+}
+
+#[inline(always)]
+pub(crate) fn rewrite(packet: &impl Packet, segment: &Segment, from: &Side<'_>, to: &Side<'_>) -> Result<(), u32> {
+    let tcp = header::<Tcp>(packet, segment.tcp).ok_or(packet::MALFORMED)?;
+    let ports = u32::from_ne_bytes([from.port[0], from.port[1], to.port[0], to.port[1]]);
+    // SAFETY: inside the packet.
+    let old_ports = unsafe { core::mem::replace(&mut (*tcp).ports, ports) };
+    let sum = if segment.v6 { rewrite_v6(packet, from, to) } else { rewrite_v4(packet, from, to) }?;
+    let checksum = segment.tcp + core::mem::offset_of!(Tcp, checksum);
+    packet.correct(checksum, checksum::partial(sum), old_ports, ports).then_some(()).ok_or(packet::UNROUTED)
+}
+
+/// Returns by how much the addresses change the checksum of what they are a pseudo-header of.
+#[inline(always)]
+fn rewrite_v4(packet: &impl Packet, from: &Side<'_>, to: &Side<'_>) -> Result<u64, u32> {
+    let ip = header::<Ipv4>(packet, ETHERNET).ok_or(packet::MALFORMED)?;
+    // SAFETY: inside the packet.
+    let ip = unsafe { &mut *ip };
+    let (source, destination) = (words(from.addr)[3], words(to.addr)[3]);
+    let addresses = checksum::difference(0, ip.source, source);
+    let addresses = checksum::difference(addresses, ip.destination, destination);
+    // The hop limit is the first byte of its word, and goes down by one.
+    let hop = u32::from(u16::from_ne_bytes([ip.ttl, ip.protocol]));
+    let hopped = u32::from(u16::from_ne_bytes([ip.ttl.wrapping_sub(1), ip.protocol]));
+    ip.ttl = ip.ttl.wrapping_sub(1);
+    ip.checksum = checksum::updated(ip.checksum, checksum::difference(addresses, hop, hopped));
+    (ip.source, ip.destination) = (source, destination);
+    Ok(addresses)
+}
+
+#[inline(always)]
+fn rewrite_v6(packet: &impl Packet, from: &Side<'_>, to: &Side<'_>) -> Result<u64, u32> {
+    let ip = header::<Ipv6>(packet, ETHERNET).ok_or(packet::MALFORMED)?;
+    // SAFETY: inside the packet.
+    let ip = unsafe { &mut *ip };
+    let (source, destination) = (words(from.addr), words(to.addr));
+    let mut sum = 0;
+    for word in 0..4 {
+        sum = checksum::difference(sum, ip.source[word], source[word]);
+        sum = checksum::difference(sum, ip.destination[word], destination[word]);
+    }
+    ip.hop_limit = ip.hop_limit.wrapping_sub(1);
+    (ip.source, ip.destination) = (source, destination);
+    Ok(sum)
+}
+
+/// Whether it may be sent on once more.
+#[inline(always)]
+pub(crate) fn hops_left(packet: &impl Packet, segment: &Segment) -> bool {
+    let hops = if segment.v6 {
+        // SAFETY: inside the packet.
+        header::<Ipv6>(packet, ETHERNET).map(|ip| unsafe { (*ip).hop_limit })
+    } else {
+        // SAFETY: inside the packet.
+        header::<Ipv4>(packet, ETHERNET).map(|ip| unsafe { (*ip).ttl })
+    };
+    hops.is_some_and(|hops| hops > 1)
+}

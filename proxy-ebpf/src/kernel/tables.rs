@@ -1,0 +1,100 @@
+//! The maps of the packet programs, and the few steps on them that must be atomic. Sizes are the least that loads;
+//! the daemon sets them from the configuration.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, Queue},
+    macros::btf_map,
+};
+
+use proxy_ebpf::{
+    Target, TargetKey,
+    nat::{Address, Clock, Door, Egress, Endpoint, Flow, FlowKey, MOST_HALF_OPEN, Snat, packet},
+};
+
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
+
+#[btf_map(name = "targets")]
+pub(crate) static TARGETS: HashMap<TargetKey, Target, 1024> = HashMap::new();
+#[btf_map(name = "door_of")]
+pub(crate) static DOOR_OF: HashMap<Endpoint, u32, 1024> = HashMap::new();
+#[btf_map(name = "doors")]
+pub(crate) static DOORS: Array<Door, 1024> = Array::new();
+#[btf_map(name = "snat_of")]
+pub(crate) static SNAT_OF: HashMap<Address, u32, 256> = HashMap::new();
+#[btf_map(name = "snats")]
+pub(crate) static SNATS: Array<Snat, 256> = Array::new();
+#[btf_map(name = "egress")]
+pub(crate) static EGRESS: HashMap<TargetKey, Egress, 1024> = HashMap::new();
+#[btf_map(name = "flow_of")]
+pub(crate) static FLOW_OF: HashMap<FlowKey, u32, 1024> = HashMap::new();
+#[btf_map(name = "flows")]
+pub(crate) static FLOWS: Array<Flow, 1024, MAPPED> = Array::new();
+#[btf_map(name = "free")]
+pub(crate) static FREE: ArrayOfMaps<Queue<u32, 1024>, 256> = ArrayOfMaps::new();
+#[btf_map(name = "half_open")]
+pub(crate) static HALF_OPEN: Array<u64, { MOST_HALF_OPEN as usize }> = Array::new();
+#[btf_map(name = "clock")]
+pub(crate) static CLOCK: Array<Clock, 1> = Array::new();
+#[btf_map(name = "usage")]
+pub(crate) static USAGE: Array<u64, 256, MAPPED> = Array::new();
+#[btf_map(name = "packets")]
+pub(crate) static PACKETS: PerCpuArray<u64, { packet::COUNT as usize }> = PerCpuArray::new();
+
+#[inline(always)]
+pub(crate) fn count(index: u32) {
+    if let Some(value) = PACKETS.get_ptr_mut(index) {
+        // SAFETY: the entry is this CPU's own.
+        unsafe { *value += 1 };
+    }
+}
+
+/// Adds to a word that other CPUs and the daemon write too, and returns what it was.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub(crate) fn fetch_add(word: *mut u64, by: u64) -> u64 {
+    let before;
+    // SAFETY: the instruction reads and writes the one word.
+    unsafe {
+        core::arch::asm!(
+            "{by} = atomic_fetch_add((u64 *)({word} + 0), {by})",
+            word = in(reg) word,
+            by = inout(reg) by => before,
+        );
+    }
+    before
+}
+
+/// Replaces a word if it still is `old`; true if it was.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub(crate) fn replace(word: *mut u64, old: u64, new: u64) -> bool {
+    let found: u64;
+    // SAFETY: the instruction reads and writes the one word.
+    unsafe {
+        core::arch::asm!(
+            "r0 = cmpxchg_64({word} + 0, r0, {new})",
+            word = in(reg) word,
+            new = in(reg) new,
+            inout("r0") old => found,
+        );
+    }
+    found == old
+}
+
+/// On the host the crate is only linted.
+#[cfg(not(target_arch = "bpf"))]
+pub(crate) fn fetch_add(word: *mut u64, by: u64) -> u64 {
+    // SAFETY: nobody calls it.
+    let before = unsafe { word.read() };
+    // SAFETY: nobody calls it.
+    unsafe { word.write(before + by) };
+    before
+}
+
+#[cfg(not(target_arch = "bpf"))]
+pub(crate) fn replace(word: *mut u64, old: u64, new: u64) -> bool {
+    // SAFETY: nobody calls it.
+    let found = unsafe { word.replace(new) };
+    found == old
+}

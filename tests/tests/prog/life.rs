@@ -1,0 +1,104 @@
+//! A flow from its first packet to its last, and what is remembered of it.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use proxy_ebpf::nat::{flow, packet};
+
+use crate::{
+    wire::Segment,
+    world::{Addresses, FIRST_PORT, World, v4, v6},
+};
+
+fn from_handshake_to_fin(at: Addresses) -> Result<()> {
+    let mut world = World::open(at, 64)?;
+    let own = SocketAddr::new(at.snat, FIRST_PORT);
+    let to_node = |segment: &Segment| segment.translated(own, at.node);
+    let to_client = |segment: &Segment| segment.translated(at.door, at.client);
+
+    let syn = Segment::syn(at.client, at.door).seq(1000);
+    world.through(&syn, &to_node(&syn))?.counted(&[packet::NEW, packet::TO_NODE])?;
+    ensure!(world.flow(FIRST_PORT)?.state & flow::MASK == flow::HALF, "it is open before its handshake");
+    ensure!(world.usage()? == 1, "it has no place");
+    // The client did not hear of it, and asks again: the same flow.
+    world.through(&syn, &to_node(&syn))?.counted(&[packet::TO_NODE])?;
+    let syn_ack = Segment::syn(at.node, own).seq(5000).ack(1001);
+    world.through(&syn_ack, &to_client(&syn_ack))?.counted(&[packet::TO_CLIENT])?;
+    // Somebody who did not see the answer cannot acknowledge it.
+    let blind = Segment::new(at.client, at.door).seq(1001).ack(77);
+    world.through(&blind, &to_node(&blind))?.counted(&[packet::TO_NODE])?;
+    let ack = Segment::new(at.client, at.door).seq(1001).ack(5001);
+    world.through(&ack, &to_node(&ack))?.counted(&[packet::ESTABLISHED, packet::TO_NODE])?;
+
+    let ask = ack.clone().payload(b"*1\r\n$4\r\nPING\r\n");
+    world.through(&ask, &to_node(&ask))?.counted(&[packet::TO_NODE])?;
+    let reply = Segment::new(at.node, own).seq(5001).ack(1015).payload(b"+PONG\r\n");
+    world.through(&reply, &to_client(&reply))?.counted(&[packet::TO_CLIENT])?;
+    // Sent again: counted as a packet, but no step forward.
+    world.through(&reply, &to_client(&reply))?;
+    let fin = Segment::new(at.client, at.door).seq(1015).ack(5008).fin();
+    world.through(&fin, &to_node(&fin))?;
+    let end = Segment::new(at.node, own).seq(5008).ack(1016).fin();
+    world.through(&end, &to_client(&end))?;
+
+    let known = world.flow(FIRST_PORT)?;
+    ensure!(known.state & flow::MASK == flow::OPEN, "state {:#x}", known.state);
+    let (client, node) = (known.client, known.node);
+    ensure!((client.next, client.acked, client.bytes, client.packets) == (1016, 5008, 14, 6), "{client:?}");
+    ensure!((node.next, node.acked, node.bytes, node.packets) == (5009, 1016, 14, 4), "{node:?}");
+    ensure!(client.flags & node.flags & 1 == 1, "an end was not noted");
+    Ok(())
+}
+
+#[test]
+fn from_handshake_to_fin_v4() -> Result<()> {
+    from_handshake_to_fin(v4())
+}
+
+#[test]
+fn from_handshake_to_fin_v6() -> Result<()> {
+    from_handshake_to_fin(v6())
+}
+
+#[test]
+fn a_client_port_that_is_used_again_gets_a_new_flow() -> Result<()> {
+    let at = v4();
+    let mut world = World::open(at, 64)?;
+    let first = world.connect(at.client)?;
+    world.send(&Segment::new(at.client, at.door).seq(1001).ack(5001).rst())?;
+    let second = world.connect(at.client)?;
+    ensure!(first != second, "the port that was just given back is used at once");
+    ensure!(world.flow(first)?.state & flow::MASK == flow::FREE, "the old place is still taken");
+    ensure!(world.usage()? == 1, "{} places are counted for one flow", world.usage()?);
+    Ok(())
+}
+
+#[test]
+fn ports_are_used_in_turn() -> Result<()> {
+    let at = v4();
+    let mut world = World::open(at, 4)?;
+    let mut used = Vec::new();
+    for _ in 0..5 {
+        used.push(world.connect(at.client)?);
+        world.send(&Segment::new(at.client, at.door).seq(1001).ack(5001).rst())?;
+    }
+    ensure!(used == [FIRST_PORT, FIRST_PORT + 1, FIRST_PORT + 2, FIRST_PORT + 3, FIRST_PORT], "{used:?}");
+    Ok(())
+}
+
+#[test]
+fn only_the_node_itself_answers() -> Result<()> {
+    let at = v4();
+    let mut world = World::open(at, 64)?;
+    let port = world.connect(at.client)?;
+    let own = SocketAddr::new(at.snat, port);
+    let stranger: SocketAddr = ([203, 0, 113, 77], at.node.port()).into();
+    let other_port = SocketAddr::new(at.node.ip(), at.node.port() + 1);
+    for source in [stranger, other_port] {
+        let spoofed = Segment::new(source, own).seq(5001).ack(1001).payload(b"no");
+        let outcome = world.send(&spoofed)?;
+        outcome.counted(&[packet::NO_FLOW])?;
+        ensure!(outcome.packet == spoofed.bytes(), "it was touched");
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! Limits: places, ports, half-open flows, and the daemon's own life.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use proxy_ebpf::nat::{MOST_HALF_OPEN, packet};
+
+use crate::{
+    wire::Segment,
+    world::{UNSPEC, World, v4},
+};
+
+fn syn_from(world: &World, number: u32) -> Segment {
+    let [_, a, b, c] = number.to_be_bytes();
+    Segment::syn(([10, a, b, c], 1024).into(), world.at.door)
+}
+
+#[test]
+fn more_than_max_connections_go_to_the_listener() -> Result<()> {
+    let at = v4();
+    let mut world = World::open(at, 64)?;
+    world.limit(2)?;
+    world.connect(at.client)?;
+    world.connect(SocketAddr::new(at.client.ip(), 40_002))?;
+    let syn = Segment::syn(SocketAddr::new(at.client.ip(), 40_003), at.door);
+    let outcome = world.send(&syn)?;
+    outcome.counted(&[packet::FULL])?;
+    ensure!(outcome.verdict == UNSPEC && outcome.packet == syn.bytes(), "it was touched");
+    ensure!(world.usage()? == 2, "{} places are counted", world.usage()?);
+    Ok(())
+}
+
+#[test]
+fn without_a_free_port_a_client_goes_to_the_listener() -> Result<()> {
+    let mut world = World::open(v4(), 3)?;
+    for number in 0..3 {
+        world.send(&syn_from(&world, number))?.counted(&[packet::NEW, packet::TO_NODE])?;
+    }
+    world.send(&syn_from(&world, 3))?.counted(&[packet::NO_PORT])?;
+    ensure!(world.usage()? == 3, "{} places are counted", world.usage()?);
+    Ok(())
+}
+
+#[test]
+fn new_flows_end_with_the_daemons_grace_and_old_ones_do_not() -> Result<()> {
+    let at = v4();
+    let mut world = World::open(at, 64)?;
+    world.connect(at.client)?;
+    world.beat(1)?;
+    world.send(&syn_from(&world, 0))?.counted(&[packet::ORPHANED])?;
+    let ask = Segment::new(at.client, at.door).seq(1001).ack(5001).payload(b"x");
+    world.send(&ask)?.counted(&[packet::TO_NODE])
+}
+
+#[test]
+fn a_flood_ends_its_own_half_open_flows_only() -> Result<()> {
+    let at = v4();
+    let mut world = World::open(at, 9000)?;
+    world.connect(at.client)?;
+    let [mut evicted, mut made] = [0; 2];
+    for number in 0..3 * MOST_HALF_OPEN {
+        let outcome = world.send(&syn_from(&world, number))?;
+        made += outcome.counted.get("new").copied().unwrap_or(0);
+        evicted += outcome.counted.get("evicted").copied().unwrap_or(0);
+    }
+    ensure!(made == u64::from(3 * MOST_HALF_OPEN), "only {made} flows were made");
+    // The established one has left its turn among the half-open ones to nobody.
+    ensure!(evicted == u64::from(2 * MOST_HALF_OPEN), "{evicted} flows were evicted");
+    ensure!(world.usage()? == u64::from(MOST_HALF_OPEN) + 1, "{} places are counted", world.usage()?);
+    let ask = Segment::new(at.client, at.door).seq(1001).ack(5001).payload(b"x");
+    world.send(&ask)?.counted(&[packet::TO_NODE])
+}

@@ -1,0 +1,226 @@
+//! A program with its maps filled as the daemon would fill them: one route to one node, in either family.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, Queue},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+};
+use ebpf_build::build;
+use proxy_ebpf::{
+    Target, TargetKey,
+    names::TARGETS,
+    nat::{Address, Clock, Door, Egress, Endpoint, Flow, Snat, names, packet},
+    state,
+};
+
+use crate::wire::Segment;
+
+pub(crate) const UNSPEC: u32 = u32::MAX;
+pub(crate) const SHOT: u32 = 2;
+pub(crate) const REDIRECT: u32 = 7;
+pub(crate) const FIRST_PORT: u16 = 20_000;
+const GENERATION: u64 = 7;
+/// Any that exists where the tests run; nothing is sent there.
+const LOOPBACK: u32 = 1;
+const PLACES: u32 = 16_384;
+
+/// The addresses of a test, in one family.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Addresses {
+    pub(crate) client: SocketAddr,
+    pub(crate) door: SocketAddr,
+    pub(crate) snat: IpAddr,
+    pub(crate) node: SocketAddr,
+}
+
+pub(crate) fn v4() -> Addresses {
+    Addresses {
+        client: ([192, 0, 2, 10], 40_001).into(),
+        door: ([198, 51, 100, 1], 6379).into(),
+        snat: [203, 0, 113, 9].into(),
+        node: ([203, 0, 113, 2], 6380).into(),
+    }
+}
+
+pub(crate) fn v6() -> Addresses {
+    let ip = |last| IpAddr::from([0x2001, 0xdb8, 0, last, 0, 0, 0, last]);
+    Addresses { client: (ip(0x10), 40_001).into(), door: (ip(1), 6379).into(), snat: ip(9), node: (ip(2), 6380).into() }
+}
+
+pub(crate) struct World {
+    object: Ebpf,
+    pub(crate) at: Addresses,
+    seen: Vec<u64>,
+}
+
+/// What became of a packet.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) verdict: u32,
+    pub(crate) packet: Vec<u8>,
+    /// By how much each counter rose, by name.
+    pub(crate) counted: BTreeMap<&'static str, u64>,
+}
+
+impl Outcome {
+    pub(crate) fn counted(&self, expected: &[u32]) -> Result<()> {
+        let expected: BTreeMap<&str, u64> = expected.iter().map(|&index| (packet::NAMES[index as usize], 1)).collect();
+        ensure!(self.counted == expected, "counted {:?}, not {expected:?}", self.counted);
+        Ok(())
+    }
+}
+
+fn object() -> Result<Vec<u8>> {
+    static BUILT: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        build(&workspace, &workspace.join("target/bpf")).map_err(|error| format!("{error:#}"))
+    });
+    let folder = BUILT.as_ref().map_err(|error| anyhow!(error.clone()))?;
+    fs::read(folder.join("tc")).context("the tc object")
+}
+
+pub(crate) fn mapped(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+impl World {
+    /// Open, with `ports` source ports.
+    pub(crate) fn open(at: Addresses, ports: u16) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries(names::FLOWS, PLACES).map_max_entries(names::FLOW_OF, PLACES);
+        let mut object = loader.load(&object()?).context("load")?;
+        let program: &mut SchedClassifier = object.program_mut(names::TC).context("the program")?.try_into()?;
+        program.load()?;
+        let mut world = Self { object, at, seen: vec![0; packet::COUNT as usize] };
+        world.furnish(ports)?;
+        world.lead(state::OPEN, GENERATION, GENERATION)?;
+        Ok(world)
+    }
+
+    fn furnish(&mut self, ports: u16) -> Result<()> {
+        let at = self.at;
+        let endpoint = Endpoint { addr: mapped(at.door.ip()), port: at.door.port().to_be_bytes(), _pad: [0; 2] };
+        self.hash::<Endpoint, u32>(names::DOOR_OF)?.insert(endpoint, 3, 0)?;
+        self.limit(1_000_000)?;
+        self.hash::<Address, u32>(names::SNAT_OF)?.insert(mapped(at.snat), 5, 0)?;
+        let snat = Snat { addr: mapped(at.snat), first: 100, first_port: FIRST_PORT, ports };
+        self.array(names::SNATS)?.set(5, snat, 0)?;
+        let mut free = Queue::<_, u32>::create(u32::from(ports), 0)?;
+        for place in 0..u32::from(ports) {
+            free.push(100 + place, 0)?;
+        }
+        let map = self.object.map_mut(names::FREE).context("no free")?;
+        ArrayOfMaps::<_, Queue<aya::maps::MapData, u32>>::try_from(map)?.set(5, &free, 0)?;
+        self.hash(names::EGRESS)?.insert(TargetKey { route: 0, slot: 0 }, Egress { ifindex: LOOPBACK, snat: 5 }, 0)?;
+        self.beat(u64::MAX / 2)
+    }
+
+    /// Sets when the daemon was last alive.
+    pub(crate) fn beat(&mut self, beat: u64) -> Result<()> {
+        Ok(self.array(names::CLOCK)?.set(0, Clock { beat, grace: 5_000_000_000, half_open: 0 }, 0)?)
+    }
+
+    pub(crate) fn limit(&mut self, max_connections: u32) -> Result<()> {
+        let at = self.at;
+        let door = Door { addr: mapped(at.door.ip()), port: at.door.port().to_be_bytes(), route: 0, max_connections };
+        Ok(self.array(names::DOORS)?.set(3, door, 0)?)
+    }
+
+    /// Writes the target as the switch does.
+    pub(crate) fn lead(&mut self, state: u32, live: u64, generation: u64) -> Result<()> {
+        let node = self.at.node;
+        self.lead_to(node, state, live, generation)
+    }
+
+    pub(crate) fn lead_to(&mut self, node: SocketAddr, state: u32, live: u64, generation: u64) -> Result<()> {
+        let (family, addr) = match node.ip() {
+            IpAddr::V4(ip) => {
+                let mut addr = [0; 16];
+                addr[..4].copy_from_slice(&ip.octets());
+                (2, addr)
+            }
+            IpAddr::V6(ip) => (10, ip.octets()),
+        };
+        let target = Target { live, generation, epoch: 1, state, family, port: node.port().to_be_bytes(), addr };
+        Ok(self.hash(TARGETS)?.insert(TargetKey { route: 0, slot: 0 }, target, 0)?)
+    }
+
+    fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> Result<HashMap<&mut aya::maps::MapData, K, V>> {
+        Ok(HashMap::try_from(self.object.map_mut(name).with_context(|| format!("no {name}"))?)?)
+    }
+
+    fn array<V: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut aya::maps::MapData, V>> {
+        Ok(Array::try_from(self.object.map_mut(name).with_context(|| format!("no {name}"))?)?)
+    }
+
+    /// The flow with that source port.
+    pub(crate) fn flow(&mut self, port: u16) -> Result<Flow> {
+        Ok(self.array(names::FLOWS)?.get(&(100 + u32::from(port - FIRST_PORT)), 0)?)
+    }
+
+    pub(crate) fn usage(&mut self) -> Result<u64> {
+        Ok(self.array(names::USAGE)?.get(&0, 0)?)
+    }
+
+    pub(crate) fn send(&mut self, segment: &Segment) -> Result<Outcome> {
+        self.run(&segment.bytes()).with_context(|| format!("{segment:?}"))
+    }
+
+    /// Sends it and wants it translated into `expected`.
+    pub(crate) fn through(&mut self, segment: &Segment, expected: &Segment) -> Result<Outcome> {
+        let outcome = self.send(segment)?;
+        ensure!(outcome.verdict == REDIRECT, "verdict {}, counted {:?}", outcome.verdict, outcome.counted);
+        let out = Segment::read(&outcome.packet)?;
+        ensure!(out == *expected, "{out:?} came out, not {expected:?}");
+        Ok(outcome)
+    }
+
+    pub(crate) fn run(&mut self, packet: &[u8]) -> Result<Outcome> {
+        let mut out = vec![0; packet.len() + 256];
+        let program: &mut SchedClassifier = self.object.program_mut(names::TC).context("the program")?.try_into()?;
+        let options = TestRunOptions { data_in: Some(packet), data_out: Some(&mut out), ..TestRunOptions::default() };
+        let result = program.test_run(options).context("test run")?;
+        out.truncate(result.data_size_out as usize);
+        let counted = self.counted()?;
+        Ok(Outcome { verdict: result.return_value, packet: out, counted })
+    }
+
+    fn counted(&mut self) -> Result<BTreeMap<&'static str, u64>> {
+        let map = self.object.map(names::PACKETS).context("no counters")?;
+        let counters = PerCpuArray::<_, u64>::try_from(map)?;
+        let mut rose = BTreeMap::new();
+        for (index, name) in packet::NAMES.iter().enumerate() {
+            let now: u64 = counters.get(&(index as u32), 0)?.iter().sum();
+            if now != self.seen[index] {
+                rose.insert(*name, now - self.seen[index]);
+                self.seen[index] = now;
+            }
+        }
+        Ok(rose)
+    }
+
+    /// A finished handshake from `client`; returns the source port towards the node.
+    pub(crate) fn connect(&mut self, client: SocketAddr) -> Result<u16> {
+        let at = self.at;
+        let syn = self.send(&Segment::syn(client, at.door))?;
+        ensure!(syn.verdict == REDIRECT, "no flow: {:?}", syn.counted);
+        let port = Segment::read(&syn.packet)?.from.port();
+        let known = SocketAddr::new(at.snat, port);
+        self.send(&Segment::syn(at.node, known).seq(5000).ack(1001))?;
+        let ack = self.send(&Segment::new(client, at.door).seq(1001).ack(5001))?;
+        ensure!(ack.verdict == REDIRECT, "not established: {:?}", ack.counted);
+        Ok(port)
+    }
+}
