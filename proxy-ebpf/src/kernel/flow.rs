@@ -151,8 +151,11 @@ pub(crate) fn free(place: u32, found: *mut Flow, old: u64) -> bool {
     // SAFETY: the place is ours now.
     let flow = unsafe { &*found };
     let key = FlowKey { client: flow.client.addr, port: flow.client.port, door: flow.client.through };
-    // It may be gone already: a flow whose key was never inserted.
-    let _gone = FLOW_OF.remove(key);
+    // SAFETY: the value is one word.
+    if unsafe { FLOW_OF.get(key) }.is_some_and(|leads| *leads == place) {
+        // Nobody else removes the key of a place that is ours, and nobody inserts over it.
+        let _removed = FLOW_OF.remove(key);
+    }
     give_back(place, flow);
     true
 }
