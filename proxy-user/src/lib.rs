@@ -18,5 +18,6 @@ pub mod kernel;
 pub mod listener;
 pub mod log;
 pub mod metrics;
+pub mod nat;
 pub mod switch;
 pub mod target;
