@@ -18,6 +18,10 @@ use super::netlink::{self, NetlinkError};
 /// `if_arp.h`
 const ETHERNET: u16 = libc::ARPHRD_ETHER;
 
+/// No route, or one of the types unreachable, prohibit and blackhole, in this order (fib_props in
+/// net/ipv4/fib_semantics.c and net/ipv6/route.c).
+const NO_WAY: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL];
+
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
     #[error("no route leads to {node}: check `ip route get {node}`")]
@@ -54,7 +58,7 @@ pub fn way_to(node: IpAddr) -> Result<Way, EgressError> {
     match netlink::ask(SockProtocol::NetlinkRoute, &question(node)) {
         Ok(Some(RouteNetlinkMessage::NewRoute(route))) => way(node, &route),
         Ok(_) => Err(EgressError::Unreachable { node }),
-        Err(error) if matches!(error.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES)) => {
+        Err(error) if error.errno().is_some_and(|errno| NO_WAY.contains(&errno)) => {
             Err(EgressError::Unreachable { node })
         }
         Err(source) => Err(EgressError::Route { node, source }),

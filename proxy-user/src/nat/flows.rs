@@ -88,6 +88,9 @@ impl Record {
     }
 }
 
+/// How often a flow may change while it is read, before it counts as free.
+const MOST_CHANGES: usize = 8;
+
 /// The map `flows`.
 #[derive(Debug)]
 pub struct Flows(Mapping<Record>);
@@ -107,18 +110,25 @@ impl Flows {
         Some(self.0.get(place as usize)?.state.load(Ordering::Acquire))
     }
 
-    /// The flow in a place; `None` if it is free, or became another's while it was read.
+    /// The flow in a place; `None` if it is free.
     pub fn read(&self, place: u32) -> Option<Flow> {
         let record = self.0.get(place as usize)?;
-        let state = record.state.load(Ordering::Acquire);
-        if state & flow::MASK == flow::FREE {
-            return None;
+        let mut state = record.state.load(Ordering::Acquire);
+        // From half-open to open, to free, to the next one: each takes a round trip at least.
+        for _ in 0..MOST_CHANGES {
+            if state & flow::MASK == flow::FREE {
+                return None;
+            }
+            let copy = record.copy(state);
+            // Whoever gives the place to another flow ends this one first, by a write to `state`.
+            fence(Ordering::Acquire);
+            let after = record.state.load(Ordering::Acquire);
+            if after == state {
+                return Some(copy);
+            }
+            state = after;
         }
-        let copy = record.copy(state);
-        // Whoever gives the place to another flow ends this one first, by a write to `state`.
-        fence(Ordering::Acquire);
-        let after = record.state.load(Ordering::Relaxed);
-        (after == state).then_some(copy)
+        None
     }
 
     /// The flows in these places.

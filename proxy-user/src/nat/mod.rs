@@ -1,8 +1,10 @@
 //! The daemon's half of the packet datapaths (the ABI: `proxy_ebpf::nat`): what it reads of the flows that the
 //! kernel keeps, and what it does for them. Everything that a packet needs at once is the kernel program's.
 //!
-//! - `doors`, `egress`, `ports`: what clients dial, how a node is reached, which source ports are ours;
-//! - `flows`, `collector` (by the rules in `fate`), `audit`: the table of flows, and the return of its places;
+//! - `doors`: what clients dial; `egress`, `watch`: how a node is reached, and when to ask again;
+//! - `ports`, `reservation`, `sockets`: the source ports that are ours alone;
+//! - `flows`, `pool`: the table of flows and its free places; `collector`: frees what has ended, by the rules in `fate`;
+//!   `audit`: what a killed daemon left;
 //! - `segment`, `reset`: the RST to both ends of a flow.
 //!
 //! Never knows Sentinel or the election: who lives and who has ended is told to it.

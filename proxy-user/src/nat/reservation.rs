@@ -17,6 +17,8 @@ pub enum ReservationError {
     Read { name: &'static str, source: io::Error },
     #[error("the ports {ours} cannot be reserved: {source}; do it for us: `sysctl -w {RESERVED}={proposal}`")]
     Write { ours: PortRange, proposal: Reserved, source: io::Error },
+    #[error("the ports {0} stay in the setting {RESERVED}: {1}")]
+    Release(Reserved, #[source] io::Error),
     #[error(transparent)]
     Ports(#[from] PortsError),
 }
@@ -73,7 +75,7 @@ impl Reservation {
             return Ok(());
         }
         let left = Reserved::parse(&read(&self.root, RESERVED)?)?.without(&self.added);
-        write(&self.root, &left).map_err(|source| ReservationError::Read { name: RESERVED, source })
+        write(&self.root, &left).map_err(|source| ReservationError::Release(self.added, source))
     }
 }
 

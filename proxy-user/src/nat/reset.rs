@@ -18,6 +18,7 @@ use nix::{
         time::TimeVal,
     },
 };
+use proxy_ebpf::nat::{Door, Flow, Snat};
 
 use super::segment::{Packet, Rst};
 
@@ -60,6 +61,22 @@ impl Resetter {
             Err(error) => return Err(refused(error)),
         };
         Ok(Self { v4: raw(AddressFamily::Inet).map_err(refused)?, v6 })
+    }
+
+    /// Ends both ends of these flows, which are told with their places. A door or an address that is not known
+    /// any more has nobody left to be told.
+    pub fn end<'a>(
+        &self,
+        flows: impl IntoIterator<Item = (u32, Flow)>,
+        door: impl Fn(u16) -> Option<&'a Door>,
+        snats: &[Snat],
+    ) -> Outcome {
+        self.send(flows.into_iter().flat_map(|(place, flow)| {
+            let client = door(flow.client.through).map(|door| Rst::to_client(&flow, door));
+            let snat = snats.get(usize::from(flow.node.through));
+            let node = snat.and_then(|snat| Rst::to_node(&flow, snat, place));
+            client.into_iter().chain(node)
+        }))
     }
 
     /// Sends all of them. Blocks for the time that the kernel takes: not on a thread that has other duties.
