@@ -2,7 +2,8 @@
 //!
 //! Data flows left to right and never back:
 //! `discovery` (asks Sentinels and nodes) -> `election` (pure) -> `switch` (writes the targets)
-//! -> `listener` and `datapath` (move bytes). `admin`, `events`, `metrics` and `doctor` look on.
+//! -> `listener` and `datapath` (move bytes), `nat` (has the kernel move packets).
+//! `admin`, `events`, `metrics` and `doctor` look on.
 //! Discovery knows no datapath; a datapath knows no Sentinel; only `daemon` sees everything.
 
 pub mod admin;
@@ -18,5 +19,6 @@ pub mod kernel;
 pub mod listener;
 pub mod log;
 pub mod metrics;
+pub mod nat;
 pub mod switch;
 pub mod target;

@@ -1,0 +1,141 @@
+//! Finds what a daemon left that was killed while it gave a place back (`collector`, after step 3): keys that
+//! lead to a free place, places that are neither a flow's nor in a queue, counts of flows that are none.
+//! To be run once at a take-over. Promises: takes no place that anybody else may own, with traffic going on.
+//!
+//! Who gives a place back, or takes one, is done within microseconds unless it was killed. So there are three looks, a
+//! second or more apart: what is in no queue at the second, and has not changed from the first to the third, is lost.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use aya::maps::{HashMap as Keys, MapData, MapError};
+use proxy_ebpf::nat::{FlowKey, flow};
+
+use super::{
+    collector::{CollectError, Collector},
+    flows::Flows,
+    pool::{Pool, PoolError},
+};
+
+/// What seems to be lost.
+#[derive(Debug)]
+pub struct Suspects {
+    /// Free places with their states: in the queue for all we know.
+    free: HashMap<u32, u32>,
+    /// Keys that lead to a free place, and the state of that.
+    keys: Vec<(FlowKey, u32, u32)>,
+    /// By route: how many more flows are counted than there are.
+    excess: BTreeMap<u16, u64>,
+}
+
+/// What was found lost and put right.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub keys: u32,
+    pub places: u32,
+    pub counts: u64,
+}
+
+impl Suspects {
+    /// The first look. Places of ports that were held by others at the start are free and in no queue: they are not to
+    /// be given back, so they are told here.
+    pub fn look(collector: &Collector, withheld: &HashSet<u32>) -> Result<Self, CollectError> {
+        let flows = collector.flows();
+        let mut free = free_places(flows);
+        free.retain(|place, _| !withheld.contains(place));
+        Ok(Self { keys: dangling(flows, collector.keys())?, excess: excess(collector), free })
+    }
+
+    /// The second look.
+    pub fn confirm(mut self, collector: &mut Collector) -> Result<Lost, CollectError> {
+        for pool in collector.pools() {
+            for place in rotate(pool)? {
+                self.free.remove(&place);
+            }
+        }
+        let now = excess(collector);
+        self.excess.retain(|route, surplus| {
+            *surplus = (*surplus).min(now.get(route).copied().unwrap_or(0));
+            *surplus > 0
+        });
+        Ok(Lost(self))
+    }
+}
+
+/// What is lost, unless it changes still.
+#[derive(Debug)]
+pub struct Lost(Suspects);
+
+impl Lost {
+    /// The third look.
+    pub fn mend(self, collector: &mut Collector) -> Result<Found, CollectError> {
+        let mut found = Found::default();
+        let Suspects { free, keys, excess: surplus } = self.0;
+        for (key, place, state) in keys {
+            if collector.flows().state(place) == Some(state) {
+                collector.forget(&key, place)?;
+                found.keys += 1;
+            }
+        }
+        for (place, state) in free {
+            // Of the same incarnation: nobody had it since the first look.
+            if collector.flows().state(place) == Some(state) {
+                collector.give(place)?;
+                found.places += 1;
+            }
+        }
+        let now = excess(collector);
+        for (route, before) in surplus {
+            let surplus = before.min(now.get(&route).copied().unwrap_or(0));
+            collector.usage().lower_by(route, surplus);
+            found.counts += surplus;
+        }
+        Ok(found)
+    }
+}
+
+fn free_places(flows: &Flows) -> HashMap<u32, u32> {
+    let states = (0..flows.places()).filter_map(|place| Some((place, flows.state(place)?)));
+    states.filter(|(_, state)| state & flow::MASK == flow::FREE).collect()
+}
+
+/// Iterating over a map that changes may miss keys: those are found at the next take-over.
+fn dangling(flows: &Flows, keys: &Keys<MapData, FlowKey, u32>) -> Result<Vec<(FlowKey, u32, u32)>, CollectError> {
+    let mut dangling = Vec::new();
+    for entry in keys {
+        match entry {
+            Ok((key, place)) => match flows.state(place) {
+                Some(state) if state & flow::MASK == flow::FREE => dangling.push((key, place, state)),
+                _ => {}
+            },
+            Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(CollectError::Key(error)),
+        }
+    }
+    Ok(dangling)
+}
+
+/// The program counts a flow before it has a place, so a few that are being made may be among them.
+fn excess(collector: &Collector) -> BTreeMap<u16, u64> {
+    let mut flows: BTreeMap<u16, u64> = BTreeMap::new();
+    let table = collector.flows();
+    for (_, flow) in table.scan(0..table.places()) {
+        *flows.entry(flow.route).or_default() += 1;
+    }
+    let routes = collector.usage().routes();
+    let surplus = |route| collector.usage().of(route).saturating_sub(flows.get(&route).copied().unwrap_or(0));
+    routes.map(|route| (route, surplus(route))).filter(|(_, surplus)| *surplus > 0).collect()
+}
+
+/// Takes each place of a queue out and puts it in again at once, nearly in the order that they had.
+fn rotate(pool: &mut Pool) -> Result<HashSet<u32>, PoolError> {
+    let mut seen = HashSet::new();
+    // One that comes again ends the round. What the program takes meanwhile and puts back is another incarnation.
+    for _ in 0..=pool.ports() {
+        let Some(place) = pool.take()? else { break };
+        pool.give(place)?;
+        if !seen.insert(place) {
+            break;
+        }
+    }
+    Ok(seen)
+}

@@ -1,0 +1,173 @@
+//! Gives back the places of flows that have ended.
+//!
+//! A place belongs to one party at a time, and `state` says to whom:
+//! 1. FREE and in the queue: whoever pops it (the program, at a SYN) owns it.
+//!    Whoever pops it gives it the next incarnation, also where it has to put it back at once.
+//! 2. The owner writes the fields, then `state` = HALF with the next incarnation, then inserts the key
+//!    into `flow_of`, only if there is none. A key therefore leads to a flow that is whole.
+//! 3. To end a flow is to compare-exchange `state`, from exactly what was judged to FREE with the same
+//!    incarnation. Collector and program may both try (the program ends half-open flows for newer ones); one
+//!    of them wins. Who lost leaves everything as it is: also where the program made OPEN of HALF meanwhile.
+//! 4. The winner owns the place: removes the key if it leads to this place, pushes the place to the end of the queue,
+//!    lowers `usage`, in this order. So no key leads to a place in the queue, and nothing is pushed twice.
+//!
+//! Between 3 and 4 a key leads to a FREE place: for a packet that is no flow. The key cannot be another's by
+//! then, for an insertion over it fails; so to look it up and to remove it may be two calls.
+//! A daemon that is killed between 3 and the end of 4 leaves a place that nobody owns: `audit` finds it.
+
+use std::sync::Arc;
+
+use aya::maps::{HashMap, MapData, MapError};
+use proxy_ebpf::nat::{Flow, FlowKey};
+
+use super::{
+    fate::{Fate, Lingers, Reason, Standing, fate},
+    flows::{Flows, Usage},
+    pool::{Pool, PoolError},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    #[error("the key of an ended flow cannot be removed: {0}; its port stays unused until it is")]
+    Key(#[source] MapError),
+    #[error("{0}; the port stays unused until it is")]
+    Queue(#[from] PoolError),
+    #[error("the place {0} of a flow belongs to no address: the maps are of another configuration")]
+    Stray(u32),
+}
+
+/// What a sweep has done.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    /// Flows freed, by [`Reason`] as in [`Reason::ALL`].
+    pub freed: [u32; Reason::ALL.len()],
+    /// Freed flows whose ends have to be told by RST ([`Reason::resets`]), with their places.
+    pub to_reset: Vec<(u32, Flow)>,
+    /// Flows that hold a place still, among those looked at.
+    pub kept: u32,
+    /// The last place was looked at: the next sweep starts anew.
+    pub round: bool,
+    /// What went wrong with some of them. They are tried again at the next sweep.
+    pub failed: Option<CollectError>,
+}
+
+pub struct Collector {
+    flows: Arc<Flows>,
+    usage: Arc<Usage>,
+    keys: HashMap<MapData, FlowKey, u32>,
+    pools: Vec<Pool>,
+    lingers: Lingers,
+    /// Where the next sweep goes on.
+    next: u32,
+    /// Ended, and not yet in the queue: places that are ours. Bounded by the table.
+    unfinished: Vec<(u32, Flow)>,
+}
+
+impl std::fmt::Debug for Collector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Collector").field("pools", &self.pools).finish_non_exhaustive()
+    }
+}
+
+impl Collector {
+    pub fn new(
+        flows: Arc<Flows>,
+        usage: Arc<Usage>,
+        keys: HashMap<MapData, FlowKey, u32>,
+        pools: Vec<Pool>,
+        lingers: Lingers,
+    ) -> Self {
+        Self { flows, usage, keys, pools, lingers, next: 0, unfinished: Vec::new() }
+    }
+
+    /// Looks at the next `most` places, and frees what has ended. `standing` tells of a route and a slot.
+    pub fn sweep(&mut self, now: u32, most: u32, standing: impl Fn(u16, u16) -> Standing) -> Sweep {
+        let mut sweep = Sweep::default();
+        for (place, flow) in std::mem::take(&mut self.unfinished) {
+            self.finish(place, flow, &mut sweep);
+        }
+        let flows = Arc::clone(&self.flows);
+        let end = flows.places().min(self.next.saturating_add(most));
+        for (place, flow) in flows.scan(self.next..end) {
+            match fate(&flow, now, &self.lingers, standing(flow.route, flow.slot)) {
+                Fate::Free(reason) if flows.end(place, &flow) => {
+                    sweep.freed[reason as usize] += 1;
+                    if reason.resets() {
+                        sweep.to_reset.push((place, flow));
+                    }
+                    self.finish(place, flow, &mut sweep);
+                }
+                // Somebody was faster: it is another flow by now, or none.
+                Fate::Free(_) => {}
+                Fate::Keep => sweep.kept += 1,
+            }
+        }
+        sweep.round = end == flows.places();
+        self.next = if sweep.round { 0 } else { end };
+        sweep
+    }
+
+    pub fn flows(&self) -> &Flows {
+        &self.flows
+    }
+
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// The queue of each SNAT address.
+    pub(super) fn pools(&mut self) -> &mut [Pool] {
+        &mut self.pools
+    }
+
+    pub(super) fn keys(&self) -> &HashMap<MapData, FlowKey, u32> {
+        &self.keys
+    }
+
+    fn finish(&mut self, place: u32, flow: Flow, sweep: &mut Sweep) {
+        if let Err(error) = self.put_back(place, &flow) {
+            sweep.failed = Some(error);
+            self.unfinished.push((place, flow));
+        }
+    }
+
+    /// Step 4 of the protocol. May be done again after a failure: only its last step fails not, and counts.
+    fn put_back(&mut self, place: u32, flow: &Flow) -> Result<(), CollectError> {
+        self.forget(&key_of(flow), place)?;
+        self.give(place)?;
+        self.usage.lower(flow.route);
+        Ok(())
+    }
+
+    /// Puts a place that is ours into its queue.
+    pub(super) fn give(&mut self, place: u32) -> Result<(), CollectError> {
+        let pool = self.pools.iter_mut().find(|pool| pool.holds(place)).ok_or(CollectError::Stray(place))?;
+        Ok(pool.give(place)?)
+    }
+
+    /// Removes a key if it leads to this place.
+    pub(super) fn forget(&mut self, key: &FlowKey, place: u32) -> Result<(), CollectError> {
+        match self.keys.get(key, 0) {
+            Ok(found) if found == place => match self.keys.remove(key) {
+                Ok(()) => Ok(()),
+                Err(error) => absent(error),
+            },
+            Ok(_) => Ok(()),
+            Err(error) => absent(error),
+        }
+    }
+}
+
+/// Nothing there to be removed is as good as removed.
+fn absent(error: MapError) -> Result<(), CollectError> {
+    match error {
+        MapError::KeyNotFound => Ok(()),
+        MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        error => Err(CollectError::Key(error)),
+    }
+}
+
+/// The key under which a flow is found.
+pub fn key_of(flow: &Flow) -> FlowKey {
+    FlowKey { client: flow.client.addr, port: flow.client.port, door: flow.client.through }
+}

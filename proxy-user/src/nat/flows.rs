@@ -1,0 +1,224 @@
+//! The table of flows, and how many places each route holds, in the daemon's memory. A read is a copy of a
+//! flow that was one and the same flow all the while; its counts go on while they are read.
+//! Needs the maps `flows` and `usage`. The daemon writes nothing but the one word `state`.
+
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
+};
+
+use aya::maps::MapData;
+use proxy_ebpf::nat::{Address, End, Flow, flow, names};
+
+use super::mapping::{Mapping, MappingError, Shared};
+
+/// [`End`], word by word.
+#[repr(C)]
+struct EndRecord {
+    addr: [AtomicU32; 4],
+    bytes: AtomicU64,
+    packets: AtomicU64,
+    next: AtomicU32,
+    acked: AtomicU32,
+    seen: AtomicU32,
+    ifindex: AtomicU32,
+    flags: AtomicU32,
+    port_through: AtomicU32,
+}
+
+/// [`Flow`], word by word.
+#[repr(C)]
+struct Record {
+    client: EndRecord,
+    state: AtomicU32,
+    route_slot: AtomicU32,
+    node: EndRecord,
+    generation: AtomicU32,
+    _pad: AtomicU32,
+}
+
+const _: () = {
+    use std::mem::offset_of;
+    assert!(size_of::<EndRecord>() == size_of::<End>());
+    assert!(offset_of!(EndRecord, bytes) == offset_of!(End, bytes));
+    assert!(offset_of!(EndRecord, next) == offset_of!(End, next));
+    assert!(offset_of!(EndRecord, flags) == offset_of!(End, flags));
+    assert!(offset_of!(EndRecord, port_through) == offset_of!(End, port));
+    assert!(size_of::<Record>() == size_of::<Flow>());
+    assert!(offset_of!(Record, state) == offset_of!(Flow, state));
+    assert!(offset_of!(Record, route_slot) == offset_of!(Flow, route));
+    assert!(offset_of!(Record, node) == offset_of!(Flow, node));
+    assert!(offset_of!(Record, generation) == offset_of!(Flow, generation));
+};
+
+// SAFETY: atomics alone, without a gap (sizes and offsets asserted above).
+unsafe impl Shared for Record {}
+
+impl EndRecord {
+    fn copy(&self) -> End {
+        let word = |word: &AtomicU32| word.load(Ordering::Relaxed);
+        let [port_high, port_low, through @ ..] = word(&self.port_through).to_ne_bytes();
+        End {
+            addr: bytemuck::cast::<[u32; 4], Address>(self.addr.each_ref().map(word)),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            packets: self.packets.load(Ordering::Relaxed),
+            next: word(&self.next),
+            acked: word(&self.acked),
+            seen: word(&self.seen),
+            ifindex: word(&self.ifindex),
+            flags: word(&self.flags),
+            port: [port_high, port_low],
+            through: u16::from_ne_bytes(through),
+        }
+    }
+}
+
+impl Record {
+    fn copy(&self, state: u32) -> Flow {
+        let [a, b, c, d] = self.route_slot.load(Ordering::Relaxed).to_ne_bytes();
+        Flow {
+            client: self.client.copy(),
+            state,
+            route: u16::from_ne_bytes([a, b]),
+            slot: u16::from_ne_bytes([c, d]),
+            node: self.node.copy(),
+            generation: self.generation.load(Ordering::Relaxed),
+            _pad: 0,
+        }
+    }
+}
+
+/// How often a flow may change while it is read, before it counts as free.
+const MOST_CHANGES: usize = 8;
+
+/// The map `flows`.
+#[derive(Debug)]
+pub struct Flows(Mapping<Record>);
+
+impl Flows {
+    pub fn open(map: &MapData) -> Result<Self, MappingError> {
+        Mapping::new(names::FLOWS, map).map(Self)
+    }
+
+    /// How many places there are.
+    pub fn places(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+
+    /// `None` beyond the end.
+    pub fn state(&self, place: u32) -> Option<u32> {
+        Some(self.0.get(place as usize)?.state.load(Ordering::Acquire))
+    }
+
+    /// The flow in a place; `None` if it is free.
+    pub fn read(&self, place: u32) -> Option<Flow> {
+        let record = self.0.get(place as usize)?;
+        let mut state = record.state.load(Ordering::Acquire);
+        // From half-open to open, to free, to the next one: each takes a round trip at least.
+        for _ in 0..MOST_CHANGES {
+            if state & flow::MASK == flow::FREE {
+                return None;
+            }
+            let copy = record.copy(state);
+            // Whoever gives the place to another flow ends this one first, by a write to `state`.
+            fence(Ordering::Acquire);
+            let after = record.state.load(Ordering::Acquire);
+            if after == state {
+                return Some(copy);
+            }
+            state = after;
+        }
+        None
+    }
+
+    /// The flows in these places.
+    pub fn scan(&self, places: Range<u32>) -> impl Iterator<Item = (u32, Flow)> {
+        places.filter_map(|place| Some((place, self.read(place)?)))
+    }
+
+    /// Ends the flow that was read in this place: true if it was there still, and was ended by nobody else.
+    /// The place is the caller's then, until it is in the queue.
+    pub(super) fn end(&self, place: u32, flow: &Flow) -> bool {
+        let free = flow.state & !flow::MASK | flow::FREE;
+        self.0.get(place as usize).is_some_and(|record| {
+            record.state.compare_exchange(flow.state, free, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        })
+    }
+}
+
+/// The map `usage`: flows that hold a place, by route.
+#[derive(Debug)]
+pub struct Usage(Mapping<AtomicU64>);
+
+impl Usage {
+    pub fn open(map: &MapData) -> Result<Self, MappingError> {
+        Mapping::new(names::USAGE, map).map(Self)
+    }
+
+    pub(super) fn routes(&self) -> Range<u16> {
+        0..u16::try_from(self.0.len()).unwrap_or(u16::MAX)
+    }
+
+    pub fn of(&self, route: u16) -> u64 {
+        self.0.get(usize::from(route)).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// One flow less. Never below nothing, which would count as a full route for ever.
+    pub(super) fn lower(&self, route: u16) {
+        self.lower_by(route, 1);
+    }
+
+    pub(super) fn lower_by(&self, route: u16, flows: u64) {
+        if let Some(count) = self.0.get(usize::from(route)) {
+            let less = |count: u64| Some(count.saturating_sub(flows));
+            let _previous = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Flows {
+    /// A table of no kernel.
+    pub(super) fn anonymous(places: usize) -> Self {
+        Self(Mapping::anonymous(places))
+    }
+
+    /// Plays the kernel program: the fields, then the state.
+    pub(super) fn put(&self, place: u32, flow: &Flow) {
+        let words: [u32; 32] = bytemuck::cast(*flow);
+        let record = &self.0[place as usize];
+        for (end, words) in [(&record.client, &words[..14]), (&record.node, &words[16..30])] {
+            end.put(words);
+        }
+        record.route_slot.store(words[15], Ordering::Relaxed);
+        record.generation.store(words[30], Ordering::Relaxed);
+        record.state.store(flow.state, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+impl EndRecord {
+    fn put(&self, words: &[u32]) {
+        let long = |at: usize| bytemuck::cast::<[u32; 2], u64>([words[at], words[at + 1]]);
+        for (word, value) in self.addr.iter().zip(words) {
+            word.store(*value, Ordering::Relaxed);
+        }
+        self.bytes.store(long(4), Ordering::Relaxed);
+        self.packets.store(long(6), Ordering::Relaxed);
+        let rest = [&self.next, &self.acked, &self.seen, &self.ifindex, &self.flags, &self.port_through];
+        for (word, value) in rest.into_iter().zip(&words[8..]) {
+            word.store(*value, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Usage {
+    pub(super) fn anonymous(counts: &[u64]) -> Self {
+        let usage = Self(Mapping::anonymous(counts.len()));
+        for (count, value) in usage.0.iter().zip(counts) {
+            count.store(*value, Ordering::Relaxed);
+        }
+        usage
+    }
+}

@@ -1,0 +1,108 @@
+//! An array map of the kernel in the daemon's memory: no system call to read an element.
+//! Needs the map to be made with BPF_F_MMAPABLE (Linux 5.5). Promises: memory stays mapped as long as this lives.
+
+use std::{
+    fmt, io,
+    num::NonZeroUsize,
+    ops::Deref,
+    os::fd::{AsFd as _, BorrowedFd},
+    ptr::NonNull,
+    sync::atomic::AtomicU64,
+};
+
+use aya::maps::{MapData, MapError as AyaError, MapType};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+#[derive(Debug, thiserror::Error)]
+pub enum MappingError {
+    #[error("the kernel does not describe the map `{0}`: {1}")]
+    Unknown(&'static str, #[source] AyaError),
+    #[error(
+        "the map `{map}` has another layout ({found}, not {expected}): it is of another version; `switchmaster purge` removes it"
+    )]
+    Layout { map: &'static str, found: String, expected: String },
+    #[error(
+        "the map `{map}` cannot be mapped into memory: {source}; this needs Linux 5.5 and {bytes} bytes of address space"
+    )]
+    Mmap { map: &'static str, bytes: usize, source: io::Error },
+}
+
+/// What may lie in memory that others write.
+///
+/// # Safety
+/// It is made of atomics alone, every byte of it, and any bytes are a value of it.
+pub(super) unsafe trait Shared {}
+
+// SAFETY: an atomic integer.
+unsafe impl Shared for AtomicU64 {}
+
+pub(super) struct Mapping<T: Shared> {
+    start: NonNull<T>,
+    elements: usize,
+    length: NonZeroUsize,
+}
+
+// SAFETY: it owns the mapping, and what it hands out are atomics.
+unsafe impl<T: Shared> Send for Mapping<T> {}
+// SAFETY: as above.
+unsafe impl<T: Shared> Sync for Mapping<T> {}
+
+impl<T: Shared> Mapping<T> {
+    pub(super) fn new(name: &'static str, map: &MapData) -> Result<Self, MappingError> {
+        let info = map.info().map_err(|error| MappingError::Unknown(name, error))?;
+        let kind = info.map_type().map_err(|error| MappingError::Unknown(name, error))?;
+        let size = info.value_size() as usize;
+        if kind != MapType::Array || size != size_of::<T>() {
+            let found = format!("{kind:?} of {size} bytes");
+            let expected = format!("Array of {} bytes", size_of::<T>());
+            return Err(MappingError::Layout { map: name, found, expected });
+        }
+        Self::map(info.max_entries() as usize, map.fd().as_fd()).map_err(|source| {
+            let bytes = info.max_entries() as usize * size_of::<T>();
+            MappingError::Mmap { map: name, bytes, source }
+        })
+    }
+
+    fn map(elements: usize, fd: BorrowedFd<'_>) -> io::Result<Self> {
+        // The kernel spaces elements by multiples of eight bytes (array_map_alloc).
+        const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() <= 8) };
+        let bytes = elements.checked_mul(size_of::<T>()).and_then(NonZeroUsize::new);
+        let length = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: the kernel chooses the place, so nothing that exists is replaced.
+        let start = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, fd, 0) }?;
+        Ok(Self { start: start.cast(), elements, length })
+    }
+
+    /// The same over memory of no map.
+    #[cfg(test)]
+    pub(super) fn anonymous(elements: usize) -> Self {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len((elements * size_of::<T>()) as u64).unwrap();
+        Self::map(elements, file.as_fd()).unwrap()
+    }
+}
+
+impl<T: Shared> Deref for Mapping<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: mapped, page-aligned and that long until drop; any bytes are atomics, which may be shared.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.elements) }
+    }
+}
+
+impl<T: Shared> Drop for Mapping<T> {
+    fn drop(&mut self) {
+        // SAFETY: what `map` has mapped; nobody borrows it any more.
+        if let Err(error) = unsafe { munmap(self.start.cast(), self.length.get()) } {
+            tracing::error!(%error, "a map stays in memory");
+        }
+    }
+}
+
+impl<T: Shared> fmt::Debug for Mapping<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapping").field("elements", &self.elements).finish_non_exhaustive()
+    }
+}

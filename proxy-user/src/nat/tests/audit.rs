@@ -1,0 +1,81 @@
+//! A daemon killed at every step of giving a place back: the next one finds it, and nothing that is in use.
+
+use std::collections::{BTreeSet, HashSet};
+
+use proxy_ebpf::nat::flow;
+
+use super::{
+    super::{
+        audit::{Found, Suspects},
+        collector::key_of,
+    },
+    collector::Stage,
+};
+
+/// Places 0 to 5 have flows, 8 to 15 are in the queue.
+fn stage() -> Stage {
+    let mut stage = Stage::new();
+    for place in 0..6 {
+        stage.make(place, |_| {});
+    }
+    stage.collector.pools()[1].fill(&BTreeSet::new()).unwrap();
+    stage.usage.lower_by(0, 10);
+    stage
+}
+
+fn audit(stage: &mut Stage, meanwhile: impl Fn(&mut Stage)) -> Found {
+    // The ports of 6 and 7 were held by others at the start.
+    let suspects = Suspects::look(&stage.collector, &HashSet::from([6, 7])).unwrap();
+    meanwhile(stage);
+    let lost = suspects.confirm(&mut stage.collector).unwrap();
+    lost.mend(&mut stage.collector).unwrap()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nothing_lost_nothing_found() {
+    let mut stage = stage();
+    assert_eq!(audit(&mut stage, |_| {}), Found::default());
+    let mut queued = stage.queued();
+    queued.sort_unstable();
+    assert_eq!(queued, [8, 9, 10, 11, 12, 13, 14, 15]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_place_on_its_way_back_is_found() {
+    let mut stage = stage();
+    // Killed after the compare-exchange; after the key; after the queue.
+    for place in [1, 2, 3] {
+        let flow = stage.flows.read(place).unwrap();
+        assert!(stage.flows.end(place, &flow));
+        if place > 1 {
+            stage.collector.forget(&key_of(&flow), place).unwrap();
+        }
+        if place > 2 {
+            stage.collector.give(place).unwrap();
+        }
+    }
+    assert_eq!(audit(&mut stage, |_| {}), Found { keys: 1, places: 2, counts: 3 });
+    assert_eq!((stage.keys.keys().count(), stage.usage.of(0)), (3, 3));
+    assert_eq!(
+        stage.queued().into_iter().collect::<BTreeSet<_>>(),
+        BTreeSet::from([1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15])
+    );
+    assert_eq!(audit(&mut stage, |_| {}).keys, 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_place_that_is_taken_meanwhile_is_not_lost() {
+    let mut stage = stage();
+    let found = audit(&mut stage, |stage| {
+        // The program takes the first of the queue, makes a flow, and ends it: it is on its way back.
+        let place = stage.collector.pools()[1].take().unwrap().unwrap();
+        let flow = stage.make(place, |flow| flow.state = (flow::NEXT * 2) | flow::HALF);
+        assert!(stage.flows.end(place, &flow));
+        stage.collector.forget(&key_of(&flow), place).unwrap();
+    });
+    assert_eq!(found, Found::default());
+    assert_eq!(stage.queued().len(), 7);
+}
