@@ -200,7 +200,7 @@ const _: () = {
 mod user {
     use super::{
         Event, Link, Meter, Target, TargetKey,
-        nat::{Clock, Door, Egress, End, Endpoint, Flow, FlowKey, Snat},
+        nat::{Allowed, Clock, Door, Egress, End, Endpoint, Flow, FlowKey, Snat},
     };
 
     /// Gives the ABI types to the crates that want proof that any bytes are a value.
@@ -215,5 +215,5 @@ mod user {
         )*};
     }
     pod!(TargetKey, Target, Link, Meter, Event);
-    pod!(Endpoint, Door, Snat, Egress, FlowKey, End, Flow, Clock);
+    pod!(Endpoint, Allowed, Door, Snat, Egress, FlowKey, End, Flow, Clock);
 }

@@ -12,6 +12,8 @@ pub mod names {
     pub const SNAT_OF: &str = "snat_of";
     /// Array of [`super::Snat`].
     pub const SNATS: &str = "snats";
+    /// Longest-prefix-match trie of [`super::Allowed`]: which clients a route takes.
+    pub const ALLOW: &str = "allow";
     /// `TargetKey -> Egress`: how a node is reached.
     pub const EGRESS: &str = "egress";
     /// `FlowKey -> u32`: a client's flow, as its place in [`FLOWS`].
@@ -74,6 +76,20 @@ pub struct Egress {
     /// As which of `snats` the node sees us.
     pub snat: u32,
 }
+
+/// What an entry of `allow` is found by, behind its prefix length in bits: a prefix of a route's number and an address.
+/// A route that takes everyone has the entry of length [`ALLOWED_ROUTE_BITS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Allowed {
+    /// In network byte order, as the trie compares bits.
+    pub route: [u8; 4],
+    pub addr: Address,
+}
+
+pub const ALLOWED_ROUTE_BITS: u32 = 32;
+/// The bits before an IPv4 address.
+pub const ALLOWED_MAPPED_BITS: u32 = ALLOWED_ROUTE_BITS + 96;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -181,6 +197,7 @@ pub mod packet {
         ESTABLISHED = "established", "A handshake that its client finished.";
         LISTENER = "listener", "A SYN left to the listener: no open target, or one of another family.";
         FULL = "full", "A SYN left to the listener: the route has max_connections.";
+        NOT_ALLOWED = "not_allowed", "A SYN left to the listener, which refuses it: not in `allow`.";
         NO_PORT = "no_port", "A SYN left to the listener: no source port is free.";
         ORPHANED = "orphaned", "A SYN left to the stack: the daemon has been dead for longer than orphan_grace.";
         HELD = "held", "Dropped in a pause: TCP sends it again.";
@@ -197,6 +214,7 @@ const _: () = {
     assert!(size_of::<Door>() == 24);
     assert!(size_of::<Snat>() == 24);
     assert!(size_of::<Egress>() == 8);
+    assert!(size_of::<Allowed>() == 20);
     assert!(size_of::<FlowKey>() == 20);
     assert!(size_of::<End>() == 56);
     assert!(size_of::<Flow>() == 128);

@@ -37,7 +37,9 @@ impl Setup {
         let name = &cluster.spec.name;
         let listen = |port| [proxy.address(port), proxy.address6(port)];
         let writes = Route::new("writes", name, "master", datapath, &listen(WRITES));
-        let reads = Route::new("reads", name, "replica", datapath, &listen(READS));
+        // The packet datapath serves routes to the master only.
+        let for_replicas = if datapath == "tc" { "sockmap" } else { datapath };
+        let reads = Route::new("reads", name, "replica", for_replicas, &listen(READS));
         Ok(Self { group: Group::of(cluster), writes, reads, arguments: Vec::new(), launcher: Vec::new() })
     }
 

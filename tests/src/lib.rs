@@ -39,6 +39,11 @@ macro_rules! on_each_datapath {
             fn sockmap() {
                 super::$test("sockmap");
             }
+
+            #[test]
+            fn tc() {
+                super::$test("tc");
+            }
         })+
     };
 }

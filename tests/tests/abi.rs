@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use aya_obj::Object;
 use proxy_ebpf::{
     Cookie, Link, Meter, Target, TargetKey, names,
-    nat::{self, Address, Clock, Door, Egress, Endpoint, Flow, FlowKey, Snat},
+    nat::{self, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, FlowKey, Snat},
 };
 
 /// Map name, key size, value size. A map of sockets or of maps is given descriptors (and cannot be read
@@ -36,6 +36,7 @@ const NAT: Maps = &[
     (nat::names::DOORS, size_of::<u32>(), size_of::<Door>()),
     (nat::names::SNAT_OF, size_of::<Address>(), size_of::<u32>()),
     (nat::names::SNATS, size_of::<u32>(), size_of::<Snat>()),
+    (nat::names::ALLOW, size_of::<u32>() + size_of::<Allowed>(), size_of::<u32>()),
     (nat::names::EGRESS, size_of::<TargetKey>(), size_of::<Egress>()),
     (nat::names::FLOW_OF, size_of::<FlowKey>(), size_of::<u32>()),
     (nat::names::FLOWS, size_of::<u32>(), size_of::<Flow>()),

@@ -3,15 +3,20 @@
 //! succeeds is its owner, removes its key and returns it to the queue. So no place has two owners, and no key leads to
 //! a free place for longer than that takes; who follows such a key finds the place free, and no flow.
 
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_coarse_ns};
 
 use super::{
     packet::{ACK, FIN, RST, Segment},
-    tables::{CLOCK, DOORS, EGRESS, FLOW_OF, FLOWS, FREE, HALF_OPEN, SNATS, TARGETS, USAGE, count, fetch_add, replace},
+    tables::{
+        ALLOW, CLOCK, DOORS, EGRESS, FLOW_OF, FLOWS, FREE, HALF_OPEN, SNATS, TARGETS, USAGE, count, fetch_add, replace,
+    },
 };
 use proxy_ebpf::{
     Target, TargetKey,
-    nat::{Address, Door, Egress, End, Flow, FlowKey, MOST_HALF_OPEN, Port, Snat, TICK_SHIFT, flow, packet},
+    nat::{
+        ALLOWED_ROUTE_BITS, Address, Allowed, Door, Egress, End, Flow, FlowKey, MOST_HALF_OPEN, Port, Snat, TICK_SHIFT,
+        flow, packet,
+    },
     state as way,
 };
 
@@ -220,6 +225,9 @@ pub(crate) fn make(segment: &Segment, number: u16) -> Result<(u32, *mut Flow), u
     if (target.family == AF_INET) == segment.v6 {
         return Err(packet::LISTENER);
     }
+    if !is_allowed(segment, at.route) {
+        return Err(packet::NOT_ALLOWED);
+    }
     // SAFETY: two words that change only with the target.
     let egress = *unsafe { EGRESS.get(at) }.ok_or(packet::LISTENER)?;
     let usage = USAGE.get_ptr_mut(at.route).ok_or(packet::LISTENER)?;
@@ -243,6 +251,12 @@ pub(crate) fn make(segment: &Segment, number: u16) -> Result<(u32, *mut Flow), u
     remember_half_open(place, state(found));
     count(packet::NEW);
     Ok((place, found))
+}
+
+#[inline(always)]
+fn is_allowed(segment: &Segment, route: u32) -> bool {
+    let client = Allowed { route: route.to_be_bytes(), addr: segment.source };
+    ALLOW.get(&Key::new(ALLOWED_ROUTE_BITS + 128, client)).is_some()
 }
 
 #[inline(always)]

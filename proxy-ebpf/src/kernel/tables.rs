@@ -3,13 +3,13 @@
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, Queue},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, Queue},
     macros::btf_map,
 };
 
 use proxy_ebpf::{
     Target, TargetKey,
-    nat::{Address, Clock, Door, Egress, Endpoint, Flow, FlowKey, MOST_HALF_OPEN, Snat, packet},
+    nat::{Address, Allowed, Clock, Door, Egress, Endpoint, Flow, FlowKey, MOST_HALF_OPEN, Snat, packet},
 };
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
@@ -24,6 +24,8 @@ pub(crate) static DOORS: Array<Door, 1024> = Array::new();
 pub(crate) static SNAT_OF: HashMap<Address, u32, 256> = HashMap::new();
 #[btf_map(name = "snats")]
 pub(crate) static SNATS: Array<Snat, 256> = Array::new();
+#[btf_map(name = "allow")]
+pub(crate) static ALLOW: LpmTrie<Allowed, u32, 1024> = LpmTrie::new();
 #[btf_map(name = "egress")]
 pub(crate) static EGRESS: HashMap<TargetKey, Egress, 1024> = HashMap::new();
 #[btf_map(name = "flow_of")]
@@ -35,7 +37,7 @@ pub(crate) static FREE: ArrayOfMaps<Queue<u32, 1024>, 256> = ArrayOfMaps::new();
 #[btf_map(name = "half_open")]
 pub(crate) static HALF_OPEN: Array<u64, { MOST_HALF_OPEN as usize }> = Array::new();
 #[btf_map(name = "clock")]
-pub(crate) static CLOCK: Array<Clock, 1> = Array::new();
+pub(crate) static CLOCK: Array<Clock, 1, MAPPED> = Array::new();
 #[btf_map(name = "usage")]
 pub(crate) static USAGE: Array<u64, 256, MAPPED> = Array::new();
 #[btf_map(name = "packets")]

@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy_ebpf::counter;
+use proxy_ebpf::{counter, nat::packet};
 use tokio::time::timeout;
 
 use super::group::GroupState;
 use crate::{
     admin::{Readiness, Status, StatusSource, status},
     config::{self, TargetRole},
-    datapath::{Sockmap, Traffic},
+    datapath::{Sockmap, Tc, Traffic},
     discovery,
     events::{Aftermath, Event, Log, Tally},
     listener::{self, Counts},
@@ -33,6 +33,7 @@ pub(super) struct House {
     pub(super) readiness: Readiness,
     pub(super) events: Arc<Log>,
     pub(super) sockmap: Option<Arc<Sockmap>>,
+    pub(super) tc: Option<Arc<Tc>>,
     pub(super) switch: Mutex<Switch>,
 }
 
@@ -86,9 +87,9 @@ impl House {
     }
 
     fn route_status(&self, number: usize, route: &RouteState) -> status::Route {
-        let (slots, way) = {
+        let (slots, way, flows) = {
             let switch = self.switch();
-            (switch.slots(number), switch.way(number))
+            (switch.slots(number), switch.way(number), switch.flows(number))
         };
         let counts = route.counts.snapshot();
         let group = &self.groups[route.config.group];
@@ -101,7 +102,7 @@ impl House {
             datapath_reason: route.datapath_reason.clone(),
             state: status::way_word(way).to_owned(),
             generation: slots.iter().map(|slot| slot.generation).max().unwrap_or(0),
-            connections: slots.iter().map(|slot| u64::from(slot.connections)).sum(),
+            connections: flows + slots.iter().map(|slot| u64::from(slot.connections)).sum::<u64>(),
             parked: counts.parked_now,
             severed: self.metrics.severed_total(&route.config.name),
             refused: counts
@@ -117,7 +118,10 @@ impl House {
 
     fn route_sample(&self, number: usize, route: &RouteState) -> RouteSample {
         let counts: listener::Snapshot = route.counts.snapshot();
-        let connections = self.switch().slots(number).iter().map(|slot| u64::from(slot.connections)).sum();
+        let connections = {
+            let switch = self.switch();
+            switch.flows(number) + switch.slots(number).iter().map(|slot| u64::from(slot.connections)).sum::<u64>()
+        };
         RouteSample {
             name: Arc::clone(&route.config.name),
             datapath: route.datapath,
@@ -157,6 +161,10 @@ impl Source for House {
             sockmap: self.sockmap.as_ref().and_then(|sockmap| {
                 let counters = sockmap.counters().ok()?;
                 <[u64; counter::COUNT as usize]>::try_from(counters).ok()
+            }),
+            packets: self.tc.as_ref().and_then(|tc| {
+                let counters = tc.packets().ok()?;
+                <[u64; packet::COUNT as usize]>::try_from(counters).ok()
             }),
         }
     }

@@ -91,6 +91,7 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
         readiness: readiness.clone(),
         events: Arc::clone(&events),
         sockmap: paths.sockmap,
+        tc: paths.tc,
         switch: Mutex::new(switch),
     });
     metrics.read_from(Arc::<House>::clone(&house));

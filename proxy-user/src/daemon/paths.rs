@@ -7,19 +7,23 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
     cli::Failure,
-    config::{Config, DatapathChoice},
-    datapath::{Copy, Datapath, SelfTestError, Sockmap, selftest},
+    config::{Config, DatapathChoice, Route, TargetRole},
+    datapath::{Copy, Datapath, SelfTestError, Sockmap, Tc, selftest},
     kernel::{self, BpffsError, KernelTargets, PinDir, Sizes},
+    nat,
 };
 
 const SLOTS_A_ROUTE: u32 = 256;
 const MOST_WORKERS: usize = 8;
+/// Own addresses that nodes see a packet datapath under: one for each interface that leads to nodes, in either family.
+const MOST_ADDRESSES: u32 = 4;
 
 /// What this process has of the kernel, and a datapath for each route.
 pub(super) struct Paths {
     pub(super) chosen: Vec<Chosen>,
     pub(super) targets: Option<KernelTargets>,
     pub(super) sockmap: Option<Arc<Sockmap>>,
+    pub(super) tc: Option<Arc<Tc>>,
     /// Last: the pins go when everything else is gone.
     pub(super) _pins: Option<PinDir>,
 }
@@ -39,29 +43,30 @@ struct InKernel {
 
 pub(super) fn choose(config: &Config, pin_dir: &Path) -> Result<Paths> {
     let workers = available_parallelism().map_or(1, NonZero::get).min(MOST_WORKERS);
-    for route in &config.routes {
-        if let DatapathChoice::Xdp | DatapathChoice::Tc = route.datapath {
-            let name = if route.datapath == DatapathChoice::Xdp { "xdp" } else { "tc" };
-            return Err(anyhow!(
-                "route {}: the datapath {name} is not in this version; use \"auto\", \"sockmap\" or \"copy\"",
-                route.name
-            ));
-        }
-    }
+    config.routes.iter().try_for_each(in_this_version)?;
     let wanted = config.routes.iter().any(|route| route.datapath != DatapathChoice::Copy);
     let in_kernel = match enter_kernel(config, pin_dir, workers) {
         Err(error) if wanted && is_in_use(&error) => return Err(error),
         other => other,
     };
     let copy = Arc::new(Copy::start(workers).context("the copy datapath does not start")?);
+    let tc = match &in_kernel {
+        Ok(kernel) => start_tc(config, kernel)?,
+        Err(_) => None,
+    };
     let mut chosen = Vec::new();
-    for route in &config.routes {
+    for (number, route) in config.routes.iter().enumerate() {
         chosen.push(match (route.datapath, &in_kernel) {
             (DatapathChoice::Copy, _) => Chosen { datapath: Arc::<Copy>::clone(&copy), reason: "configured".to_owned() },
             (DatapathChoice::Auto, Err(error)) => {
                 let reason = format!("sockmap cannot work here: {error:#}");
                 tracing::warn!(route = %route.name, reason, "auto: this route is served by copy; `switchmaster doctor` tells more");
                 Chosen { datapath: Arc::<Copy>::clone(&copy), reason }
+            }
+            (DatapathChoice::Tc, Ok(_)) => {
+                let tc = tc.as_ref().with_context(|| format!("route {}: no packet program", route.name))?;
+                let datapath = Arc::new(tc.route(u16::try_from(number)?));
+                Chosen { datapath, reason: "configured".to_owned() }
             }
             (_, Ok(kernel)) => {
                 let reason = format!("self-test passed: {}", kernel.tested);
@@ -73,13 +78,44 @@ pub(super) fn choose(config: &Config, pin_dir: &Path) -> Result<Paths> {
     }
     Ok(match in_kernel {
         Ok(kernel) => {
-            Paths { chosen, targets: Some(kernel.targets), sockmap: Some(kernel.sockmap), _pins: Some(kernel.pins) }
+            Paths { chosen, targets: Some(kernel.targets), sockmap: Some(kernel.sockmap), tc, _pins: Some(kernel.pins) }
         }
         Err(error) => {
             tracing::info!(reason = format!("{error:#}"), "the targets are not published in a BPF map");
-            Paths { chosen, targets: None, sockmap: None, _pins: None }
+            Paths { chosen, targets: None, sockmap: None, tc: None, _pins: None }
         }
     })
+}
+
+fn in_this_version(route: &Route) -> Result<()> {
+    let why = match (route.datapath, route.target) {
+        (DatapathChoice::Xdp, _) => "the datapath xdp is not in this version",
+        (DatapathChoice::Tc, TargetRole::Replica) => "the datapath tc serves routes to the master only in this version",
+        _ => return Ok(()),
+    };
+    Err(anyhow!("route {}: {why}; use \"auto\", \"sockmap\" or \"copy\"", route.name))
+}
+
+/// The packet program for the routes that ask for it, with sockmap beneath for what it leaves to the listener.
+fn start_tc(config: &Config, kernel: &InKernel) -> Result<Option<Arc<Tc>>> {
+    let mut routes = Vec::new();
+    for (number, route) in config.routes.iter().enumerate().filter(|(_, route)| route.datapath == DatapathChoice::Tc) {
+        routes.push(nat::keeper::Route {
+            number: u16::try_from(number)?,
+            listen: route.listen.clone(),
+            max_connections: route.max_connections,
+            allow: route.allow.clone(),
+            idle_timeout: route.idle_timeout,
+        });
+    }
+    if routes.is_empty() {
+        return Ok(None);
+    }
+    let flows = MOST_ADDRESSES * nat::ports::DEFAULT.count();
+    let object = kernel::load_tc(u32::try_from(config.routes.len())?, flows, &kernel.pins)?;
+    let beneath = Arc::<Sockmap>::clone(&kernel.sockmap);
+    let tc = Tc::start(object, routes, beneath).context("the datapath tc does not start")?;
+    Ok(Some(Arc::new(tc)))
 }
 
 /// Two daemons must not write one map: not even `auto` goes on beside another.

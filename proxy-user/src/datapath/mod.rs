@@ -15,11 +15,12 @@ mod room;
 mod selftest;
 mod sockmap;
 mod splice;
+mod tc;
 mod tcp_info;
 mod worker;
 
 use std::{
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,6 +32,7 @@ pub use self::{
     copy::Copy,
     selftest::{SelfTestError, selftest},
     sockmap::{Error as SockmapError, Sockmap},
+    tc::{Claim, Error as TcError, Tc},
 };
 use crate::target::Lease;
 
@@ -43,8 +45,20 @@ pub struct Connection {
     pub traffic: Arc<Traffic>,
     /// Zero: never.
     pub idle_timeout: Duration,
-    /// Its place among the route's `max_connections`.
-    pub place: OwnedSemaphorePermit,
+    pub place: Place,
+}
+
+/// Its place among the route's `max_connections`, until this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+    _claim: Claim,
+}
+
+impl Place {
+    pub fn new(permit: OwnedSemaphorePermit, claim: Claim) -> Self {
+        Self { _permit: permit, _claim: claim }
+    }
 }
 
 /// Payload bytes of a route, both ways.
@@ -79,4 +93,14 @@ pub trait Datapath: Send + Sync + std::fmt::Debug {
     fn sever(&self, order: &Sever);
     /// The gate of `key`, which was paused, is open again: what stood still goes on at once.
     fn resume(&self, key: TargetKey);
+    /// The map will lead `key` to this node next: what the kernel has to know of the way there is written now.
+    fn lead(&self, _key: TargetKey, _node: SocketAddr) {}
+    /// Connections that it carries without one of ours: they are in nobody's `adopt`.
+    fn flows(&self) -> u64 {
+        0
+    }
+    /// A place for a connection that the listener accepts, where those without count too; None: all `most` are taken.
+    fn claim(&self, _most: u32) -> Option<Claim> {
+        Some(Claim::default())
+    }
 }

@@ -8,10 +8,9 @@ use std::{
 
 use nix::sys::epoll::EpollFlags;
 use proxy_ebpf::Meter;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Connection, Traffic,
+    Connection, Place, Traffic,
     end::End,
     flow::{Flow, Via},
     relay::{self, Turn},
@@ -36,7 +35,7 @@ pub(super) struct Pair {
     /// Both ends are each other's target in the kernel.
     pub(super) joined: bool,
     pub(super) token: u32,
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     /// The client was reset; nothing happens here any more but the close.
     pub(super) dismissed: bool,
 }
@@ -234,7 +233,7 @@ pub(super) struct Remains {
     flows: [Flow; 2],
     joined: bool,
     lease: Lease,
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl Remains {

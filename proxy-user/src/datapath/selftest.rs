@@ -11,7 +11,7 @@ use std::{
 use proxy_ebpf::{Target, TargetKey, counter, state};
 use tokio::sync::Semaphore;
 
-use super::{Connection, Datapath as _, Sockmap, SockmapError, Traffic};
+use super::{Claim, Connection, Datapath as _, Place, Sockmap, SockmapError, Traffic};
 use crate::{
     kernel::{self, KernelTargets, Sizes},
     target::{Gate, Slot},
@@ -93,7 +93,7 @@ impl Bench {
             lease: self.slot.lease(),
             traffic: Arc::new(Traffic::default()),
             idle_timeout: Duration::ZERO,
-            place,
+            place: Place::new(place, Claim::default()),
         });
         Ok(Ends { client, node })
     }

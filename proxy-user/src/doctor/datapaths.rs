@@ -47,10 +47,11 @@ pub(super) fn judge(
     pinning: (&Check, Verdict),
     self_test: Option<SelfTest>,
 ) -> Vec<Ability> {
+    let sockmap = sockmap(held, support, pinning, self_test);
     vec![
         later("xdp"),
-        later("tc"),
-        sockmap(held, support, pinning, self_test),
+        tc(held, &sockmap),
+        sockmap,
         Ability {
             name: "copy",
             verdict: Verdict::Yes,
@@ -69,6 +70,19 @@ fn later(name: &'static str) -> Ability {
         reason: "not in this version".to_owned(),
         remedy: String::new(),
     }
+}
+
+/// It stands on sockmap, and ends idle flows through raw sockets.
+fn tc(held: &Held, sockmap: &Ability) -> Ability {
+    let missing = held.missing(&[Capability::NetRaw]);
+    let (verdict, reason, remedy) = match sockmap.verdict {
+        Verdict::Yes if missing.is_empty() => {
+            (Verdict::Yes, "for routes to the master; `auto` does not take it yet".to_owned(), String::new())
+        }
+        Verdict::Yes => (Verdict::MissingPrivilege, format!("{} missing", missing.join(", ")), grant(&missing)),
+        verdict => (verdict, format!("needs what sockmap needs: {}", sockmap.reason), sockmap.remedy.clone()),
+    };
+    Ability { name: "tc", verdict, reason, remedy }
 }
 
 fn sockmap(

@@ -1,12 +1,13 @@
 //! Loads an embedded object, with its maps sized from the configuration and `targets` pinned.
 
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use proxy_ebpf::names;
+use proxy_ebpf::{names, nat::names as nat};
 
 use super::bpffs::{BpffsError, PinDir};
 
 /// The objects, built by this very build (`build.rs`).
 static SOCKMAP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockmap.o"));
+static TC: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tc.o"));
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -20,6 +21,9 @@ pub enum Error {
 
 /// Beyond this the open files run out first.
 const MOST_CONNECTIONS: u32 = 1 << 20;
+
+/// Networks in the `allow` of a route, as many as the configuration takes.
+const MOST_NETS: u32 = 4096;
 
 /// How many entries the maps must hold.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +48,16 @@ pub fn load(sizes: Sizes, pins: Option<&PinDir>) -> Result<Ebpf, Error> {
     #[cfg(feature = "kernel-log")]
     follow_log(&mut object);
     Ok(object)
+}
+
+/// Loads the packet program, which reads the `targets` that `load` has pinned. `flows` is how many there can be.
+pub fn load_tc(routes: u32, flows: u32, pins: &PinDir) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    loader.map_pin_path(names::TARGETS, pins.path().join(names::TARGETS));
+    loader.map_max_entries(nat::FLOWS, flows).map_max_entries(nat::FLOW_OF, flows);
+    loader.map_max_entries(nat::USAGE, routes.max(1)).map_max_entries(nat::ALLOW, routes.max(1) * MOST_NETS);
+    loader.map_max_entries(nat::EGRESS, routes.max(1) * 256);
+    Ok(loader.load(TC)?)
 }
 
 /// Writes the programs' log lines to the daemon's log. Without a runtime (`doctor`) nobody reads them.

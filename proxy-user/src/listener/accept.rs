@@ -86,7 +86,7 @@ impl Door {
         let ip = peer.ip().to_canonical();
         let counts = &self.service.counts;
         counts.accepted();
-        let place = match self.admission.admit(ip) {
+        let place = match self.admission.admit(ip, self.service.datapath()) {
             Ok(place) => place,
             Err(refusal) => {
                 counts.refused(refusal);

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, watch},
+    sync::watch,
     time::{Instant, timeout_at},
 };
 use tracing::warn;
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config,
-    datapath::{Connection, Datapath, Traffic},
+    datapath::{Connection, Datapath, Place, Traffic},
     target::{Lease, Slots},
 };
 
@@ -32,7 +32,7 @@ pub(super) struct Client {
     /// Counts the arrivals of the route.
     pub(super) number: u64,
     pub(super) arrived: Instant,
-    pub(super) place: OwnedSemaphorePermit,
+    pub(super) place: Place,
 }
 
 /// What every client of a route needs.
@@ -70,6 +70,10 @@ impl Service {
             traffic,
             failures: Throttle::default(),
         }
+    }
+
+    pub(super) fn datapath(&self) -> &dyn Datapath {
+        &*self.datapath
     }
 
     pub(super) async fn serve(&self, client: Client) {

@@ -9,7 +9,7 @@ use prometheus_client::{
     metrics::MetricType,
     registry::Unit,
 };
-use proxy_ebpf::counter;
+use proxy_ebpf::{counter, nat::packet};
 
 use super::{
     Labels, Shared,
@@ -32,7 +32,12 @@ impl Collector for Gather {
         encode_nodes(&mut page, &snapshot.groups)?;
         encode_routes(&mut page, &snapshot.routes)?;
         if let Some(counters) = &snapshot.sockmap {
-            encode_verdicts(&mut page, counters)?;
+            let help = "What the sockmap program did, summed over all CPUs";
+            page.sums("sockmap_verdicts", help, "verdict", &counter::NAMES, counters)?;
+        }
+        if let Some(counters) = &snapshot.packets {
+            let help = "What the packet program did, summed over all CPUs";
+            page.sums("packets", help, "fate", packet::NAMES, counters)?;
         }
         self.encode_probes(&mut page, Some(&snapshot))
     }
@@ -161,15 +166,16 @@ fn by_word(
     })
 }
 
-fn encode_verdicts(page: &mut Page<'_>, counters: &[u64; counter::COUNT as usize]) -> fmt::Result {
-    let verdicts = counter::NAMES.iter().zip(counters).map(|(name, count)| ([("verdict", Arc::from(*name))], *count));
-    page.counters("sockmap_verdicts", "What the sockmap program did, summed over all CPUs", verdicts)
-}
-
 /// Writes a family whose samples come from an iterator.
 struct Page<'a>(DescriptorEncoder<'a>);
 
 impl Page<'_> {
+    /// A program's counters, each named by the value of one label.
+    fn sums(&mut self, name: &str, help: &str, label: &'static str, names: &[&str], counters: &[u64]) -> fmt::Result {
+        let labelled = names.iter().zip(counters).map(|(word, count)| ([(label, Arc::from(*word))], *count));
+        self.counters(name, help, labelled)
+    }
+
     fn gauges<const N: usize>(
         &mut self,
         name: &str,

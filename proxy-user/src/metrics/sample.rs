@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use proxy_ebpf::counter;
+use proxy_ebpf::{counter, nat::packet};
 
 use crate::{
     config::Name,
@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub routes: Vec<RouteSample>,
     /// The sums over all CPUs of the kernel's `counters` map; None while sockmap is not loaded.
     pub sockmap: Option<[u64; counter::COUNT as usize]>,
+    /// The same of the packet program's `packets`; None while no route has one.
+    pub packets: Option<[u64; packet::COUNT as usize]>,
 }
 
 #[derive(Debug, Clone)]

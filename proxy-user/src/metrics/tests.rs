@@ -74,7 +74,12 @@ fn snapshot() -> Snapshot {
         unparked: counts(UNPARKED),
         accept_errors: counts(ACCEPT_ERRORS),
     };
-    Snapshot { groups: vec![group], routes: vec![route], sockmap: Some([9; proxy_ebpf::counter::COUNT as usize]) }
+    Snapshot {
+        groups: vec![group],
+        routes: vec![route],
+        sockmap: Some([9; proxy_ebpf::counter::COUNT as usize]),
+        packets: None,
+    }
 }
 
 /// An event with every stage, each a millisecond after the one before it.

@@ -107,6 +107,11 @@ impl Collector {
         sweep
     }
 
+    /// Another address whose places are given back too.
+    pub fn add(&mut self, pool: Pool) {
+        self.pools.push(pool);
+    }
+
     pub fn flows(&self) -> &Flows {
         &self.flows
     }

@@ -163,6 +163,18 @@ impl Usage {
         self.0.get(usize::from(route)).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
+    /// A place for a connection that is no flow; false if the route has `most` already.
+    pub fn claim(&self, route: u16, most: u32) -> bool {
+        let more = |count: u64| (count < u64::from(most)).then_some(count + 1);
+        let count = self.0.get(usize::from(route));
+        count.is_none_or(|count| count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok())
+    }
+
+    /// Gives such a place back.
+    pub fn give_back(&self, route: u16) {
+        self.lower(route);
+    }
+
     /// One flow less. Never below nothing, which would count as a full route for ever.
     pub(super) fn lower(&self, route: u16) {
         self.lower_by(route, 1);

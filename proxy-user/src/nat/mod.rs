@@ -14,8 +14,11 @@ pub mod audit;
 pub mod collector;
 pub mod doors;
 pub mod egress;
+pub mod exits;
 pub mod fate;
 pub mod flows;
+pub mod heart;
+pub mod keeper;
 mod mapping;
 mod netlink;
 pub mod pool;
@@ -26,6 +29,8 @@ pub mod segment;
 pub mod sockets;
 pub mod ticks;
 pub mod watch;
+
+pub use self::mapping::MappingError;
 
 #[cfg(test)]
 mod tests;

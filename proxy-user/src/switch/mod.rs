@@ -106,6 +106,11 @@ impl Switch {
         self.routes.get(route).map(|route| route.slots.iter().filter_map(SlotState::view).collect()).unwrap_or_default()
     }
 
+    /// Connections of a route that its datapath carries without a socket.
+    pub fn flows(&self, route: usize) -> u64 {
+        self.routes.get(route).map_or(0, |it| it.datapath.flows())
+    }
+
     /// The way of a route as a whole: that of its best slot.
     pub fn way(&self, route: usize) -> Way {
         self.slots(route).iter().map(|slot| slot.way).max().unwrap_or(Way::Closed)
@@ -128,6 +133,9 @@ impl RouteSwitch {
             let change = slot.next(wanted, generation);
             if change == Change::None {
                 continue;
+            }
+            if let (Change::Generation, Some(wanted)) = (change, wanted) {
+                self.datapath.lead(slot.key, wanted.target.addr);
             }
             if let Some(kernel) = kernel.as_deref_mut()
                 && let Err(error) = kernel.write(slot.key, slot.entry())

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use proxy_ebpf::nat::{MOST_HALF_OPEN, packet};
+use proxy_ebpf::nat::{ALLOWED_MAPPED_BITS, ALLOWED_ROUTE_BITS, MOST_HALF_OPEN, packet};
 
 use crate::{
     wire::Segment,
-    world::{UNSPEC, World, v4},
+    world::{UNSPEC, World, mapped, v4, v6},
 };
 
 fn syn_from(world: &World, number: u32) -> Segment {
@@ -27,6 +27,21 @@ fn more_than_max_connections_go_to_the_listener() -> Result<()> {
     outcome.counted(&[packet::FULL])?;
     ensure!(outcome.verdict == UNSPEC && outcome.packet == syn.bytes(), "it was touched");
     ensure!(world.usage()? == 2, "{} places are counted", world.usage()?);
+    Ok(())
+}
+
+#[test]
+fn who_is_not_allowed_goes_to_the_listener() -> Result<()> {
+    for (at, bits) in [(v4(), ALLOWED_MAPPED_BITS + 24), (v6(), ALLOWED_ROUTE_BITS + 64)] {
+        let mut world = World::open(at, 64)?;
+        let syn = Segment::syn(at.client, at.door);
+        world.allow_nobody()?;
+        world.send(&syn)?.counted(&[packet::NOT_ALLOWED])?;
+        world.allow(bits, mapped(at.node.ip()))?;
+        world.send(&syn)?.counted(&[packet::NOT_ALLOWED])?;
+        world.allow(bits, mapped(at.client.ip()))?;
+        world.send(&syn)?.counted(&[packet::NEW, packet::TO_NODE])?;
+    }
     Ok(())
 }
 

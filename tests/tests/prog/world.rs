@@ -11,14 +11,14 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, Queue},
+    maps::{Array, ArrayOfMaps, HashMap, LpmTrie, MapData, PerCpuArray, Queue, lpm_trie::Key},
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use ebpf_build::build;
 use proxy_ebpf::{
     Target, TargetKey,
     names::TARGETS,
-    nat::{Address, Clock, Door, Egress, Endpoint, Flow, Snat, names, packet},
+    nat::{ALLOWED_ROUTE_BITS, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, Snat, names, packet},
     state,
 };
 
@@ -114,6 +114,7 @@ impl World {
         let endpoint = Endpoint { addr: mapped(at.door.ip()), port: at.door.port().to_be_bytes(), _pad: [0; 2] };
         self.hash::<Endpoint, u32>(names::DOOR_OF)?.insert(endpoint, 3, 0)?;
         self.limit(1_000_000)?;
+        self.allow(ALLOWED_ROUTE_BITS, [0; 16])?;
         self.hash::<Address, u32>(names::SNAT_OF)?.insert(mapped(at.snat), 5, 0)?;
         let snat = Snat { addr: mapped(at.snat), first: 100, first_port: FIRST_PORT, ports };
         self.array(names::SNATS)?.set(5, snat, 0)?;
@@ -122,7 +123,7 @@ impl World {
             free.push(100 + place, 0)?;
         }
         let map = self.object.map_mut(names::FREE).context("no free")?;
-        ArrayOfMaps::<_, Queue<aya::maps::MapData, u32>>::try_from(map)?.set(5, &free, 0)?;
+        ArrayOfMaps::<_, Queue<MapData, u32>>::try_from(map)?.set(5, &free, 0)?;
         self.hash(names::EGRESS)?.insert(TargetKey { route: 0, slot: 0 }, Egress { ifindex: LOOPBACK, snat: 5 }, 0)?;
         self.beat(u64::MAX / 2)
     }
@@ -136,6 +137,19 @@ impl World {
         let at = self.at;
         let door = Door { addr: mapped(at.door.ip()), port: at.door.port().to_be_bytes(), route: 0, max_connections };
         Ok(self.array(names::DOORS)?.set(3, door, 0)?)
+    }
+
+    fn allowed(&mut self) -> Result<LpmTrie<&mut MapData, Allowed, u32>> {
+        Ok(LpmTrie::try_from(self.object.map_mut(names::ALLOW).context("no allow")?)?)
+    }
+
+    pub(crate) fn allow(&mut self, bits: u32, addr: Address) -> Result<()> {
+        Ok(self.allowed()?.insert(&Key::new(bits, Allowed { route: [0; 4], addr }), 1, 0)?)
+    }
+
+    pub(crate) fn allow_nobody(&mut self) -> Result<()> {
+        let everyone = Key::new(ALLOWED_ROUTE_BITS, Allowed { route: [0; 4], addr: [0; 16] });
+        Ok(self.allowed()?.remove(&everyone)?)
     }
 
     /// Writes the target as the switch does.
@@ -157,11 +171,11 @@ impl World {
         Ok(self.hash(TARGETS)?.insert(TargetKey { route: 0, slot: 0 }, target, 0)?)
     }
 
-    fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> Result<HashMap<&mut aya::maps::MapData, K, V>> {
+    fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> Result<HashMap<&mut MapData, K, V>> {
         Ok(HashMap::try_from(self.object.map_mut(name).with_context(|| format!("no {name}"))?)?)
     }
 
-    fn array<V: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut aya::maps::MapData, V>> {
+    fn array<V: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
         Ok(Array::try_from(self.object.map_mut(name).with_context(|| format!("no {name}"))?)?)
     }
 

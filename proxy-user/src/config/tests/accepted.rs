@@ -146,7 +146,7 @@ fn keys_without_effect_are_warnings() {
             "s.toml:9:1: route[0].fallback: has no effect on a route to the master; ",
         ),
         (
-            format!("{MINIMAL}datapath = \"tc\""),
+            format!("{MINIMAL}datapath = \"xdp\""),
             "s.toml:9:1: route[0].datapath: is not in this version: `run` will refuse it; ",
         ),
         (

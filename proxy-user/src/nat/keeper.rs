@@ -1,0 +1,184 @@
+//! The thread that looks after the packet datapath: it says that the daemon lives, follows the host's interfaces and
+//! addresses, gives back the places of flows that ended, and ends those that a switch leaves behind. What it does may
+//! take a while, so nobody waits for it.
+
+use std::{
+    collections::HashMap,
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::{Duration, Instant},
+};
+
+use aya::maps::{Array, HashMap as Keys, MapData};
+use proxy_ebpf::{
+    TargetKey,
+    nat::{Door, Endpoint, Flow, Snat},
+};
+
+use super::{
+    collector::{Collector, Sweep},
+    doors::{Change, Doors, Listen, wanted},
+    egress::Host,
+    fate::{Severing as Ended, Standing},
+    heart::Heart,
+    pool::Pool,
+    reset::Resetter,
+    segment::Rst,
+    ticks,
+};
+use crate::datapath::{Sever, Severed};
+
+/// How often it looks; a beat is missed long before the grace is over.
+const TURN: Duration = Duration::from_millis(250);
+/// Interfaces and addresses change seldom.
+const HOST: Duration = Duration::from_secs(1);
+/// Places looked at in a turn.
+const MOST_PLACES: u32 = 1 << 18;
+
+#[derive(Debug)]
+pub enum Order {
+    Sever(Sever),
+    /// Another own address that nodes see.
+    Exit(Snat, Pool),
+    Stop,
+}
+
+/// What attaches the program to an interface.
+pub trait Attach: Send {
+    /// To all of these, and to no other.
+    fn follow(&mut self, host: &Host);
+}
+
+/// A route, as far as its packets go.
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub number: u16,
+    pub listen: Vec<std::net::SocketAddr>,
+    pub max_connections: u32,
+    /// Absent: everyone.
+    pub allow: Option<Vec<ipnet::IpNet>>,
+    pub idle_timeout: Duration,
+}
+
+pub struct Keeper {
+    pub heart: Heart,
+    pub collector: Collector,
+    pub doors: Doors,
+    pub door_of: Keys<MapData, Endpoint, u32>,
+    pub door_map: Array<MapData, Door>,
+    pub routes: Vec<Route>,
+    pub attach: Box<dyn Attach>,
+    pub resetter: Resetter,
+    pub snats: Vec<Snat>,
+    pub ended: HashMap<(u16, u16), Ended>,
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeper").field("snats", &self.snats).finish_non_exhaustive()
+    }
+}
+
+impl Keeper {
+    pub fn run(mut self, orders: &Receiver<Order>) {
+        let mut look = Instant::now() + HOST;
+        loop {
+            match orders.recv_timeout(TURN) {
+                Ok(Order::Sever(order)) => self.sever(&order),
+                Ok(Order::Exit(snat, pool)) => {
+                    self.snats.push(snat);
+                    self.collector.add(pool);
+                }
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if let Err(error) = self.heart.beat() {
+                tracing::error!(%error, "no heartbeat: new connections will go to the listener");
+            }
+            if look <= Instant::now() {
+                look = Instant::now() + HOST;
+                self.follow_host();
+            }
+            self.sweep();
+        }
+    }
+
+    /// Interfaces and own addresses as they are now.
+    pub fn follow_host(&mut self) {
+        let host = match Host::read() {
+            Ok(host) => host,
+            Err(error) => return tracing::warn!(%error, "the host's interfaces are not known; nothing changes"),
+        };
+        self.attach.follow(&host);
+        let routes: Vec<Listen<'_>> = self
+            .routes
+            .iter()
+            .map(|route| Listen { route: route.number, at: &route.listen, max_connections: route.max_connections })
+            .collect();
+        let changes = wanted(&routes, &host.addresses).and_then(|wanted| self.doors.update(&wanted));
+        let done = changes.map_err(anyhow::Error::from).and_then(|changes| {
+            changes.into_iter().try_for_each(|change| match change {
+                Change::Shut(end) => self.door_of.remove(&end),
+                Change::Write(place, door) => self.door_map.set(place, door, 0),
+                Change::Open(end, place) => self.door_of.insert(end, place, 0),
+            })?;
+            Ok(())
+        });
+        if let Err(error) = done {
+            tracing::warn!(error = format!("{error:#}"), "clients of some addresses go to the listener");
+        }
+    }
+
+    fn sweep(&mut self) {
+        let Ok(now) = ticks::now() else { return };
+        let (routes, ended) = (&self.routes, &self.ended);
+        let standing = |route: u16, slot: u16| Standing {
+            idle_timeout: routes
+                .get(usize::from(route))
+                .map(|route| route.idle_timeout)
+                .filter(|timeout| !timeout.is_zero())
+                .map(ticks::ticks),
+            severed: ended.get(&(route, slot)).copied(),
+        };
+        let Sweep { to_reset, failed, .. } = self.collector.sweep(now, MOST_PLACES, standing);
+        self.reset(&to_reset);
+        if let Some(error) = failed {
+            tracing::warn!(%error, "a flow that has ended keeps its place for now");
+        }
+    }
+
+    /// Tells both ends of every flow under the key that it has ended, but for those of the generation to keep.
+    fn sever(&mut self, order: &Sever) {
+        let flows = self.collector.flows();
+        let doomed: Vec<(u32, Flow)> =
+            flows.scan(0..flows.places()).filter(|(_, flow)| is_doomed(flow, order)).collect();
+        let first = (!doomed.is_empty()).then(Instant::now);
+        self.reset(&doomed);
+        let latest = doomed.iter().map(|(_, flow)| flow.generation).max();
+        if let (Some(through), Ok(at)) = (latest, ticks::now()) {
+            self.ended.insert((order.key.route as u16, order.key.slot as u16), Ended { through, at });
+        }
+        // Nobody waits for it any more when the daemon is going down.
+        let _unheard = order.done.send(Severed { connections: doomed.len(), first, last: Instant::now() });
+    }
+
+    /// Clients first: they are the ones who have to reconnect.
+    fn reset(&self, flows: &[(u32, Flow)]) {
+        if flows.is_empty() {
+            return;
+        }
+        let to_clients =
+            flows.iter().filter_map(|(_, flow)| Some(Rst::to_client(flow, self.doors.get(flow.client.through)?)));
+        let to_nodes = flows
+            .iter()
+            .filter_map(|(place, flow)| Rst::to_node(flow, self.snats.get(usize::from(flow.node.through))?, *place));
+        let outcome = self.resetter.send(to_clients.chain(to_nodes));
+        if let Some(error) = outcome.error {
+            tracing::warn!(%error, failed = outcome.failed, "some resets were not sent; their receivers notice at their next packet");
+        }
+    }
+}
+
+fn is_doomed(flow: &Flow, order: &Sever) -> bool {
+    let key = TargetKey { route: u32::from(flow.route), slot: u32::from(flow.slot) };
+    key == order.key && flow.generation != order.keep as u32
+}
