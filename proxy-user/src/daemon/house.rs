@@ -54,7 +54,11 @@ impl House {
     /// Connections that a datapath has, of all routes.
     pub(super) fn connections(&self) -> u64 {
         let switch = self.switch();
-        (0..self.routes.len()).flat_map(|route| switch.slots(route)).map(|slot| u64::from(slot.connections)).sum()
+        let of = |route: usize| {
+            let accepted: u64 = switch.slots(route).iter().map(|slot| u64::from(slot.connections)).sum();
+            accepted + switch.flows(route)
+        };
+        (0..self.routes.len()).map(of).sum()
     }
 
     /// Notes when the first client of each route to the master is connected under the new target.

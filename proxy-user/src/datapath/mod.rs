@@ -95,6 +95,8 @@ pub trait Datapath: Send + Sync + std::fmt::Debug {
     fn resume(&self, key: TargetKey);
     /// The map will lead `key` to this node next: what the kernel has to know of the way there is written now.
     fn lead(&self, _key: TargetKey, _node: SocketAddr) {}
+    /// The listener takes no more clients: neither is a new connection made elsewhere.
+    fn close(&self) {}
     /// Connections that it carries without one of ours: they are in nobody's `adopt`.
     fn flows(&self) -> u64 {
         0

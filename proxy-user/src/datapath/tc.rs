@@ -175,6 +175,10 @@ impl Datapath for TcRoute {
         self.tc.beneath.resume(key);
     }
 
+    fn close(&self) {
+        self.tc.order(Order::Close(self.places.route));
+    }
+
     fn flows(&self) -> u64 {
         self.places.usage.of(self.places.route).saturating_sub(self.places.accepted.load(Ordering::Relaxed))
     }

@@ -78,6 +78,7 @@ impl Listener {
             tasks.spawn(Arc::clone(&door).keep(socket, stop.clone()));
         }
         service.lot.usher(&stop).await;
+        service.datapath().close();
         tasks.close();
         tasks.wait().await;
         Ok(())

@@ -131,9 +131,21 @@ pub fn fate(flow: &Flow, now: u32, lingers: &Lingers, standing: Standing) -> Fat
     }
 }
 
-/// The severing that ended this flow, if one did. Generations are compared over their wrap.
+impl Severing {
+    /// Whether it ended this flow. Generations are compared over their wrap.
+    pub fn includes(&self, flow: &Flow) -> bool {
+        (self.through.wrapping_sub(flow.generation) as i32) >= 0
+    }
+}
+
+/// The severing that ended this flow, if one did.
 fn ended_by(flow: &Flow, standing: Standing) -> Option<Severing> {
-    standing.severed.filter(|severed| (severed.through.wrapping_sub(flow.generation) as i32) >= 0)
+    standing.severed.filter(|severed| severed.includes(flow))
+}
+
+/// Whether both ends know that it has ended.
+pub fn is_over(flow: &Flow) -> bool {
+    (flow.client.flags | flow.node.flags) & RST != 0 || flow.client.flags & flow.node.flags & FIN != 0
 }
 
 /// Whether each end has acknowledged all that the other sent.

@@ -18,7 +18,7 @@ use super::{
     collector::{Collector, Sweep},
     doors::{Change, Doors, Listen, wanted},
     egress::Host,
-    fate::{Severing as Ended, Standing},
+    fate::{Severing as Ended, Standing, is_over},
     heart::Heart,
     pool::Pool,
     reset::Resetter,
@@ -37,6 +37,8 @@ const MOST_PLACES: u32 = 1 << 18;
 #[derive(Debug)]
 pub enum Order {
     Sever(Sever),
+    /// The route takes no new flows any more.
+    Close(u16),
     /// Another own address that nodes see.
     Exit(Snat, Pool),
     Stop,
@@ -87,6 +89,10 @@ impl Keeper {
                 Ok(Order::Exit(snat, pool)) => {
                     self.snats.push(snat);
                     self.collector.add(pool);
+                }
+                Ok(Order::Close(route)) => {
+                    self.routes.iter_mut().filter(|it| it.number == route).for_each(|it| it.max_connections = 0);
+                    self.follow_host();
                 }
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -148,14 +154,18 @@ impl Keeper {
 
     /// Tells both ends of every flow under the key that it has ended, but for those of the generation to keep.
     fn sever(&mut self, order: &Sever) {
+        let at = (order.key.route as u16, order.key.slot as u16);
+        // Those of an earlier switch know already, and are only not collected yet.
+        let told = self.ended.get(&at).copied();
+        let is_news = |flow: &Flow| told.is_none_or(|told| !told.includes(flow));
         let flows = self.collector.flows();
         let doomed: Vec<(u32, Flow)> =
-            flows.scan(0..flows.places()).filter(|(_, flow)| is_doomed(flow, order)).collect();
+            flows.scan(0..flows.places()).filter(|(_, flow)| is_doomed(flow, order) && is_news(flow)).collect();
         let first = (!doomed.is_empty()).then(Instant::now);
         self.reset(&doomed);
         let latest = doomed.iter().map(|(_, flow)| flow.generation).max();
-        if let (Some(through), Ok(at)) = (latest, ticks::now()) {
-            self.ended.insert((order.key.route as u16, order.key.slot as u16), Ended { through, at });
+        if let (Some(through), Ok(now)) = (latest, ticks::now()) {
+            self.ended.insert(at, Ended { through, at: now });
         }
         // Nobody waits for it any more when the daemon is going down.
         let _unheard = order.done.send(Severed { connections: doomed.len(), first, last: Instant::now() });
@@ -180,5 +190,5 @@ impl Keeper {
 
 fn is_doomed(flow: &Flow, order: &Sever) -> bool {
     let key = TargetKey { route: u32::from(flow.route), slot: u32::from(flow.slot) };
-    key == order.key && flow.generation != order.keep as u32
+    key == order.key && flow.generation != order.keep as u32 && !is_over(flow)
 }
