@@ -2,7 +2,7 @@
 //!
 //! A place belongs to one party at a time, and `state` says to whom:
 //! 1. FREE and in the queue: whoever pops it (the program, at a SYN) owns it.
-//!    Whoever pops it gives it the next incarnation, also where it has to put it back at once.
+//!    It gives it the next incarnation, also where it has to put it back at once (but for `audit`, which is alone).
 //! 2. The owner writes the fields, then `state` = HALF with the next incarnation, then inserts the key
 //!    into `flow_of`, only if there is none. A key therefore leads to a flow that is whole.
 //! 3. To end a flow is to compare-exchange `state`, from exactly what was judged to FREE with the same

@@ -42,6 +42,9 @@ pub fn wanted(routes: &[Listen<'_>], own: &BTreeSet<IpAddr>) -> Result<BTreeMap<
     for route in routes {
         for &listen in route.at {
             let ip = listen.ip().to_canonical();
+            if link_local(ip) {
+                continue;
+            }
             if !ip.is_unspecified() {
                 put(&mut doors, route, SocketAddr::new(ip, listen.port()))?;
                 continue;
@@ -53,6 +56,11 @@ pub fn wanted(routes: &[Listen<'_>], own: &BTreeSet<IpAddr>) -> Result<BTreeMap<
     }
     wild.append(&mut doors);
     Ok(wild)
+}
+
+/// Names a host on one link only, and packets do not say which: left to the listener.
+fn link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 fn put(doors: &mut BTreeMap<SocketAddr, Door>, route: &Listen<'_>, at: SocketAddr) -> Result<(), DoorsError> {

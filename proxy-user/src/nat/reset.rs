@@ -1,6 +1,6 @@
 //! Ends idle flows at both ends, by RST through raw sockets: a switch has to be noticed by who says nothing.
-//! Needs CAP_NET_RAW. Sends from nothing but a flow's own addresses (`segment`). Never waits longer than
-//! [`PATIENCE`] for the kernel to take a batch; what it refuses is counted, and the rest is sent all the same.
+//! Needs CAP_NET_RAW. Sends from nothing but a flow's own addresses (`segment`). Waits for the kernel to take
+//! packets once, for [`PATIENCE`]; what it refuses is counted, and the rest is sent all the same.
 
 use std::{
     io::{self, IoSlice},
@@ -138,11 +138,13 @@ struct Batch<'a> {
     fd: Option<&'a OwnedFd>,
     packets: Vec<Packet>,
     destinations: Vec<Option<SockaddrStorage>>,
+    /// The kernel has taken nothing for as long as we wait: not once more.
+    stuck: bool,
 }
 
 impl<'a> Batch<'a> {
     fn new(fd: Option<&'a OwnedFd>) -> Self {
-        Self { fd, packets: Vec::with_capacity(BATCH), destinations: Vec::with_capacity(BATCH) }
+        Self { fd, packets: Vec::with_capacity(BATCH), destinations: Vec::with_capacity(BATCH), stuck: false }
     }
 
     fn add(&mut self, packet: Packet, to: SockaddrStorage, outcome: &mut Outcome) {
@@ -163,8 +165,9 @@ impl<'a> Batch<'a> {
                     from += sent;
                 }
                 Err(Errno::EINTR) => {}
-                // Nothing was taken for as long as we wait, or there is no socket: so it is for the others.
+                // As it is for this one, it is for the rest of them.
                 Err(error @ (Errno::EAGAIN | Errno::EAFNOSUPPORT)) => {
+                    self.stuck = true;
                     outcome.fail(left, error);
                     break;
                 }
@@ -183,8 +186,9 @@ impl<'a> Batch<'a> {
         let fd = self.fd.ok_or(Errno::EAFNOSUPPORT)?;
         let packets = &self.packets[from..];
         let slices: Vec<_> = packets.iter().map(|packet| [IoSlice::new(packet.as_ref())]).collect();
+        let flags = if self.stuck { MsgFlags::MSG_DONTWAIT } else { MsgFlags::empty() };
         let mut headers = MultiHeaders::preallocate(slices.len(), None);
-        let sent = sendmmsg(fd.as_raw_fd(), &mut headers, &slices, &self.destinations[from..], [], MsgFlags::empty())?;
+        let sent = sendmmsg(fd.as_raw_fd(), &mut headers, &slices, &self.destinations[from..], [], flags)?;
         Ok(sent.count())
     }
 }

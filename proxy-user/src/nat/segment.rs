@@ -10,8 +10,8 @@
 //!   without an answer.
 //!
 //! So `next` it is. Where a segment was lost all the same, either the receiver has got later ones, and Linux takes
-//! a RST at the end of its last SACK block too (tcp_reset_check, tcp_validate_incoming), which is `next` again; or its
-//! challenge ACK runs into the program, which answers a flow of an ended generation by a RST that fits.
+//! a RST at the end of its last SACK block too (tcp_validate_incoming), which is `next` again; or its challenge
+//! ACK runs into the program, which answers a flow of an ended generation by a RST that fits.
 //!
 //! It carries ACK with what the receiver itself sent last: a client still in SYN-SENT believes no other
 //! (RFC 9293, 3.10.7.3), and in every later state it is not looked at.

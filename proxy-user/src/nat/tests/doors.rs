@@ -65,6 +65,11 @@ fn a_named_address_goes_before_a_wildcard() {
 }
 
 #[test]
+fn a_link_local_address_is_left_to_the_listener() {
+    assert_eq!(routes(&[&["[fe80::1%2]:1", "10.0.0.1:1"]]).unwrap(), listed(&[("10.0.0.1:1", 0)]));
+}
+
+#[test]
 fn an_address_is_one_route_s_alone() {
     let taken = |listen| DoorsError::Taken { listen, first: 0, second: 1 };
     assert_eq!(routes(&[&["10.0.0.1:1"], &["10.0.0.1:1"]]), Err(taken(([10, 0, 0, 1], 1).into())));

@@ -108,7 +108,7 @@ fn segment(from: &str, to: &str) -> Rst {
 #[ignore = "needs root"]
 fn what_cannot_be_sent_holds_up_nothing() {
     let fine = segment("127.0.0.1:1", "127.0.0.1:2");
-    // 240.0.0.0/4 is reserved: a packet to the broadcast address is not allowed to a socket that did not ask for it.
+    // The kernel sends no broadcast for a socket that did not ask for it.
     let refused = segment("127.0.0.1:1", "255.255.255.255:2");
     let mixed = segment("127.0.0.1:1", "[::1]:2");
     let outcome = Resetter::open().unwrap().send([fine, refused, fine, mixed, refused, fine]);
