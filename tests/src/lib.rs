@@ -47,3 +47,21 @@ macro_rules! on_each_datapath {
         })+
     };
 }
+
+/// The same, for what only a datapath with connections of its own does.
+#[macro_export]
+macro_rules! on_each_proxy {
+    ($($test:ident),+ $(,)?) => {
+        $(mod $test {
+            #[test]
+            fn copy() {
+                super::$test("copy");
+            }
+
+            #[test]
+            fn sockmap() {
+                super::$test("sockmap");
+            }
+        })+
+    };
+}

@@ -106,23 +106,44 @@ fn gate_once(key: &TargetKey, generation: u32) -> Gate {
     }
 }
 
-/// Notes what an end has sent.
+/// Sequence numbers further apart than any window are not of one connection (RFC 7323, 2.3).
+const WINDOW: u32 = 1 << 30;
+
+/// Notes what an end has sent. `other` is what the other end has acknowledged, once it has said anything: who is not
+/// on the way cannot know it, so its packets neither move the numbers that a later RST needs, nor end a flow.
 #[inline(always)]
-pub(crate) fn note(end: &mut End, segment: &Segment, ingress: u32) {
+pub(crate) fn note(end: &mut End, other: Option<u32>, segment: &Segment, ingress: u32) {
+    end.bytes += u64::from(segment.payload);
+    end.packets += 1;
+    end.seen = now();
+    end.ifindex = ingress;
+    if segment.flags & RST != 0 {
+        // A receiver believes it at exactly the number that it expects (RFC 5961, 3.2).
+        if segment.sequence == end.next || Some(segment.sequence) == other {
+            end.flags |= u32::from(segment.flags);
+        }
+        return;
+    }
+    let far = |from: u32| segment.sequence.wrapping_sub(from).wrapping_add(WINDOW) >= 2 * WINDOW;
+    if other.is_some_and(far) {
+        return;
+    }
     // SYN and FIN take a number each.
     let syn_fin = u32::from(segment.flags & 1) + u32::from(segment.flags >> 1 & 1);
     let next = segment.sequence.wrapping_add(segment.payload).wrapping_add(syn_fin);
-    if end.packets == 0 || next.wrapping_sub(end.next) as i32 > 0 {
+    if end.flags == 0 || next.wrapping_sub(end.next) as i32 > 0 {
         end.next = next;
     }
     if segment.flags & ACK != 0 {
         end.acked = segment.acknowledgement;
     }
-    end.bytes += u64::from(segment.payload);
-    end.packets += 1;
     end.flags |= u32::from(segment.flags);
-    end.seen = now();
-    end.ifindex = ingress;
+}
+
+/// What an end has acknowledged, if it ever did.
+#[inline(always)]
+pub(crate) fn acked(end: &End) -> Option<u32> {
+    (end.flags & u32::from(ACK) != 0).then_some(end.acked)
 }
 
 /// In ticks of [`TICK_SHIFT`].

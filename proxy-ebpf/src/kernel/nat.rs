@@ -77,7 +77,7 @@ fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<u32
         return Err(Not::Dropped(packet::EXPIRED));
     }
     flow::open(found, segment);
-    flow::note(&mut flow.client, segment, packet.ingress());
+    flow::note(&mut flow.client, flow::acked(&flow.node), segment, packet.ingress());
     let snat = SNATS.get(u32::from(flow.node.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
     let from = Side { addr: &snat.addr, port: flow::own_port(snat, place) };
     rewrite(packet, segment, &from, &Side { addr: &flow.node.addr, port: flow.node.port }).map_err(Not::Dropped)?;
@@ -94,7 +94,7 @@ fn from_node(packet: &impl Packet, segment: &Segment, snat: u32) -> Result<u32, 
     if !hops_left(packet, segment) {
         return Err(Not::Dropped(packet::EXPIRED));
     }
-    flow::note(&mut flow.node, segment, packet.ingress());
+    flow::note(&mut flow.node, flow::acked(&flow.client), segment, packet.ingress());
     let door = DOORS.get(u32::from(flow.client.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
     let from = Side { addr: &door.addr, port: door.port };
     rewrite(packet, segment, &from, &Side { addr: &flow.client.addr, port: flow.client.port }).map_err(Not::Dropped)?;

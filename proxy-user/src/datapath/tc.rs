@@ -37,6 +37,7 @@ use crate::nat::{
     heart::Heart,
     keeper::{Attach, Keeper, Order, Route},
     ports,
+    reservation::{self, ReservationError},
     reset::{ResetError, Resetter},
 };
 
@@ -64,6 +65,8 @@ pub enum Error {
     Mapping(#[from] crate::nat::MappingError),
     #[error(transparent)]
     Reset(#[from] ResetError),
+    #[error(transparent)]
+    Ports(#[from] ReservationError),
     #[error("its thread does not start: {0}")]
     Thread(#[from] io::Error),
 }
@@ -71,6 +74,7 @@ pub enum Error {
 impl Tc {
     /// Serves `routes`; `beneath` has the connections that the listener accepts.
     pub fn start(mut object: Ebpf, routes: Vec<Route>, beneath: Arc<dyn Datapath>) -> Result<Self, Error> {
+        reservation::checked(ports::DEFAULT)?;
         let program: &mut SchedClassifier =
             object.program_mut(names::TC).ok_or(Error::Missing(names::TC))?.try_into()?;
         program.load()?;

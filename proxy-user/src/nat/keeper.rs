@@ -22,7 +22,6 @@ use super::{
     heart::Heart,
     pool::Pool,
     reset::Resetter,
-    segment::Rst,
     ticks,
 };
 use crate::datapath::{Sever, Severed};
@@ -171,17 +170,11 @@ impl Keeper {
         let _unheard = order.done.send(Severed { connections: doomed.len(), first, last: Instant::now() });
     }
 
-    /// Clients first: they are the ones who have to reconnect.
     fn reset(&self, flows: &[(u32, Flow)]) {
         if flows.is_empty() {
             return;
         }
-        let to_clients =
-            flows.iter().filter_map(|(_, flow)| Some(Rst::to_client(flow, self.doors.get(flow.client.through)?)));
-        let to_nodes = flows
-            .iter()
-            .filter_map(|(place, flow)| Rst::to_node(flow, self.snats.get(usize::from(flow.node.through))?, *place));
-        let outcome = self.resetter.send(to_clients.chain(to_nodes));
+        let outcome = self.resetter.end(flows.iter().copied(), |door| self.doors.get(door), &self.snats);
         if let Some(error) = outcome.error {
             tracing::warn!(%error, failed = outcome.failed, "some resets were not sent; their receivers notice at their next packet");
         }

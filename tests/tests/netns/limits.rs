@@ -13,15 +13,16 @@ use switchmaster_tests::{
 };
 
 use crate::{
-    on_each_datapath,
+    on_each_datapath, on_each_proxy,
     order::echo,
     stage::{self, PORT, Stage},
 };
 
+on_each_proxy!(keepalive_is_on_at_both_ends);
+
 on_each_datapath!(
     an_idle_time_limit_ends_the_idle_alone,
     without_a_limit_silence_is_kept,
-    keepalive_is_on_at_both_ends,
     no_more_than_max_connections,
     only_the_allowed,
     the_parked_are_told_when_their_time_is_up,

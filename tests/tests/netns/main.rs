@@ -15,4 +15,4 @@ mod stage;
 mod stall;
 mod switch;
 
-use switchmaster_tests::on_each_datapath;
+use switchmaster_tests::{on_each_datapath, on_each_proxy};

@@ -73,6 +73,31 @@ fn a_client_port_that_is_used_again_gets_a_new_flow() -> Result<()> {
     Ok(())
 }
 
+/// Who sends under somebody's address without seeing the answers moves nothing that a RST needs, and ends nothing.
+#[test]
+fn a_blind_stranger_changes_no_record() -> Result<()> {
+    for at in [v4(), v6()] {
+        let mut world = World::open(at, 64)?;
+        let port = world.connect(at.client)?;
+        let before = world.flow(port)?.client;
+        let far = 1001_u32.wrapping_add(1 << 31);
+        let blind = Segment::new(at.client, at.door);
+        for segment in
+            [blind.clone().seq(far).ack(1).payload(b"x"), blind.clone().seq(far).ack(1).fin(), blind.seq(77).rst()]
+        {
+            world.send(&segment)?;
+            let after = world.flow(port)?.client;
+            ensure!(
+                (after.next, after.acked, after.flags) == (before.next, before.acked, before.flags),
+                "{segment:?}: {after:?}"
+            );
+        }
+        world.send(&Segment::new(at.client, at.door).seq(1001).rst())?;
+        ensure!(world.flow(port)?.client.flags & 4 != 0, "the client's own RST was not noted");
+    }
+    Ok(())
+}
+
 #[test]
 fn ports_are_used_in_turn() -> Result<()> {
     let at = v4();
