@@ -186,7 +186,7 @@ impl Arming {
         }
     }
 
-    fn aborted(&mut self, from: SocketAddr, now: Instant) {
+    pub(super) fn aborted(&mut self, from: SocketAddr, now: Instant) {
         let witness = self.witnesses.entry(from).or_default();
         witness.promise = None;
         witness.lift(now);

@@ -67,6 +67,12 @@ fn early_believes_only_who_was_named_and_who_turned() {
     early("150 1~chosen:B@7/C => open A@6 proven wake none\n 220 B=master => open A@6 proven");
     // A failover that was given up is no failover.
     early("150 1~chosen:B@7 1~aborted@7 => open A@6 proven\n 220 B=master => paused A@6 failover");
+    // Nor if it was given up while nobody was in force.
+    early(
+        "150 1~chosen:B@7 2:B@7 3:B@7 => closed unconfirmed
+         200 1~aborted@7 2:- => closed disagreement
+         220 B=master => closed two-masters",
+    );
     // A majority that has decided otherwise at a newer epoch outranks a sign.
     early("150 1~chosen:B@7 2:C@7 3:C@7 => closed unconfirmed\n 220 B=master => closed unconfirmed");
 }
