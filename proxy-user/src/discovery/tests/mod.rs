@@ -2,6 +2,7 @@
 
 mod dead;
 mod fake;
+pub(crate) mod fed;
 mod late;
 mod leader;
 mod real;

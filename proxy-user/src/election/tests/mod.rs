@@ -6,7 +6,7 @@ mod announced;
 mod arming;
 mod model;
 mod nodes;
-mod orders;
+pub(crate) mod orders;
 mod peers;
 mod replicas;
 mod rules;

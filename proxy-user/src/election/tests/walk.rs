@@ -44,7 +44,7 @@ fn server(number: u8) -> std::net::SocketAddr {
 }
 
 impl Step {
-    fn observation(&self) -> Option<Observation> {
+    pub(crate) fn observation(&self) -> Option<Observation> {
         Some(match *self {
             Self::Wait(_) | Self::Deadline => return None,
             Self::Sentinels(set) => {
