@@ -179,6 +179,8 @@ impl Majority {
         match count {
             Count::Agreed(agreed) if agreed.addr == target.addr => {
                 self.unsupported = None;
+                // Who was followed on credit, which has run out meanwhile, is decided now like any other.
+                self.floor = self.floor.max(agreed.epoch.min(target.epoch));
                 if overtaken(agreed, roster) {
                     self.depose(target, now);
                     return self.shut(count, roster, now);

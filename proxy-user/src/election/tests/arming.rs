@@ -372,6 +372,29 @@ fn early_a_majority_ends_the_credit_at_whatever_epoch() {
 }
 
 #[test]
+fn early_a_majority_that_upholds_has_decided_also_when_the_credit_is_long_over() {
+    early(
+        "150 1~chosen:B@7 => paused A@6 failover
+         220 B=master     => open B@7 early wake 5220
+         230 A=replica B=- B=- B=- 2:- 3:- => established B@7 probe-lost
+         5220             => established B@7 probe-lost
+         5300 1:B@7 2:B@7 B=master => open B@7 proven
+         6000 1:A@6 2:A@6 A=master B=replica => closed stale-epoch",
+    );
+}
+
+#[test]
+fn early_a_word_that_counts_no_more_is_no_promise() {
+    early(
+        "100 1~chosen:B@7   => paused A@6 failover
+         1100               => open A@6 proven
+         5100               => open A@6 proven wake none
+         6000 1~chosen:B@7  => open A@6 proven wake none
+         60000 B=master     => open A@6 proven",
+    );
+}
+
+#[test]
 fn a_false_epoch_does_not_hide_the_next_failover() {
     early(
         "150 1~chosen:B@7 3~chosen:B@999 B=master => open B@999 early
