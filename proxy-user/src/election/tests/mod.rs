@@ -4,6 +4,7 @@
 
 mod announced;
 mod arming;
+mod early;
 pub(crate) mod healing;
 mod model;
 mod nodes;
