@@ -198,24 +198,11 @@ async fn keep_alive(mut sink: PubSubSink, limit: Duration) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        config::{Access, Check, Commit, Group, Source},
-        election::SignKind,
-    };
+    use crate::{config::Source, discovery::tests::group, election::SignKind};
 
     #[tokio::test(start_paused = true)]
     async fn a_sign_is_passed_on_though_its_replica_cannot_be_found() {
-        let group = Group {
-            name: "mymaster".into(),
-            source: Source::Sentinels(Vec::new()),
-            commit: Commit::Majority,
-            quorum_grace: Duration::from_secs(10),
-            check: Check::default(),
-            require_backlog: false,
-            node_access: Access::default(),
-            sentinel_access: Access::default(),
-        };
-        let ground = Ground::new(&group);
+        let ground = Ground::new(&group(Source::Sentinels(Vec::new())));
         let _hanging = ground.resolver.stall().await;
         let signal = Signal {
             kind: SignKind::Chosen,

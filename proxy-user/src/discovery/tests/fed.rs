@@ -19,6 +19,7 @@ const SERIALS: u64 = 1 << 32;
 pub(crate) struct Feed {
     to: mpsc::Sender<Report>,
     serials: Vec<(SocketAddr, u64)>,
+    sentinels: usize,
 }
 
 pub(crate) fn start(
@@ -48,7 +49,7 @@ pub(crate) fn start(
         }
         serials.push((peer.addr, serial));
     }
-    let feed = Feed { to: conductor.reports.0.clone(), serials };
+    let feed = Feed { to: conductor.reports.0.clone(), serials, sentinels: sentinels.len() };
     let (hurry, hurried) = watch::channel(None);
     (Discovery { board, hurry, conductor: tokio::spawn(conductor.run(hurried, stop)) }, feed)
 }
@@ -59,7 +60,7 @@ impl Feed {
         let failed = |failure| Fault::new(failure, "as the test has it");
         let (from, what) = match observation {
             Observation::View(from, view) => {
-                (from, What::Polled(Ok(Poll { view, id: None, counts: self.serials.len() / 2, listing: None })))
+                (from, What::Polled(Ok(Poll { view, id: None, counts: self.sentinels, listing: None })))
             }
             Observation::SentinelLost(from, failure) => (from, What::Polled(Err(failed(failure)))),
             Observation::Sign(from, sign) => (from, What::Event(Event::Failover, Some(sign))),

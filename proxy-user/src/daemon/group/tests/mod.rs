@@ -24,9 +24,12 @@ use tokio_util::sync::CancellationToken;
 use super::{super::house::RouteState, *};
 use crate::{
     admin::Readiness,
-    config::{self, Access, Check, Commit, Fallback, HostPort, Source, TargetRole},
+    config::{self, Commit, Fallback, HostPort, Source, TargetRole},
     datapath::{Connection, Datapath, Sever},
-    discovery::tests::fed::{self, Feed},
+    discovery::{
+        self,
+        tests::fed::{self, Feed},
+    },
     election::tests::{
         orders::{A, EPOCH, healthy},
         script::node,
@@ -173,16 +176,7 @@ impl Client {
 
 fn group(commit: Commit) -> config::Group {
     let sentinels = (0..3).map(|n| HostPort { host: format!("192.0.2.{n}"), port: 26379 }).collect();
-    config::Group {
-        name: "mymaster".into(),
-        source: Source::Sentinels(sentinels),
-        commit,
-        quorum_grace: Duration::from_secs(10),
-        check: Check::default(),
-        require_backlog: false,
-        node_access: Access::default(),
-        sentinel_access: Access::default(),
-    }
+    config::Group { commit, ..discovery::tests::group(Source::Sentinels(sentinels)) }
 }
 
 fn route_state(config: config::Route) -> RouteState {
