@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod daemon;
 pub mod datapath;

@@ -1,6 +1,9 @@
 //! One group's loop: what discovery sees goes into the election, and what the election decides is
 //! carried out at once.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -13,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::house::House;
 use crate::{
     admin::{Latch, status},
+    clock,
     config::Name,
     discovery::{Discovery, Seen, Tally},
     election::{Election, Rules, Target, Verdict, Way},
@@ -58,7 +62,7 @@ pub(super) struct Standing {
 
 impl GroupState {
     pub(super) fn new(name: Name, discovery: Discovery, timeline: Timeline) -> Self {
-        let standing = Standing { verdict: Verdict::closed(), since: Instant::now(), last: None };
+        let standing = Standing { verdict: Verdict::closed(), since: clock::now(), last: None };
         Self { name, discovery, timeline, standing: Mutex::new(standing) }
     }
 
@@ -70,7 +74,7 @@ impl GroupState {
     fn take(&self, verdict: &Verdict) -> bool {
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         if (standing.verdict.way, standing.verdict.reason) != (verdict.way, verdict.reason) {
-            standing.since = Instant::now();
+            standing.since = clock::now();
         }
         standing.verdict = verdict.clone();
         let switched = match (&standing.last, &verdict.master) {
@@ -109,23 +113,23 @@ pub(super) async fn run(
             },
             () = until(deadline) => {
                 timeline.time_passed();
-                election.tick(Instant::now())
+                election.tick(clock::now())
             }
             () = stop.cancelled() => break,
         };
         let hurry = election.hurry_until();
         if hurry.is_some() && hurried.is_none() {
-            timeline.armed(true, Instant::now());
+            timeline.armed(true, clock::now());
         }
         if changed {
             follow(&house, index, election.verdict());
         }
         if hurry.is_none() && hurried.is_some() {
-            timeline.armed(false, Instant::now());
+            timeline.armed(false, clock::now());
         }
         if hurry != hurried {
             hurried = hurry;
-            house.groups[index].discovery.hurry(hurry.unwrap_or_else(Instant::now));
+            house.groups[index].discovery.hurry(hurry.unwrap_or_else(clock::now));
         }
         if election.verdict().way == Way::Open {
             drop(unproven.take());
@@ -141,7 +145,7 @@ fn follow(house: &Arc<House>, index: usize, verdict: &Verdict) {
     let before = group.standing().verdict;
     let (at, severing) = {
         let mut switch = house.switch();
-        (Instant::now(), switch.follow(index, verdict))
+        (clock::now(), switch.follow(index, verdict))
     };
     let aftermath = group.timeline.followed(Change { before: &before, after: verdict, at });
     if group.take(verdict) {
@@ -181,25 +185,5 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_discovery_counts_is_in_the_metrics() {
-        let metrics = Metrics::new();
-        let counted = Counted { group: "mymaster".into(), metrics: metrics.clone() };
-        counted.probed(([10, 0, 0, 1], 6379).into(), Duration::from_micros(300));
-        counted.task_failed();
-        let page = metrics.encode().expect("a page");
-        for line in [
-            "switchmaster_task_failures_total{task=\"discovery\"} 1",
-            "switchmaster_node_probe_seconds_count{group=\"mymaster\",node=\"10.0.0.1:6379\"} 1",
-        ] {
-            assert!(page.lines().any(|it| it == line), "{line} is missing in\n{page}");
-        }
     }
 }

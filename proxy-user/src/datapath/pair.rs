@@ -36,6 +36,8 @@ pub(super) struct Pair {
     pub(super) joined: bool,
     pub(super) token: u32,
     place: Option<Place>,
+    /// Its client has left in a pause, and its place is another's.
+    vacated: bool,
     /// The client was reset; nothing happens here any more but the close.
     pub(super) dismissed: bool,
 }
@@ -73,6 +75,7 @@ impl Pair {
             joined: false,
             token: 0,
             place: Some(connection.place),
+            vacated: false,
             dismissed: false,
         })
     }
@@ -148,11 +151,13 @@ impl Pair {
     /// The client may have left, which only a write to it would tell, and none is made now. What it is owed
     /// waits for it all the same, but not in the way of others. True if it had a place.
     pub(super) fn vacate(&mut self) -> bool {
-        self.place.take().is_some()
+        let had_one = self.place.take().is_some();
+        self.vacated |= had_one;
+        had_one
     }
 
     pub(super) fn is_vacated(&self) -> bool {
-        self.place.is_none()
+        self.vacated
     }
 
     pub(super) fn timed(&self) -> bool {
@@ -194,11 +199,14 @@ impl Pair {
         self.ends.iter().for_each(End::disarm_reset);
     }
 
-    /// The client learns at once that it has to go elsewhere; both sockets are still to be closed.
+    /// The client learns at once that it has to go elsewhere, and its place is free before it is back: a route that is
+    /// full would turn it away. Both sockets are still to be closed; should files run short until then, whoever comes
+    /// waits for them.
     pub(super) fn dismiss_client(&mut self, splice: Option<&Splice>, scratch: &mut [u8]) {
         if let Some(splice) = splice {
             self.take_leave_of(CLIENT, splice, scratch);
         }
+        drop(self.place.take());
         self.ends[CLIENT].reset();
         self.dismissed = true;
     }

@@ -4,6 +4,8 @@
 
 mod ending;
 mod kernel_events;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::{
@@ -87,32 +89,37 @@ impl Worker {
     /// Runs until it is told to stop; then every connection left is reset.
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = vec![EpollEvent::empty(); 512];
-        loop {
-            let ready = match self.epoll.wait(&mut events, self.timeout()) {
-                Ok(ready) => ready,
-                Err(nix::errno::Errno::EINTR) => 0,
-                Err(error) => return Err(error.into()),
-            };
-            let now = Instant::now();
-            let mut mail = false;
-            for event in &events[..ready] {
-                match event.data() {
-                    MAIL => mail = true,
-                    KERNEL => self.hear_kernel(now),
-                    token => self.on_socket(token as u32, event.events(), now),
-                }
+        while self.turn(&mut events)? {}
+        Ok(())
+    }
+
+    /// Waits for something to do and does it; false: it was told to stop, and nothing is left.
+    fn turn(&mut self, events: &mut [EpollEvent]) -> io::Result<bool> {
+        let ready = match self.epoll.wait(events, self.timeout()) {
+            Ok(ready) => ready,
+            Err(nix::errno::Errno::EINTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        let now = Instant::now();
+        let mut mail = false;
+        for event in &events[..ready] {
+            match event.data() {
+                MAIL => mail = true,
+                KERNEL => self.hear_kernel(now),
+                token => self.on_socket(token as u32, event.events(), now),
             }
-            for token in std::mem::take(&mut self.again) {
-                self.step(token, now);
-            }
-            self.look_later(now);
-            // Last, so that a slot freed above is not reused while its old events are at hand.
-            if mail && !self.open_mail(now) {
-                self.sever_all();
-                return Ok(());
-            }
-            self.close_some();
         }
+        for token in std::mem::take(&mut self.again) {
+            self.step(token, now);
+        }
+        self.look_later(now);
+        // Last, so that a slot freed above is not reused while its old events are at hand.
+        if mail && !self.open_mail(now) {
+            self.sever_all();
+            return Ok(false);
+        }
+        self.close_some();
+        Ok(true)
     }
 
     fn open_mail(&mut self, now: Instant) -> bool {

@@ -26,6 +26,7 @@ use super::{
     status::role_word,
 };
 use crate::{
+    clock,
     config::Source,
     election::{Failure, Observation},
 };
@@ -110,7 +111,7 @@ impl Conductor {
                     self.nodes.rouse();
                     self.names.rouse();
                     self.seat_names();
-                    self.bring_up_to_date(Instant::now()).await;
+                    self.bring_up_to_date(clock::now()).await;
                 }
                 () = self.out.closed() => return,
             }
@@ -278,7 +279,7 @@ impl Conductor {
 
     fn set_pace(&self, hurry_until: Option<Instant>) {
         let mut board = self.board();
-        let pace = pace(&board.signs(self.last_event, hurry_until), Instant::now());
+        let pace = pace(&board.signs(self.last_event, hurry_until), clock::now());
         board.pace = pace;
         self.pace.send_if_modified(|old| std::mem::replace(old, pace) != pace);
     }

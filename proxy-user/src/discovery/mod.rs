@@ -29,7 +29,7 @@ mod status;
 mod tls;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     net::SocketAddr,
@@ -49,6 +49,7 @@ pub use self::{
     status::{NameStatus, NodeStatus, SentinelStatus, State, Status, role_word},
 };
 use crate::{
+    clock,
     config::{Check, Group, Name},
     election::Observation,
 };
@@ -121,7 +122,7 @@ fn start_on(
 
 impl Discovery {
     pub fn status(&self) -> Status {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner).status(Instant::now())
+        self.board.lock().unwrap_or_else(PoisonError::into_inner).status(clock::now())
     }
 
     /// Probes every node each few milliseconds until then. A later call replaces an earlier one.

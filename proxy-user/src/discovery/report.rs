@@ -9,7 +9,10 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{events::Event, fault::Fault, membership::Listing, probe_round::Probe};
-use crate::election::{SentinelView, Sign};
+use crate::{
+    clock,
+    election::{SentinelView, Sign},
+};
 
 #[derive(Debug)]
 pub(super) struct Report {
@@ -57,6 +60,6 @@ pub(super) struct Outlet {
 impl Outlet {
     pub(super) async fn send(&self, what: What) {
         // The conductor is gone only when it was told to stop, and then so are we.
-        let _gone = self.to.send(Report { serial: self.serial, at: Instant::now(), what }).await;
+        let _gone = self.to.send(Report { serial: self.serial, at: clock::now(), what }).await;
     }
 }

@@ -158,6 +158,8 @@ fn unresolved(host: &str, why: impl std::fmt::Display) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::{FutureExt as _, future::join_all};
+
     use super::*;
 
     fn addr(text: &str) -> SocketAddr {
@@ -192,5 +194,32 @@ mod tests {
         assert!(resolver.one("localhost", 7).await.expect("localhost").ip().is_loopback());
         assert_eq!(resolver.all("no such name", 7).await.expect_err("nonsense").failure, Failure::Unresolved);
         resolver.doubt("localhost");
+    }
+
+    /// Who has a sign to pass on gets what was known last, at once; who was never looked up is given up in time.
+    #[tokio::test(start_paused = true)]
+    async fn a_resolver_that_hangs_holds_nobody_up_and_gathers_no_lookups() {
+        let limit = Duration::from_millis(20);
+        let resolver = Resolver::new(Duration::from_secs(5));
+        let (name, addr) = (("redis.svc".to_owned(), 7), addr("10.0.0.1:7"));
+        resolver.remember(name.clone(), Ok(vec![addr]));
+        let hanging = resolver.stall().await;
+        for answer in [None, Some(Err(unresolved("redis.svc", "a test")))] {
+            // Too old to be believed, and then a failure that is newer than the last good answer.
+            resolver.known.lock().expect("no panic").remove(&name);
+            if let Some(failure) = answer {
+                resolver.remember(name.clone(), failure);
+            }
+            for _ in 0..2 * IN_FLIGHT {
+                assert_eq!(resolver.one_at_once("redis.svc", 7, limit).now_or_never(), Some(Some(addr)));
+            }
+        }
+        let asked = tokio::time::Instant::now();
+        let strangers = (0..2 * IN_FLIGHT).map(|_| resolver.one_at_once("valkey.svc", 7, limit));
+        assert_eq!(join_all(strangers).await, vec![None; 2 * IN_FLIGHT]);
+        assert!((limit..2 * limit).contains(&asked.elapsed()), "given up after {:?}", asked.elapsed());
+        drop(hanging);
+        tokio::task::yield_now().await;
+        assert_eq!(resolver.lookups.available_permits(), IN_FLIGHT, "nobody asks any more for who has gone");
     }
 }

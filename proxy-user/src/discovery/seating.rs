@@ -1,7 +1,7 @@
 //! The conductor's hand on its tasks: who is started, who is ended, and what follows when one dies of a
 //! bug. A dead task is logged, counted, and started again at the next tick, never sooner.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::task::JoinError;
 
@@ -9,6 +9,7 @@ use super::{
     conductor::Conductor, dial::Peer, fault::Fault, names, node, report::Outlet, resolve::literal, rhythm::Rhythm,
     sentinel,
 };
+use crate::clock;
 
 impl Conductor {
     pub(super) fn seat_sentinels(&mut self) {
@@ -69,19 +70,19 @@ impl Conductor {
     pub(super) async fn sentinel_task_died(&mut self, addr: SocketAddr, error: &JoinError) {
         self.mourn("sentinel", addr, error);
         self.sentinels.rest(addr);
-        self.poll_failed(addr, Instant::now(), &bug()).await;
+        self.poll_failed(addr, clock::now(), &bug()).await;
     }
 
     pub(super) async fn node_task_died(&mut self, addr: SocketAddr, error: &JoinError) {
         self.mourn("node", addr, error);
         self.nodes.rest(addr);
-        self.probe_failed(addr, Instant::now(), &bug()).await;
+        self.probe_failed(addr, clock::now(), &bug()).await;
     }
 
     pub(super) async fn name_task_died(&mut self, place: usize, error: &JoinError) {
         self.mourn("name", place, error);
         self.names.rest(place);
-        self.resolved(place, Instant::now(), Err(bug())).await;
+        self.resolved(place, clock::now(), Err(bug())).await;
     }
 
     fn mourn(&self, kind: &str, of: impl std::fmt::Display, error: &JoinError) {

@@ -194,3 +194,26 @@ async fn keep_alive(mut sink: PubSubSink, limit: Duration) -> Fault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Source, discovery::tests::group, election::SignKind};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sign_is_passed_on_though_its_replica_cannot_be_found() {
+        let ground = Ground::new(&group(Source::Sentinels(Vec::new())));
+        let _hanging = ground.resolver.stall().await;
+        let signal = Signal {
+            kind: SignKind::Chosen,
+            epoch: Some(7),
+            master: ("10.0.0.1".to_owned(), 6379),
+            replica: Some(("redis.svc".to_owned(), 6379)),
+            channel: "+selected-slave",
+        };
+        let asked = Instant::now();
+        let sign = locate(&ground, signal).await.expect("the master is known");
+        assert_eq!((sign.kind, sign.epoch, sign.replica), (SignKind::Chosen, Some(7), None));
+        assert!(asked.elapsed() < 2 * LOOKUP, "it waited for {:?}", asked.elapsed());
+    }
+}

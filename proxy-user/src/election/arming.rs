@@ -166,13 +166,21 @@ impl Arming {
         }
         let believed = epoch > witness.spent && witness.distrusted_until.is_none_or(|until| until <= now);
         if !believed {
-            return self.stir(now);
+            self.stir(now);
+            return self.forget_timeless();
         }
         (witness.spent, witness.vouched) = (epoch, false);
         // Anew, whatever the stretch so far: how often this can be is bounded above.
         self.armed = Some(Armed { since: now, until: now + ARMED });
         if self.role.is_none() {
             witness.fence = Some(WordFence { until: now + BEFORE_ROLE, calm_answers: 0 });
+        }
+    }
+
+    /// A promise ends with the stretch in which it was heard: without one it would have no end.
+    fn forget_timeless(&mut self) {
+        if self.armed.is_none() {
+            self.witnesses.values_mut().for_each(|witness| witness.promise = None);
         }
     }
 
@@ -186,7 +194,7 @@ impl Arming {
         }
     }
 
-    fn aborted(&mut self, from: SocketAddr, now: Instant) {
+    pub(super) fn aborted(&mut self, from: SocketAddr, now: Instant) {
         let witness = self.witnesses.entry(from).or_default();
         witness.promise = None;
         witness.lift(now);
@@ -222,7 +230,7 @@ impl Arming {
         if let Some(armed) = self.armed.filter(|armed| armed.until <= now) {
             self.armed = None;
             self.rest_until = Some(now + (now - armed.since));
-            self.witnesses.values_mut().for_each(|witness| witness.promise = None);
+            self.forget_timeless();
         }
     }
 

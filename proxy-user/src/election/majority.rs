@@ -2,13 +2,16 @@
 //! master itself; never at a lower epoch than before; and without a majority let nothing new through
 //! for longer than the grace.
 
+mod credit;
+
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
+use self::credit::Credit;
 use super::{
-    arming::{AFTER_ROLE, Promise},
+    arming::AFTER_ROLE,
     ballot::{Agreed, Ballot, Count},
     roster::Roster,
     ruling::{Call, Held, Ruling},
@@ -35,16 +38,6 @@ struct Deposed {
     addr: SocketAddr,
     epoch: u64,
     until: Instant,
-}
-
-/// A target that was followed on a Sentinel's and its own word (`commit = "early"`), until a majority
-/// names it or anybody else at a newer epoch than the last majority had.
-#[derive(Debug, Clone, Copy)]
-struct Credit {
-    addr: SocketAddr,
-    epoch: u64,
-    /// The majority should have heard of it by then.
-    until: Option<Instant>,
 }
 
 /// A majority's candidate whom a minority at a higher epoch does not name.
@@ -120,21 +113,6 @@ impl Majority {
         Call::Follow(Target { addr: agreed.addr, epoch: agreed.epoch, id: id.map(str::to_owned) }).into()
     }
 
-    /// Follows a replica that a Sentinel promotes and that says master, before the majority knows. The floor
-    /// stays: it is raised by majorities alone, so that a word that comes to nothing binds nobody.
-    pub(super) fn lend(&mut self, promise: Promise, roster: &Roster, now: Instant) -> Option<Ruling> {
-        let overruled = matches!(self.ballot.count(), Count::Agreed(agreed) if agreed.addr != promise.replica && agreed.epoch > self.floor);
-        let node = roster.confirmed(promise.replica)?;
-        if overruled || promise.epoch <= self.floor || self.credit.is_some() {
-            return None;
-        }
-        self.unsupported = None;
-        let until = now.checked_add(AFTER_ROLE);
-        self.credit = Some(Credit { addr: promise.replica, epoch: promise.epoch, until });
-        let target = Target { addr: promise.replica, epoch: promise.epoch, id: node.id().map(str::to_owned) };
-        Some(Ruling { call: Call::Follow(target), wake: until })
-    }
-
     /// The highest epoch that any majority has reached.
     pub(super) fn floor(&self) -> u64 {
         self.floor
@@ -146,31 +124,6 @@ impl Majority {
         }
     }
 
-    /// Whether who is followed is followed on credit.
-    pub(super) fn lends(&self) -> bool {
-        self.credit.is_some()
-    }
-
-    /// The credit ends when a majority has spoken, when the target itself says that it is no master, and when
-    /// its time is over while it says nothing.
-    fn watch_credit(&mut self, count: &Count, roster: &Roster, incumbent: Option<&Target>, now: Instant) {
-        let Some(credit) = self.credit else { return };
-        let spoken = match count {
-            // At whatever epoch: Sentinels that were set up anew count from 0.
-            Count::Agreed(agreed) if agreed.addr == credit.addr => {
-                self.floor = self.floor.max(agreed.epoch.min(credit.epoch));
-                true
-            }
-            Count::Agreed(agreed) => agreed.epoch > self.floor,
-            _ => false,
-        };
-        let followed = incumbent.is_some_and(|target| target.addr == credit.addr);
-        let over = credit.until.is_some_and(|until| until <= now);
-        if spoken || (over || !followed) && !roster.says_master(credit.addr) {
-            self.credit = None;
-        }
-    }
-
     /// Whether the incumbent may stay.
     fn judge(&mut self, count: &Count, roster: &Roster, target: &Target, held: Held, now: Instant) -> Ruling {
         if let Some(credit) = self.credit {
@@ -179,6 +132,8 @@ impl Majority {
         match count {
             Count::Agreed(agreed) if agreed.addr == target.addr => {
                 self.unsupported = None;
+                // Who was followed on credit, which has run out meanwhile, is decided now like any other.
+                self.floor = self.floor.max(agreed.epoch.min(target.epoch));
                 if overtaken(agreed, roster) {
                     self.depose(target, now);
                     return self.shut(count, roster, now);
@@ -194,27 +149,6 @@ impl Majority {
                 self.outlast(count, roster, target, held, now)
             }
         }
-    }
-
-    /// The majority's word is still that of before the failover: the old master's does not count against the
-    /// new one. When the time is up it does, and rule 4 takes over.
-    fn trust(
-        &mut self,
-        credit: Credit,
-        count: &Count,
-        roster: &Roster,
-        target: &Target,
-        held: Held,
-        now: Instant,
-    ) -> Ruling {
-        if credit.until.is_some_and(|until| until <= now) {
-            return self.outlast(count, roster, target, held, now);
-        }
-        let call = match held {
-            Held::Silent => Call::Keep(Way::Established, Reason::ProbeLost),
-            Held::SaysMaster | Held::Nobody => Call::Keep(Way::Open, Reason::Early),
-        };
-        Ruling { call, wake: credit.until }
     }
 
     /// Rule 4: nobody upholds the incumbent, nobody deposes it.

@@ -113,6 +113,8 @@ impl Election {
         }
         (sign.master, sign.replica) = (canonical(sign.master), sign.replica.map(canonical));
         match &self.incumbent {
+            // Nobody is in force, but a promise may be: an abort takes it back.
+            None if sign.kind == SignKind::Aborted => self.arming.aborted(canonical(from), now),
             None => self.arming.stir(now),
             Some(incumbent) if incumbent.target.addr == sign.master => {
                 self.arming.hear(canonical(from), &sign, self.majority.floor(), &self.roster, now);

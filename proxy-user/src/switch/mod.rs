@@ -6,7 +6,7 @@ mod plan;
 mod slot;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
 

@@ -55,7 +55,7 @@ impl Bench {
     }
 }
 
-fn route(target: TargetRole, fallback: Fallback) -> config::Route {
+pub(crate) fn route(target: TargetRole, fallback: Fallback) -> config::Route {
     config::Route {
         name: "r".into(),
         listen: Vec::new(),

@@ -83,11 +83,12 @@ impl Worker {
                 unheard.push(token(index, side));
             }
         }
-        for token in unheard {
-            self.step(token, now);
-        }
+        // First: a step may end a connection as well, and none has two ends.
         for index in broken {
             self.end(index);
+        }
+        for token in unheard {
+            self.step(token, now);
         }
     }
 }

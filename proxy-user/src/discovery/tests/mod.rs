@@ -2,6 +2,7 @@
 
 mod dead;
 mod fake;
+pub(crate) mod fed;
 mod late;
 mod leader;
 mod real;
@@ -18,7 +19,7 @@ use crate::{
     election::{Failure, NodeReport, Role, SentinelView},
 };
 
-fn group(source: Source) -> Group {
+pub(crate) fn group(source: Source) -> Group {
     Group {
         name: "mymaster".into(),
         source,

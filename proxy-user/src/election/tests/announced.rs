@@ -75,6 +75,11 @@ impl Announced {
         self.credit = Some((target.addr, target.epoch, now));
     }
 
+    /// Who was lent to is followed no more and says that it is no master: a majority that names it later redeems nothing.
+    pub(super) fn forfeit(&mut self, in_force: Option<SocketAddr>, claims: impl Fn(SocketAddr) -> bool) {
+        self.credit = self.credit.filter(|credit| in_force == Some(credit.0) || claims(credit.0));
+    }
+
     pub(super) fn settle(&mut self) {
         self.credit = None;
     }

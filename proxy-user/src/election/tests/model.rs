@@ -76,6 +76,10 @@ impl Model {
         self.floor.max(self.views.values().map(|view| view.1).max().unwrap_or(0))
     }
 
+    pub(super) fn decided(&self) -> u64 {
+        self.floor
+    }
+
     pub(super) fn learn(&mut self, observation: &Observation, now: Instant) {
         match observation {
             Observation::Sentinels(known) => {
@@ -146,6 +150,9 @@ impl Model {
         if let Some(reached) = self.announced.review(self.candidate(), self.floor) {
             self.floor = reached;
         }
+        let mut announced = std::mem::take(&mut self.announced);
+        announced.forfeit(self.in_force, |addr| self.claims(addr));
+        self.announced = announced;
         let Some(target) = &after.master else {
             self.alone = None;
             return Ok(());

@@ -13,19 +13,19 @@ use crate::{
 };
 
 /// A is the fifth node of [`Step`]'s round of four, so that its number is that of its epoch: A = 4, B = 5.
-const A: u8 = 4;
-const B: u8 = 5;
-const EPOCH: u8 = 6;
-const MASTER: u8 = 0;
-const REPLICA: u8 = 4;
-const OWN_ID: u8 = 7;
+pub(crate) const A: u8 = 4;
+pub(crate) const B: u8 = 5;
+pub(crate) const EPOCH: u8 = 6;
+pub(crate) const MASTER: u8 = 0;
+pub(crate) const REPLICA: u8 = 4;
+pub(crate) const OWN_ID: u8 = 7;
 
-const CHOSEN: Step = Step::Sign(0, 2, EPOCH, B, A);
-const ABORTED: Step = Step::Sign(0, 7, EPOCH, B, A);
-const TURNED: Step = Step::Node(1, MASTER, OWN_ID);
+pub(crate) const CHOSEN: Step = Step::Sign(0, 2, EPOCH, B, A);
+pub(crate) const ABORTED: Step = Step::Sign(0, 7, EPOCH, B, A);
+pub(crate) const TURNED: Step = Step::Node(1, MASTER, OWN_ID);
 
 /// Sentinel 0 leads, and may be lost; 0 and 1 make the majority; the old master gives its role up at some time.
-fn failover() -> Vec<Step> {
+pub(crate) fn failover() -> Vec<Step> {
     vec![
         CHOSEN,
         ABORTED,
@@ -37,13 +37,17 @@ fn failover() -> Vec<Step> {
     ]
 }
 
+/// Three Sentinels and three nodes say who is master at that epoch: A or B.
+pub(crate) fn healthy(master: u8, epoch: u8) -> Vec<Step> {
+    let node = |node| Step::Node(node, if node == master % 4 { MASTER } else { REPLICA }, OWN_ID);
+    let view = |sentinel| Step::View(sentinel, master, epoch, false);
+    (0..3).map(node).chain((0..3).map(view)).collect()
+}
+
 /// Three Sentinels that name A at epoch 5, and A that says so.
 fn before(rules: &Rules) -> World {
     let mut world = World::new(rules);
-    let mut steps = vec![Step::Sentinels(0b111), Step::Nodes(0b111)];
-    steps.extend((0..3).map(|node| Step::Node(node, if node == 0 { MASTER } else { REPLICA }, OWN_ID)));
-    steps.extend((0..3).map(|sentinel| Step::View(sentinel, A, EPOCH - 1, false)));
-    for step in &steps {
+    for step in [Step::Sentinels(0b111), Step::Nodes(0b111)].iter().chain(&healthy(A, EPOCH - 1)) {
         world.step(step).expect("a start");
     }
     assert_eq!(world.election.verdict().way, Way::Open);
@@ -52,7 +56,7 @@ fn before(rules: &Rules) -> World {
 
 /// Whether the fence has to hold back what is meant for A.
 #[derive(Debug, Clone, Copy, Default)]
-struct Expected {
+pub(crate) struct Expected {
     /// For so long after the word, or the role.
     word: Option<Duration>,
     role: Option<Duration>,
@@ -61,7 +65,7 @@ struct Expected {
 }
 
 impl Expected {
-    fn see(&mut self, step: &Step) {
+    pub(crate) fn see(&mut self, step: &Step) {
         match step {
             step if *step == CHOSEN => (self.word, self.heard) = (Some(Duration::from_secs(1)), true),
             step if *step == ABORTED => self.word = None,
@@ -78,7 +82,7 @@ impl Expected {
         }
     }
 
-    fn closed(self) -> bool {
+    pub(crate) fn closed(self) -> bool {
         [self.word, self.role].into_iter().flatten().any(|left| left > Duration::ZERO)
     }
 }
@@ -104,7 +108,7 @@ fn check(world: &World, order: &[&Step], apart: u16) -> Result<World, String> {
     Ok(world)
 }
 
-fn permutations(steps: &[Step], taken: &mut Vec<usize>, each: &mut dyn FnMut(&[&Step])) {
+pub(crate) fn permutations(steps: &[Step], taken: &mut Vec<usize>, each: &mut dyn FnMut(&[&Step])) {
     if taken.len() == steps.len() {
         let order: Vec<&Step> = taken.iter().map(|index| &steps[*index]).collect();
         return each(&order);

@@ -135,7 +135,7 @@ fn sentinel(name: &str) -> SocketAddr {
 }
 
 /// A is 10.0.0.1 and L is 10.0.0.12, whose text begins with A's; `m` before a letter is the same address mapped into IPv6.
-pub(super) fn node(name: &str) -> SocketAddr {
+pub(crate) fn node(name: &str) -> SocketAddr {
     if let Some(name) = name.strip_prefix('m') {
         let plain = node(name);
         return format!("[::ffff:{}]:{}", plain.ip(), plain.port()).parse().expect("a mapped address");

@@ -12,11 +12,11 @@ use super::{
 };
 use crate::config::Commit;
 use crate::election::{
-    Election, Failure, NodeReport, Observation, ReplicaLink, Role, Rules, SentinelView, Sign, SignKind, Way,
+    Election, Failure, NodeReport, Observation, ReplicaLink, Role, Rules, SentinelView, Sign, SignKind,
 };
 
 const STEPS: u32 = 100_000;
-const SENTINELS: u8 = 5;
+pub(super) const SENTINELS: u8 = 5;
 const NODES: [&str; 4] = ["A", "B", "C", "D"];
 
 /// One thing that happens, as plain numbers: what a generator gives and proptest shrinks.
@@ -39,12 +39,12 @@ fn sentinel(number: u8) -> std::net::SocketAddr {
     std::net::SocketAddr::from(([192, 0, 2, number % SENTINELS], 26379))
 }
 
-fn server(number: u8) -> std::net::SocketAddr {
+pub(super) fn server(number: u8) -> std::net::SocketAddr {
     node(NODES[usize::from(number) % NODES.len()])
 }
 
 impl Step {
-    fn observation(&self) -> Option<Observation> {
+    pub(crate) fn observation(&self) -> Option<Observation> {
         Some(match *self {
             Self::Wait(_) | Self::Deadline => return None,
             Self::Sentinels(set) => {
@@ -95,7 +95,7 @@ fn report(role: u8, id: u8) -> NodeReport {
 #[derive(Debug, Clone)]
 pub(crate) struct World {
     pub(crate) election: Election,
-    model: Model,
+    pub(super) model: Model,
     pub(crate) now: Instant,
 }
 
@@ -134,39 +134,6 @@ impl World {
             return Err("asking twice gives another answer".into());
         }
         Ok(())
-    }
-
-    /// From wherever it stands: once all agree and the node agrees too, the way opens.
-    pub(super) fn heals(&self, master: u8) -> Result<(), String> {
-        let mut world = self.clone();
-        for step in &self.cure(master)? {
-            world.step(step)?;
-        }
-        world.is_well(master)
-    }
-
-    /// What makes the world healthy.
-    pub(crate) fn cure(&self, master: u8) -> Result<Vec<Step>, String> {
-        let epoch = u8::try_from(self.model.floor() + 1).map_err(|_| "epochs ran away")?;
-        // A pause or a credit that goes on ends by time.
-        let mut steps = vec![Step::Sentinels(0b11111), Step::Nodes(0b1111), Step::Wait(30_000), Step::Wait(30_000)];
-        steps.extend((0..SENTINELS).map(|from| Step::View(from, master, epoch, false)));
-        for _ in 0..4 {
-            steps.extend((0..4).map(|from| Step::Node(from, if from == master % 4 { 0 } else { 4 }, 7)));
-        }
-        Ok(steps)
-    }
-
-    pub(crate) fn is_well(&self, master: u8) -> Result<(), String> {
-        let verdict = self.election.verdict();
-        let target = verdict.master.as_ref().map(|target| target.addr);
-        if (verdict.way, target) != (Way::Open, Some(server(master))) {
-            return Err(format!("a healthy world does not open: {verdict:?}"));
-        }
-        match verdict.replicas.iter().filter(|replica| replica.sound && replica.keep).count() {
-            3 => Ok(()),
-            sound => Err(format!("{sound} of 3 healthy replicas are sound")),
-        }
     }
 }
 

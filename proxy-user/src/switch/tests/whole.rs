@@ -12,6 +12,7 @@ use crate::{
     election::{
         Rules,
         tests::{
+            healing::cure,
             script::rules,
             walk::{Step, Weather, World, random_step},
         },
@@ -168,8 +169,8 @@ impl Whole {
         }
     }
 
-    fn heals(mut self, master: u8) -> Result<(u32, u32), String> {
-        for step in &self.world.cure(master)? {
+    fn heals(mut self, master: u8, epoch: u8) -> Result<(u32, u32), String> {
+        for step in &cure(master, epoch) {
             self.step(step)?;
         }
         self.world.is_well(master)?;
@@ -199,7 +200,9 @@ fn walk(commit: Commit, seed: u64) {
                 panic!("seed {seed}, life {life}, step {number}: {broken}\n{:#?}", whole.world.election);
             }
         }
-        match whole.heals(epoch % 4) {
+        // With a failover, or with the epochs that there are.
+        let healthy = whole.world.epochs().expect("few epochs")[life as usize % 2];
+        match whole.heals(epoch % 4, healthy) {
             Ok(sum) => (delivered, held) = (delivered + sum.0, held + sum.1),
             Err(broken) => panic!("seed {seed}, life {life}: {broken}"),
         }
