@@ -101,6 +101,22 @@ impl Process {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
+    /// Itself and those it has started, and not what those did.
+    pub fn family(&self) -> Result<Vec<Pid>> {
+        let own = self.pid();
+        let mut family = vec![own];
+        for entry in fs::read_dir("/proc").context("/proc")?.flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+            let stat = || fs::read_to_string(entry.path().join("stat")).ok();
+            if let Some(pid) = pid
+                && stat().as_deref().and_then(parent) == Some(own)
+            {
+                family.push(Pid::from_raw(pid));
+            }
+        }
+        Ok(family)
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -171,8 +187,28 @@ impl Drop for Process {
     }
 }
 
+/// From a process's `stat`: the number, the name in brackets, which may itself have some, the state, the parent.
+fn parent(stat: &str) -> Option<Pid> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(1)?.parse().ok().map(Pid::from_raw)
+}
+
 /// The last lines of a log.
 pub fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::Pid;
+
+    use super::parent;
+
+    #[test]
+    fn finds_the_parent_behind_any_name() {
+        assert_eq!(parent("12 (nginx) S 7 12 12 0"), Some(Pid::from_raw(7)));
+        assert_eq!(parent("12 (a ) S 9 (b) R 8 12"), Some(Pid::from_raw(8)));
+        assert_eq!(parent("12"), None);
+    }
 }
