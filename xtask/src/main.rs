@@ -10,6 +10,7 @@ mod daemon;
 mod demo;
 mod drill;
 mod journal;
+mod json;
 mod memory;
 mod page;
 mod redis_benchmark;

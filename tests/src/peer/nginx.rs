@@ -28,14 +28,16 @@ impl Nginx {
             directory.display()
         );
         fs::write(&file, text).context("nginx.conf")?;
-        let mut command = world.proxy()?.command("nginx");
+        // Workers whose master is killed live on. They do not if it was the first process of a PID namespace.
+        let mut command = world.proxy()?.command("unshare");
+        command.args(["--fork", "--pid", "--kill-child=SIGKILL", "nginx"]);
         command.arg("-p").arg(&directory).arg("-c").arg(&file).arg("-e").arg(directory.join("log"));
         let mut process = Process::start("nginx", command, directory.join("log"))?;
         wait_program(&mut process, world.proxy()?, listen)?;
         Ok(Self { process })
     }
 
-    /// Of the workers' parent.
+    /// What started the master, which started the workers.
     pub fn process(&self) -> &Process {
         &self.process
     }

@@ -13,13 +13,12 @@ mod stage;
 mod workload;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum as _, builder::PossibleValuesParser};
 use switchmaster_tests::{daemon::Refusal, sweep};
 
@@ -31,7 +30,7 @@ use self::{
     workload::Workload,
 };
 use crate::{
-    daemon, need_root, page,
+    daemon, json, need_root, page,
     sample::Figure,
     setting::{self, Setting, says},
     setup, unless_interrupted,
@@ -122,7 +121,7 @@ fn measure_all(arguments: &Arguments, program: PathBuf) -> Result<Report> {
     let mut report = Report {
         command: setting::command(),
         setting,
-        notes: notes(arguments)?,
+        notes: notes(arguments, &peers)?,
         quick: arguments.quick,
         rounds: if arguments.quick { 1 } else { arguments.rounds },
         took_s: 0.0,
@@ -209,16 +208,18 @@ fn play(run: &Run, report: &mut Report, peer: Peer, round: u32, pace: Pace) -> R
 }
 
 /// What belongs to the setting and is this command's own.
-fn notes(arguments: &Arguments) -> Result<Vec<String>> {
+fn notes(arguments: &Arguments, peers: &[Peer]) -> Result<Vec<String>> {
     let version = |program: &str, argument: &str| says(Path::new(program), argument);
     let nginx = version("nginx", "-v")?;
     let mut notes = vec![
         format!("{}, stream module, 2 workers", nginx.trim_start_matches("nginx version: ")),
-        format!("Twemproxy: {}", version("nutcracker", "-V")?),
+        format!("Twemproxy {}", version("nutcracker", "-V")?.trim_start_matches("This is ")),
         version("nft", "--version")?,
     ];
     if arguments.whole_packets {
-        notes.push("transmit offloads of client and db are off for every peer".to_owned());
+        notes.push("transmit offloads of client and db off for every peer".to_owned());
+    } else if peers.contains(&Peer::Xdp) {
+        notes.push("transmit offloads of client and db off for xdp only, which works on veth no other way".to_owned());
     }
     Ok(notes)
 }
@@ -227,8 +228,7 @@ fn write(arguments: &Arguments, report: &Report) -> Result<()> {
     println!("\n{}\n{}{}", report.overview(), report.omissions(), crate::bar::verdicts(&report.bars));
     println!("took {:.0} s", report.took_s);
     if let Some(file) = &arguments.json {
-        let text = serde_json::to_string_pretty(&report.json()).context("the measurements")?;
-        fs::write(file, text + "\n").with_context(|| file.display().to_string())?;
+        json::write(file, &report.json())?;
     }
     let beside = arguments.markdown.as_deref().and_then(Path::parent);
     if let Some(folder) = arguments.svg.as_deref().or(beside) {

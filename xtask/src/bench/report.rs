@@ -88,8 +88,7 @@ impl Report {
         if pictures {
             text += &picture::NAMES.map(|(file, alt)| format!("![{alt}]({file})\n\n")).concat();
         }
-        text += &format!("{}\n{}\n", self.overview(), self.omissions());
-        text += &format!("### The bars\n\n{}", demands(&self.bars));
+        text += &format!("{}\n{}\n### The bars\n\n{}", self.overview(), self.omissions(), demands(&self.bars));
         self.workloads.iter().fold(text, |text, workload| text + "\n" + &self.table(workload))
     }
 
@@ -116,10 +115,10 @@ impl Report {
 
     /// What was left out, or failed.
     pub(super) fn omissions(&self) -> String {
-        let mut text: String = self.absent.iter().map(|one| format!("{}: {}\n", one.peer, one.why)).collect();
+        let mut text: String = self.absent.iter().map(|one| format!("- {}: {}\n", one.peer, one.why)).collect();
         for failure in &self.failures {
             let what = failure.workload.unwrap_or("starting it");
-            text += &format!("{}, {what}, round {}: **failed**: {}\n", failure.peer, failure.round, failure.why);
+            text += &format!("- {}, {what}, round {}: **failed**: {}\n", failure.peer, failure.round, failure.why);
         }
         text
     }

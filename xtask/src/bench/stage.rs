@@ -44,7 +44,8 @@ impl Stage {
         tune(&world, run.congestion_control.as_deref())?;
         if run.whole_packets || peer.wants_whole_packets() {
             for namespace in [world.client()?, world.db()?] {
-                namespace.run("ethtool", &["--offload", "eth0", "tx", "off"])?;
+                // With GRO a veth also takes frames that a program redirects to it.
+                namespace.run("ethtool", &["--offload", "eth0", "tx", "off", "gro", "on"])?;
             }
         }
         let cluster = Cluster::start(&world, Spec::bare(0))?;

@@ -24,7 +24,7 @@ use self::{
     report::{Report, Section},
 };
 use crate::{
-    daemon, need_root,
+    daemon, json, need_root,
     setting::{self, Setting},
     setup, unless_interrupted,
 };
@@ -148,8 +148,7 @@ fn measure(arguments: &Arguments, program: PathBuf) -> Result<Report> {
 fn write(arguments: &Arguments, report: &Report) -> Result<()> {
     println!("{}", report.verdicts());
     if let Some(file) = &arguments.json {
-        let text = serde_json::to_string_pretty(report).context("the measurements")?;
-        fs::write(file, text + "\n").with_context(|| file.display().to_string())?;
+        json::write(file, report)?;
     }
     if let Some(file) = &arguments.markdown {
         fs::write(file, report.page()).with_context(|| file.display().to_string())?;

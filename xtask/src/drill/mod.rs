@@ -20,7 +20,6 @@ mod timeline;
 mod watch;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -36,7 +35,7 @@ use self::{
     report::{Drilled, Report, Stood},
     stage::Stage,
 };
-use crate::{daemon, need_root, page, setting::Setting, setup, unless_interrupted};
+use crate::{daemon, json, need_root, page, setting::Setting, setup, unless_interrupted};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -186,8 +185,7 @@ fn line(round: &Round) -> String {
 
 fn write(arguments: &Arguments, report: &Report) -> Result<()> {
     if let Some(file) = &arguments.json {
-        let text = serde_json::to_string(report).context("the rounds")?;
-        fs::write(file, text + "\n").with_context(|| file.display().to_string())?;
+        json::write(file, report)?;
     }
     let Some(drilled) = report.drills.last() else { return Ok(()) };
     let beside = arguments.markdown.as_deref().and_then(Path::parent);

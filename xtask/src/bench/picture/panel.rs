@@ -88,12 +88,15 @@ impl Axis {
         LEFT + (self.part(value) * f64::from(RIGHT - LEFT)).round() as i32
     }
 
-    /// The powers of ten, where there are any.
+    /// The powers of ten, and 2 and 5 times them where there is room.
     fn ticks(self) -> Vec<f64> {
-        match self.scale {
-            Scale::Linear => Vec::new(),
-            Scale::Logarithmic => (self.from as i32..=self.to as i32).map(|power| 10f64.powi(power)).collect(),
+        if self.scale == Scale::Linear {
+            return Vec::new();
         }
+        let steps: &[f64] = if self.to - self.from > 2.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+        let powers = (self.from as i32..=self.to as i32).map(|power| 10f64.powi(power));
+        let ticks = powers.flat_map(|power| steps.iter().map(move |step| step * power));
+        ticks.filter(|tick| tick.log10() <= self.to + 1e-9).collect()
     }
 }
 
@@ -116,7 +119,7 @@ impl Panel {
         for tick in self.axis.ticks() {
             let x = self.axis.x(tick);
             area.draw(&PathElement::new([(x, TITLE), (x, self.bottom())], BLACK.mix(0.2)))?;
-            area.draw(&Text::new(format!("{tick}"), (x, self.bottom() + 8), text(10, HPos::Center)))?;
+            area.draw(&Text::new(tick_label(tick), (x, self.bottom() + 8), text(10, HPos::Center)))?;
         }
         (0..).zip(&self.rows).try_for_each(|(index, row)| self.draw_row(area, TITLE + LINE * index, row))
     }
@@ -146,6 +149,12 @@ impl Panel {
         area.draw(&Text::new(row.label.clone(), (RIGHT + 8, middle), text(11, HPos::Left)))?;
         Ok(())
     }
+}
+
+/// 0.1 and not 0.1 plus what a binary fraction adds to it.
+fn tick_label(tick: f64) -> String {
+    let places = (-tick.log10().floor()).max(0.0) as usize;
+    format!("{tick:.places$}")
 }
 
 fn text(size: i32, side: HPos) -> TextStyle<'static> {
@@ -179,6 +188,8 @@ mod tests {
         assert_eq!((axis.x(0.01), axis.x(10.0)), (LEFT, RIGHT), "from the power of ten below to that above");
         assert_eq!(axis.x(0.0), LEFT);
         assert_eq!(axis.ticks().len(), 4);
+        let decade = Axis::over(Scale::Logarithmic, [2.0, 9.0].into_iter());
+        assert_eq!(decade.ticks(), [1.0, 2.0, 5.0, 10.0]);
         let axis = Axis::over(Scale::Linear, [50.0, 100.0].into_iter());
         assert_eq!((axis.x(0.0), axis.x(50.0), axis.x(100.0)), (LEFT, (LEFT + RIGHT) / 2, RIGHT));
         assert_eq!(Axis::over(Scale::Linear, std::iter::empty()).x(0.0), LEFT, "nothing is no reason to divide by it");
