@@ -85,6 +85,10 @@ impl Stage {
         self.world.client()
     }
 
+    pub(super) fn proxy(&self) -> Result<&Namespace> {
+        self.world.proxy()
+    }
+
     pub(super) fn directory(&self) -> &std::path::Path {
         self.world.directory()
     }
