@@ -3,6 +3,7 @@
 //! program has changed, so `again` restores its headers and calls the program that is measured.
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the signatures that the macros want")]
 
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
