@@ -43,6 +43,11 @@ impl Peer {
         }
     }
 
+    /// A connection is no socket of the daemon's: its packets are rewritten as they come in.
+    pub(super) fn moves_packets(self) -> bool {
+        matches!(self, Self::Tc | Self::Xdp)
+    }
+
     /// XDP sees what a veth's sender left for the hardware to do; there is none, so it must be done before.
     pub(super) fn wants_whole_packets(self) -> bool {
         self == Self::Xdp

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::Pid;
 use switchmaster_tests::{
-    Cluster, Daemon, HaProxy, Nat, Nginx, Spec, Twemproxy, World, netns::Namespace, process::Process,
+    Client, Cluster, Daemon, HaProxy, Nat, Nginx, Spec, Twemproxy, World, netns::Namespace, process::Process, wait,
 };
 
 use super::{Run, peer::Peer};
@@ -97,12 +97,26 @@ impl Stage {
 /// The daemon, which must serve by this very datapath.
 fn ours(run: &Run, world: &World, cluster: &Cluster, peer: Peer) -> Result<Daemon> {
     let datapath = peer.datapath().context("not a datapath")?;
-    let config = daemon::in_front(cluster, &run.program, datapath, world.proxy()?.address(PORT));
+    let listen = world.proxy()?.address(PORT);
+    let config = daemon::in_front(cluster, &run.program, datapath, listen);
     let daemon = Daemon::start(world, &config)?;
     daemon.wait_master(&cluster.spec.name, cluster.nodes[0].address, FOUND)?;
     let serves = daemon.status()?.route("writes")?.datapath.clone();
     ensure!(serves == datapath, "the daemon serves it by {serves}");
+    if peer.moves_packets() {
+        wait::until(FOUND, "a connection to pass as packets", || passes_as_packets(world, listen))?;
+    }
     Ok(daemon)
+}
+
+/// The daemon's listener is on the same address, and it is not what is to be measured.
+fn passes_as_packets(world: &World, listen: SocketAddr) -> Result<()> {
+    let mut client = Client::connect(world.client()?, listen)?;
+    client.ping()?;
+    let own = client.tcp()?.local_addr().context("the client's address")?.to_string();
+    let sockets = world.proxy()?.run("ss", &["--no-header", "--tcp", "--numeric"])?;
+    ensure!(!sockets.contains(&own), "the daemon's listener has taken it: {sockets}");
+    Ok(())
 }
 
 /// The address of `proxy` in the network of this server.

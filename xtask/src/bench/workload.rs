@@ -38,8 +38,8 @@ const PIPELINE: Load = Load::Requests { test: Get, clients: 50, pipeline: 16, by
 const CONNECT: Load = Load::Requests { test: Get, clients: 50, pipeline: 1, bytes: 64, keep: false, idle: 0 };
 const IDLE: Load = Load::Requests { test: Get, clients: 50, pipeline: 1, bytes: 64, keep: true, idle: 1000 };
 
-/// 20,000 deliveries a second with many subscribers: a third of what the slowest peer carried on the two-core
-/// machine this was made on, so that it is the way that is measured and not a queue.
+/// 20,000 deliveries a second with many subscribers, which every peer carries on two cores: it is the way that
+/// is to be measured and not a queue.
 const fn messages(subscribers: usize, per_second: u32) -> Load {
     Load::Messages { subscribers, per_second }
 }
