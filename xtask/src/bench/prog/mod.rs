@@ -83,7 +83,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
         )?;
     }
     if let Some(file) = &arguments.markdown {
-        let text = format!("## The programs\n\nMade by `{}`:\n\n{}\n{table}", setting::command(), setting.text());
+        let text = format!("Made by `{}`:\n\n{}\n{table}", setting::command(), setting.text());
         page::put(file, "Bench", "bench programs", &text)?;
     }
     Ok(ExitCode::SUCCESS)
