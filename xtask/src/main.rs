@@ -121,5 +121,12 @@ fn cargo() -> std::process::Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = std::process::Command::new(program);
     command.current_dir(workspace());
+    // What cargo told this program about itself would make build scripts that look there (ring's) run again,
+    // and with them most of the daemon be built anew, each time somebody builds with and without us in turn.
+    for (key, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| key.to_string_lossy().starts_with(own)) {
+            command.env_remove(&key);
+        }
+    }
     command
 }
