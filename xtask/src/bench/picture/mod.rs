@@ -98,7 +98,7 @@ fn latency(report: &Report, workload: &Workload) -> Option<Panel> {
     panel_of(report, workload, Scale::Logarithmic, |peer| {
         let median = |figure| report.measured.median(workload.name, peer, figure);
         let marks: Vec<f64> = [Figure::P50, Figure::P99, Figure::P999].into_iter().filter_map(median).collect();
-        let label = marks.iter().map(|ms| format!("{ms:.2}")).collect::<Vec<_>>().join(" / ");
+        let label = marks.iter().map(|&ms| format!("{ms:.*}", places(ms))).collect::<Vec<_>>().join(" / ");
         (!marks.is_empty()).then_some(Row { peer, bar: None, dark: None, range: None, marks, label })
     })
 }
@@ -111,6 +111,15 @@ fn cpu(report: &Report, workload: &Workload) -> Option<Panel> {
         let label = format!("{median:.1} s");
         Some(Row { peer, bar: Some(median), dark, range: Some((least, most)), marks: Vec::new(), label })
     })
+}
+
+/// Three digits are enough, and more are luck.
+fn places(ms: f64) -> usize {
+    match ms {
+        ..1.0 => 3,
+        1.0..10.0 => 2,
+        _ => 1,
+    }
 }
 
 /// In thousands where there are some.

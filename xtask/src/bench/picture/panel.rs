@@ -12,7 +12,7 @@ use super::{super::peer::Peer, Area, FONT};
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-pub(super) const WIDTH: u32 = 460;
+pub(super) const WIDTH: u32 = 480;
 const TITLE: i32 = 24;
 const LINE: i32 = 18;
 const FOOT: i32 = 24;
