@@ -21,7 +21,7 @@ pub use self::{
     lab::Lab,
     netns::{Namespace, World},
     node::FakeNode,
-    peer::{HaProxy, Style},
+    peer::{HaProxy, Nat, Nginx, Style, Twemproxy},
     redis::{Cluster, Spec},
 };
 

@@ -101,6 +101,18 @@ impl Process {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
+    /// Itself and all that come from it.
+    pub fn family(&self) -> Result<Vec<Pid>> {
+        let mut parents = Vec::new();
+        for entry in fs::read_dir("/proc").context("/proc")?.flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(Pid::from_raw);
+            // One that has ended meanwhile has no parent any more.
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            parents.extend(pid.zip(parent(&stat)));
+        }
+        Ok(descendants(self.pid(), &parents))
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -171,8 +183,46 @@ impl Drop for Process {
     }
 }
 
+/// From a process's `stat`: the number, the name in brackets, which may itself have some, the state, the parent.
+fn parent(stat: &str) -> Option<Pid> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(1)?.parse().ok().map(Pid::from_raw)
+}
+
+/// `first`, and whoever has one of those for a parent.
+fn descendants(first: Pid, parents: &[(Pid, Pid)]) -> Vec<Pid> {
+    let mut family = vec![first];
+    let mut next = 0;
+    while let Some(&one) = family.get(next) {
+        family.extend(parents.iter().filter(|(_, parent)| *parent == one).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    family
+}
+
 /// The last lines of a log.
 pub fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::Pid;
+
+    use super::{descendants, parent};
+
+    #[test]
+    fn finds_the_parent_behind_any_name() {
+        assert_eq!(parent("12 (nginx) S 7 12 12 0"), Some(Pid::from_raw(7)));
+        assert_eq!(parent("12 (a ) S 9 (b) R 8 12"), Some(Pid::from_raw(8)));
+        assert_eq!(parent("12"), None);
+    }
+
+    #[test]
+    fn a_family_has_grandchildren_and_no_strangers() {
+        let pids = |numbers: &[i32]| numbers.iter().copied().map(Pid::from_raw).collect::<Vec<_>>();
+        let parents: Vec<(Pid, Pid)> = pids(&[5, 3, 4, 9, 2]).into_iter().zip(pids(&[4, 2, 2, 1, 1])).collect();
+        assert_eq!(descendants(Pid::from_raw(2), &parents), pids(&[2, 3, 4, 5]));
+    }
 }

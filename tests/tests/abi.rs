@@ -47,7 +47,7 @@ const NAT: Maps = &[
     (nat::names::PACKETS, size_of::<u32>(), size_of::<u64>()),
 ];
 
-/// Every object: its maps, and its one program.
+/// Every object of the daemon: its maps, and its one program.
 const OBJECTS: [(&str, Maps, &str); 2] = [("sockmap", SOCKMAP, names::VERDICT), ("tc", NAT, nat::names::TC)];
 
 /// Built once: a build removes what an earlier one made.
@@ -62,7 +62,9 @@ fn object(name: &str) -> Result<Object> {
 
 #[test]
 fn every_object_has_the_maps_and_the_program_of_the_abi() -> Result<()> {
-    ensure!(OBJECTS.map(|(name, ..)| name) == ebpf_build::OBJECTS, "an object is not looked at here");
+    // `bare` is what programs are measured beside; the daemon does not know it.
+    let known: Vec<&str> = OBJECTS.iter().map(|(name, ..)| *name).chain(["bare"]).collect();
+    ensure!(known == ebpf_build::OBJECTS, "an object is not looked at here");
     for (name, maps, program) in OBJECTS {
         as_agreed(&object(name)?, maps, program).with_context(|| name.to_owned())?;
     }

@@ -13,7 +13,8 @@ use nix::{
     unistd::Pid,
 };
 use switchmaster_tests::{
-    Client, Cluster, HaProxy, Lab, Spec, Style, Subscriber, Writer, client, redis::Passwords, wait,
+    Client, Cluster, HaProxy, Lab, Nat, Nginx, Spec, Style, Subscriber, Twemproxy, Writer, client, redis::Passwords,
+    wait,
 };
 
 const FAILOVER: Duration = Duration::from_secs(20);
@@ -68,6 +69,41 @@ fn haproxy_finds_the_master_in_all_three_styles() -> Result<()> {
             let master = cluster.nodes[0].address.port();
             ensure!(record.acks.iter().all(|ack| ack.node == master && ack.link == 1), "another node acknowledged");
         }
+    }
+    Ok(())
+}
+
+/// What a bench compares with: each carries bytes to the server and back, and gives way when it is dropped.
+#[test]
+fn every_plain_forwarder_forwards() -> Result<()> {
+    let (world, cluster) = Lab::cluster(Spec::bare(0))?;
+    let (proxy, server) = (world.proxy()?, cluster.nodes[0].address);
+    let source = proxy.addresses().iter().copied().filter(std::net::IpAddr::is_ipv4).nth(1).context("no address")?;
+    let through = |name: &str, port: u16| -> Result<()> {
+        let mut client = Client::connect(world.client()?, proxy.address(port))?;
+        client.set("who", name)?;
+        ensure!(cluster.nodes[0].client()?.get("who")?.as_deref() == Some(name), "{name} did not write");
+        ensure!(client.get("who")?.as_deref() == Some(name), "{name} did not read");
+        Ok(())
+    };
+    let haproxy = HaProxy::plain(&world, proxy.address(7001), server)?;
+    through("haproxy", 7001)?;
+    let spliced = HaProxy::spliced(&world, proxy.address(7002), server)?;
+    through("haproxy with splice-auto", 7002)?;
+    let nginx = Nginx::plain(&world, proxy.address(7003), server)?;
+    through("nginx", 7003)?;
+    let workers = nginx.process().family()?;
+    ensure!(workers.len() == 4, "a launcher, a master and two workers: {workers:?}");
+    let twemproxy = Twemproxy::plain(&world, proxy.address(7004), server)?;
+    through("twemproxy", 7004)?;
+    let nat = Nat::plain(&world, proxy.address(7005), server, source)?;
+    through("nftables", 7005)?;
+    drop((haproxy, spliced, nginx, twemproxy, nat));
+    let alive = |pid: &&Pid| Path::new("/proc").join(pid.to_string()).exists();
+    wait::until_true(Duration::from_secs(5), "nginx's workers to end", || workers.iter().find(alive).is_none())?;
+    for port in 7001..=7005 {
+        let answer = world.client()?.connect(proxy.address(port), Duration::from_secs(1));
+        ensure!(answer.is_err(), "somebody still listens on {port}");
     }
     Ok(())
 }

@@ -27,3 +27,36 @@ pub(crate) fn process(pid: Pid) -> Result<Duration> {
     let clock = clock_getcpuclockid(pid).with_context(|| format!("the CPU clock of process {pid}"))?;
     Ok(clock_gettime(clock).with_context(|| format!("the CPU clock of process {pid}"))?.into())
 }
+
+/// CPU time from one moment to another.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    pids: Vec<Pid>,
+    machine: Duration,
+    processes: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cost {
+    pub(crate) machine: Duration,
+    /// Of the processes that were named, if any were.
+    pub(crate) processes: Option<Duration>,
+}
+
+impl Meter {
+    pub(crate) fn start(pids: Vec<Pid>) -> Result<Self> {
+        Ok(Self { machine: machine()?, processes: all(&pids)?, pids })
+    }
+
+    pub(crate) fn stop(self) -> Result<Cost> {
+        let processes = all(&self.pids)?.saturating_sub(self.processes);
+        Ok(Cost {
+            machine: machine()?.saturating_sub(self.machine),
+            processes: (!self.pids.is_empty()).then_some(processes),
+        })
+    }
+}
+
+fn all(pids: &[Pid]) -> Result<Duration> {
+    pids.iter().map(|&pid| process(pid)).sum()
+}

@@ -1,10 +1,34 @@
-//! The daemon as it is released: building it, and where it lies then.
+//! The daemon as it is released: building it, where it lies then, and what it is told to do.
 
-use std::path::PathBuf;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, ensure};
+use switchmaster_tests::{
+    Cluster,
+    daemon::{Config, Group, Route},
+};
 
 use crate::{cargo, workspace};
+
+/// The program to look at: the one that somebody named, whatever the sources are, or one built from them.
+pub(crate) fn chosen() -> Result<PathBuf> {
+    std::env::var_os("SWITCHMASTER_BIN").map_or_else(build, |program| Ok(PathBuf::from(program)))
+}
+
+/// The daemon in front of a cluster with one route, `writes`, with pins of its own.
+pub(crate) fn in_front(cluster: &Cluster, program: &Path, datapath: &str, listen: SocketAddr) -> Config {
+    let name = format!("switchmaster-{datapath}");
+    let group = &cluster.spec.name;
+    Config::named(&name, 9180 + listen.port() % 1000)
+        .program(program.to_owned())
+        .argument("--pin-dir")
+        .argument(format!("/sys/fs/bpf/{name}"))
+        .group(Group::of(cluster).set("check", r#"{ interval = "200ms" }"#))
+        .route(Route::new("writes", group, "master", datapath, &[listen]))
+}
 
 pub(crate) fn build() -> Result<PathBuf> {
     println!("\n=== the daemon, as it is released");

@@ -2,6 +2,7 @@
 //! It must not depend on the daemon: it is what makes a machine able to build it.
 
 mod bar;
+mod bench;
 mod build_ebpf;
 mod compare;
 mod cpu;
@@ -9,21 +10,28 @@ mod daemon;
 mod demo;
 mod drill;
 mod journal;
+mod json;
 mod memory;
+mod page;
+mod redis_benchmark;
+mod sample;
 mod series;
 mod setting;
 mod setup;
 mod signs;
 mod table;
 mod test;
+mod tuning;
 
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
+use switchmaster_tests::{sweep, wait};
 
 /// Exit code for a missing privilege, as the daemon's.
 const NO_PRIVILEGE: u8 = 77;
@@ -45,6 +53,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Measure the daemon against HAProxy and a direct connection, in one run
     Compare(compare::Arguments),
+    /// Measure every datapath against direct, HAProxy, nginx, Twemproxy and the kernel's own NAT
+    Bench(bench::Arguments),
     /// Switch the master in nine ways under load, and count what clients lose and how long they wait
     Drill(drill::Arguments),
     /// Run the test tiers, after the set-up they need
@@ -57,6 +67,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf => build_ebpf::run(),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Drill(arguments) => drill::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     };
@@ -89,6 +100,17 @@ fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// What failed after Ctrl-C failed because the harness takes everything down, on a thread of its own. It then
+/// ends this process: wait for that.
+fn unless_interrupted() -> Result<()> {
+    if sweep::interrupted() {
+        println!("\ninterrupted: everything is being taken down");
+        wait::pause(Duration::from_secs(30));
+        bail!("the clean-up hangs");
+    }
+    Ok(())
+}
+
 /// The root of the checkout.
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
@@ -99,5 +121,12 @@ fn cargo() -> std::process::Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = std::process::Command::new(program);
     command.current_dir(workspace());
+    // What cargo told this program about itself would make build scripts that look there (ring's) run again,
+    // and with them most of the daemon be built anew, each time somebody builds with and without us in turn.
+    for (key, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| key.to_string_lossy().starts_with(own)) {
+            command.env_remove(&key);
+        }
+    }
     command
 }

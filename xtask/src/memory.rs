@@ -1,9 +1,17 @@
 //! Memory: what the machine has left, and what one process holds for itself.
 
-use std::fs;
+use std::{
+    fs,
+    sync::mpsc::{self, RecvTimeoutError, Sender},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use nix::unistd::{Pid, SysconfVar, sysconf};
+
+/// Often enough for a run of a second, and too seldom to disturb it.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What programs could still get, in bytes. Pages that a core keeps at hand for its next allocation are
 /// free too, but the kernel does not count them as such, and it keeps hundreds of MiB of them.
@@ -27,6 +35,40 @@ fn field(file: &str, name: &str) -> Result<u64> {
     let text = fs::read_to_string(file).with_context(|| file.to_owned())?;
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     Ok(value.with_context(|| format!("no {name} in {file}"))? * 1024)
+}
+
+/// Watches the anonymous memory of processes, for the most they hold at one time.
+#[derive(Debug)]
+pub(crate) struct Peak {
+    stop: Sender<()>,
+    thread: JoinHandle<u64>,
+}
+
+impl Peak {
+    /// Nothing to watch is none.
+    pub(crate) fn watch(pids: Vec<Pid>) -> Option<Self> {
+        if pids.is_empty() {
+            return None;
+        }
+        let (stop, stopped) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let mut most = 0;
+            loop {
+                // One that has just ended holds nothing.
+                most = most.max(pids.iter().filter_map(|&pid| anonymous(pid).ok()).sum());
+                if !matches!(stopped.recv_timeout(LOOK), Err(RecvTimeoutError::Timeout)) {
+                    return most;
+                }
+            }
+        });
+        Some(Self { stop, thread })
+    }
+
+    /// In bytes.
+    pub(crate) fn end(self) -> Result<u64> {
+        drop(self.stop);
+        self.thread.join().map_err(|_| anyhow!("the thread that watches memory panicked"))
+    }
 }
 
 pub(crate) const MIB: f64 = 1_048_576.0;

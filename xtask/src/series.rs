@@ -29,11 +29,25 @@ impl Series {
     pub(crate) fn most(&self) -> Option<f64> {
         self.0.last().copied()
     }
+
+    /// The median, and in brackets the least and the most.
+    pub(crate) fn text(&self, places: usize) -> String {
+        match (self.median(), self.least(), self.most()) {
+            (Some(median), Some(least), Some(most)) => format!("{median:.places$} ({least:.places$}-{most:.places$})"),
+            _ => "-".to_owned(),
+        }
+    }
+}
+
+/// The value at this part of sorted ones, 0 being the first and 1 the last: always one of them.
+pub(crate) fn quantile<T: Copy>(sorted: &[T], part: f64) -> Option<T> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get((last as f64 * part).round() as usize).copied()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Series;
+    use super::{Series, quantile};
 
     #[test]
     fn the_median_is_the_middle_and_the_spread_its_ends() {
@@ -42,5 +56,27 @@ mod tests {
         let even: Series = [4.0, 1.0, 2.0, 9.0].into_iter().collect();
         assert_eq!(even.median(), Some(3.0));
         assert_eq!(Series::default().median(), None);
+    }
+
+    #[test]
+    fn a_series_shows_its_spread() {
+        let series: Series = [3.0, 1.0, 9.25].into_iter().collect();
+        assert_eq!(series.text(1), "3.0 (1.0-9.2)");
+        assert_eq!(Series::default().text(1), "-");
+    }
+
+    #[test]
+    fn quantiles_of_few_values() {
+        assert_eq!(quantile::<u32>(&[], 0.5), None);
+        assert_eq!(quantile(&[7], 0.99), Some(7));
+        assert_eq!(quantile(&[1, 2, 3], 0.5), Some(2));
+        assert_eq!(quantile(&[1, 2, 3, 4], 1.0), Some(4));
+    }
+
+    #[test]
+    fn a_quantile_of_a_thousand_is_the_one_it_names() {
+        let values: Vec<u32> = (0..=1000).collect();
+        let at = |part| quantile(&values, part);
+        assert_eq!((at(0.5), at(0.99), at(0.999)), (Some(500), Some(990), Some(999)));
     }
 }

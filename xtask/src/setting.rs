@@ -85,12 +85,14 @@ impl Setting {
 }
 
 /// The first line of what a program says about itself, up to the first detail that is no version.
-fn says(program: &Path, argument: &str) -> Result<String> {
+pub(crate) fn says(program: &Path, argument: &str) -> Result<String> {
     let output = Command::new(program)
         .arg(argument)
         .output()
         .with_context(|| format!("cannot run {}: `cargo xtask setup` installs what is needed", program.display()))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // Some tell it where errors go.
+    let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+    let text = String::from_utf8_lossy(&said).into_owned();
     let line = text.lines().next().unwrap_or_default();
     let end = [" sha=", " - http"].iter().filter_map(|mark| line.find(mark)).min().unwrap_or(line.len());
     Ok(line[..end].to_owned())
@@ -115,4 +117,18 @@ fn processor() -> String {
 
 fn line_of(file: &str) -> Result<String> {
     Ok(fs::read_to_string(file).with_context(|| file.to_owned())?.trim().to_owned())
+}
+
+/// The command as it was typed, but for where the results go.
+pub(crate) fn command() -> String {
+    let mut words = vec!["cargo xtask".to_owned()];
+    let mut typed = std::env::args().skip(1);
+    while let Some(word) = typed.next() {
+        match word.as_str() {
+            "--json" | "--yes" => drop((word != "--yes").then(|| typed.next())),
+            _ if word.starts_with("--json=") => {}
+            _ => words.push(word),
+        }
+    }
+    words.join(" ")
 }

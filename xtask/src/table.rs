@@ -7,8 +7,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(head: &[&str]) -> Self {
-        Self { head: head.iter().map(|&word| word.to_owned()).collect(), rows: Vec::new() }
+    pub(crate) fn new<S: AsRef<str>>(head: &[S]) -> Self {
+        Self { head: head.iter().map(|word| word.as_ref().to_owned()).collect(), rows: Vec::new() }
     }
 
     pub(crate) fn row(&mut self, cells: Vec<String>) {

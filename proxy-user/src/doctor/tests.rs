@@ -44,7 +44,9 @@ fn exit_codes() {
         (nobody(), Answer::Refused, passed(), Some("sockmap"), 77),
         (nobody(), Answer::Refused, passed(), Some("copy"), 0),
         (nobody(), Answer::Refused, passed(), None, 0),
-        (root(), Answer::Yes, passed(), Some("tc"), 1),
+        (root(), Answer::Yes, passed(), Some("tc"), 0),
+        (root(), Answer::Yes, failed(), Some("tc"), 1),
+        (nobody(), Answer::Refused, passed(), Some("tc"), 77),
         (root(), Answer::Yes, passed(), Some("xdp"), 1),
     ] {
         let report = report(&held, &answer, test, asked);

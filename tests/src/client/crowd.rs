@@ -61,6 +61,11 @@ impl Crowd {
         from.enter(gather)?.map(Self)
     }
 
+    /// The connections themselves, in the order in which they were made.
+    pub fn into_streams(self) -> Vec<TcpStream> {
+        self.0
+    }
+
     /// Both crowds as one.
     pub fn join(mut self, other: Self) -> Self {
         self.0.extend(other.0);

@@ -6,8 +6,9 @@ mod status;
 
 use std::{
     env,
+    error::Error,
     ffi::OsString,
-    fs,
+    fmt, fs,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::{Command, ExitStatus},
@@ -37,6 +38,28 @@ pub struct Daemon {
     process: Process,
 }
 
+/// The daemon ended before it was ready.
+#[derive(Debug)]
+pub struct Refusal {
+    status: ExitStatus,
+    log: String,
+}
+
+impl Refusal {
+    /// Its last words.
+    pub fn why(&self) -> &str {
+        self.log.lines().next_back().unwrap_or("it said nothing").trim_start_matches("switchmaster: ")
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the daemon has ended ({}); its log ends with\n{}", self.status, tail(&self.log))
+    }
+}
+
+impl Error for Refusal {}
+
 impl Daemon {
     /// Starts it in `proxy` and waits until it says it is ready.
     pub fn start(world: &World, config: &Config) -> Result<Self> {
@@ -61,16 +84,21 @@ impl Daemon {
         Ok(Self { namespace, admin, process })
     }
 
-    /// Waits until `/readyz` says so.
+    /// Waits until `/readyz` says so; a daemon that ends instead is a [`Refusal`].
     pub fn wait_ready(mut self) -> Result<Self> {
-        wait::until(READY, "the daemon to be ready", || {
-            ensure!(self.process.ended()?.is_none(), "it has ended");
+        let end = wait::until(READY, "the daemon to be ready", || {
+            if let Some(status) = self.process.ended()? {
+                return Ok(Some(status));
+            }
             let answer = self.get("/readyz")?;
             ensure!(answer.code == 200, "/readyz says {}: {}", answer.code, answer.body);
-            Ok(())
+            Ok(None)
         })
         .with_context(|| format!("the daemon's log ends with\n{}", tail(&self.process.log())))?;
-        Ok(self)
+        match end {
+            None => Ok(self),
+            Some(status) => Err(Refusal { status, log: self.process.log() }.into()),
+        }
     }
 
     pub fn get(&self, path: &str) -> Result<Response> {

@@ -14,17 +14,20 @@ mod stage;
 mod stalled_reader;
 mod throughput;
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fs, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use switchmaster_tests::{sweep, wait};
 
 use self::{
     path::Path,
     report::{Report, Section},
 };
-use crate::{daemon, need_root, setting::Setting, setup};
+use crate::{
+    daemon, json, need_root,
+    setting::{self, Setting},
+    setup, unless_interrupted,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -111,18 +114,8 @@ impl Workload {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     need_root("making network namespaces to measure in")?;
     setup::ensure_ready(arguments.yes)?;
-    // Somebody who names a program wants that one measured, whatever the sources are.
-    let program = match std::env::var_os("SWITCHMASTER_BIN") {
-        Some(program) => PathBuf::from(program),
-        None => daemon::build()?,
-    };
-    let measured = measure(arguments, program);
-    if sweep::interrupted() {
-        // The harness takes everything down on a thread of its own, and then ends this process.
-        println!("\ninterrupted: everything is being taken down");
-        wait::pause(Duration::from_secs(30));
-        bail!("the clean-up hangs");
-    }
+    let measured = measure(arguments, daemon::chosen()?);
+    unless_interrupted()?;
     let report = measured?;
     write(arguments, &report)?;
     Ok(if arguments.strict && !report.met() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -149,33 +142,18 @@ fn measure(arguments: &Arguments, program: PathBuf) -> Result<Report> {
         println!("\n{}", section.text());
         sections.push(section);
     }
-    Ok(Report { command: command(), setting, quick: arguments.quick, sections })
+    Ok(Report { command: setting::command(), setting, quick: arguments.quick, sections })
 }
 
 fn write(arguments: &Arguments, report: &Report) -> Result<()> {
     println!("{}", report.verdicts());
     if let Some(file) = &arguments.json {
-        let text = serde_json::to_string_pretty(report).context("the measurements")?;
-        fs::write(file, text + "\n").with_context(|| file.display().to_string())?;
+        json::write(file, report)?;
     }
     if let Some(file) = &arguments.markdown {
         fs::write(file, report.page()).with_context(|| file.display().to_string())?;
     }
     Ok(())
-}
-
-/// As it was typed, but for where the results go.
-fn command() -> String {
-    let mut words = vec!["cargo xtask".to_owned()];
-    let mut typed = std::env::args().skip(1);
-    while let Some(word) = typed.next() {
-        match word.as_str() {
-            "--json" | "--yes" => drop((word != "--yes").then(|| typed.next())),
-            _ if word.starts_with("--json=") => {}
-            _ => words.push(word),
-        }
-    }
-    words.join(" ")
 }
 
 fn sorted<T: Ord + Clone>(values: &[T]) -> Vec<T> {

@@ -1,19 +1,14 @@
 //! Interleaved rounds of redis-benchmark: each round runs every path at every number of clients, each
 //! time beginning with another path, so that what drifts in the machine hits all paths alike.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use serde_json::json;
 
-use super::{
-    Run,
-    benchmark::{self, Figure, Load, Sample},
-    path::Path,
-    stage::Stage,
-};
+use super::{Run, benchmark, path::Path, stage::Stage};
 use crate::{
     bar::{Bar, Limit},
+    redis_benchmark::Load,
+    sample::{Figure, Samples},
     series::Series,
     table::Table,
 };
@@ -23,9 +18,9 @@ const WARM_UP: u64 = 2000;
 /// More clients than this hardly add to the throughput.
 const BUSY: u32 = 8;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rounds {
-    samples: BTreeMap<(u32, Path), Vec<Sample>>,
+    samples: Samples<u32, Path>,
 }
 
 /// A demand on the ratio of one path to HAProxy.
@@ -42,33 +37,17 @@ impl Rounds {
     pub(super) fn run(run: &Run, stage: &Stage, clients: &[u32], keep: bool, seconds: f64) -> Result<Self> {
         let loads = clients.iter().map(|&clients| warm_up(run, stage, clients, keep, seconds));
         let loads = loads.collect::<Result<Vec<Load>>>()?;
-        let mut rounds = Self::default();
+        let mut rounds = Self { samples: Samples::new() };
         for round in 0..run.rounds {
             run.say(&format!("round {} of {}", round + 1, run.rounds));
             for &load in &loads {
                 for turn in 0..run.paths.len() {
                     let path = run.paths[(turn + round as usize) % run.paths.len()];
-                    let sample = benchmark::run(stage, path, load)?;
-                    rounds.samples.entry((load.clients, path)).or_default().push(sample);
+                    rounds.samples.add(load.clients, path, benchmark::run(stage, path, load)?);
                 }
             }
         }
         Ok(rounds)
-    }
-
-    fn series(&self, clients: u32, path: Path, figure: Figure) -> Series {
-        let samples = self.samples.get(&(clients, path)).into_iter().flatten();
-        samples.filter_map(|sample| sample.figure(figure)).collect()
-    }
-
-    fn median(&self, clients: u32, path: Path, figure: Figure) -> Option<f64> {
-        self.series(clients, path, figure).median()
-    }
-
-    /// Of the medians.
-    fn ratio(&self, clients: u32, path: Path, to: Path, figure: Figure) -> Option<f64> {
-        let other = self.median(clients, to, figure).filter(|&value| value > 0.0)?;
-        Some(self.median(clients, path, figure)? / other)
     }
 
     /// A row for each path: medians, and in brackets the least and most of all rounds.
@@ -87,17 +66,15 @@ impl Rounds {
             "/ haproxy",
             "proxy s/million",
         ]);
-        for &(clients, path) in self.samples.keys() {
-            let figure = |figure, places| show(&self.series(clients, path, figure), places);
-            let ratio = |figure, to| {
-                self.ratio(clients, path, to, figure).map_or_else(|| "-".into(), |value| format!("{value:.2}"))
-            };
+        for (clients, path, _) in self.samples.iter() {
+            let figure = |figure, places| self.samples.series(clients, path, figure).text(places);
+            let ratio = |figure, to| self.samples.ratio_text(clients, path, to, figure);
             table.row(vec![
                 clients.to_string(),
                 path.to_string(),
-                figure(Figure::Rps, 0),
-                ratio(Figure::Rps, Path::Haproxy),
-                ratio(Figure::Rps, Path::Direct),
+                figure(Figure::Rate, 0),
+                ratio(Figure::Rate, Path::Haproxy),
+                ratio(Figure::Rate, Path::Direct),
                 figure(Figure::P50, 3),
                 ratio(Figure::P50, Path::Haproxy),
                 figure(Figure::P99, 3),
@@ -113,17 +90,10 @@ impl Rounds {
     /// The verdict on a rule, if it was measured.
     pub(super) fn bar(&self, rule: Rule) -> Option<Bar> {
         let Rule { path, clients, figure, limit } = rule;
-        let ratio = self.ratio(clients, path, Path::Haproxy, figure)?;
-        let name = match figure {
-            Figure::Rps => "requests per second",
-            Figure::P50 => "p50",
-            Figure::P99 => "p99",
-            Figure::Machine => "machine CPU per request",
-            Figure::Proxy => "the proxy process's own CPU time",
-        };
+        let ratio = self.samples.ratio(clients, path, Path::Haproxy, figure)?;
         let word = if clients == 1 { "client" } else { "clients" };
         Some(Bar {
-            what: format!("{path}, {clients} {word}: {name}"),
+            what: format!("{path}, {clients} {word}: {}", figure.says()),
             bar: limit.text(" x HAProxy's"),
             measured: format!("{ratio:.3} x"),
             met: limit.holds(ratio),
@@ -131,29 +101,19 @@ impl Rounds {
     }
 
     pub(super) fn samples(&self) -> serde_json::Value {
-        let each = self
-            .samples
-            .iter()
-            .map(|((clients, path), samples)| json!({ "clients": clients, "path": path, "rounds": samples }));
-        each.collect()
+        let each = self.samples.iter();
+        each.map(|(clients, path, rounds)| json!({ "clients": clients, "path": path, "rounds": rounds })).collect()
     }
 }
 
 /// Warms every path, and finds how many requests take them about `seconds`: the same for all.
 fn warm_up(run: &Run, stage: &Stage, clients: u32, keep: bool, seconds: f64) -> Result<Load> {
     let guess = if keep { WARM_UP } else { WARM_UP / 10 };
-    let guess = Load { clients, requests: guess * u64::from(clients.min(BUSY)), keep };
-    let rates = run.paths.iter().map(|&path| Ok(benchmark::run(stage, path, guess)?.rps));
+    let guess = Load::get(clients, guess * u64::from(clients.min(BUSY)), keep);
+    let rates = run.paths.iter().map(|&path| Ok(benchmark::run(stage, path, guess)?.rate));
     let rates: Series = rates.collect::<Result<Vec<f64>>>()?.into_iter().collect();
     let fitting = (rates.median().unwrap_or_default() * seconds / 100.0).ceil() as u64 * 100;
     let requests = run.requests.unwrap_or(fitting).max(u64::from(clients));
     run.say(&format!("{clients} clients: {requests} requests each time"));
     Ok(Load { requests, ..guess })
-}
-
-fn show(series: &Series, places: usize) -> String {
-    match (series.median(), series.least(), series.most()) {
-        (Some(median), Some(least), Some(most)) => format!("{median:.places$} ({least:.places$}-{most:.places$})"),
-        _ => "-".to_owned(),
-    }
 }

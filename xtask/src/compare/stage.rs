@@ -2,21 +2,15 @@
 //! persistence off, and in front of it the proxies to compare, a process each, so that a figure of
 //! one holds nothing of another. Gone when it is dropped.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use switchmaster_tests::{
-    Cluster, Daemon, HaProxy, Spec, World,
-    daemon::{Config, Group, Route},
-    netns::Namespace,
-    process::Process,
-};
+use switchmaster_tests::{Cluster, Daemon, HaProxy, Spec, World, netns::Namespace, process::Process};
 
 use super::{Run, path::Path};
+use crate::{daemon, redis_benchmark::KEY, tuning::tune};
 
 const FOUND: Duration = Duration::from_secs(10);
-/// The value that `redis-benchmark -t get` asks for.
-const KEY: &str = "key:__rand_int__";
 const VALUE_BYTES: usize = 64;
 
 #[derive(Debug)]
@@ -31,9 +25,7 @@ impl Stage {
     /// A master with so many replicas and no Sentinels, and the proxies of these paths.
     pub(super) fn start(run: &Run, paths: &[Path], replicas: usize) -> Result<Self> {
         let world = World::new()?;
-        for namespace in [world.client()?, world.proxy()?, world.db()?] {
-            namespace.enter(|| configure(run.congestion_control.as_deref()))??;
-        }
+        tune(&world, run.congestion_control.as_deref())?;
         let cluster = Cluster::start(&world, Spec::bare(replicas))?;
         let mut stage = Self { daemons: Vec::new(), haproxy: None, cluster, world };
         stage.cluster.nodes[0].client()?.set(KEY, &"x".repeat(VALUE_BYTES))?;
@@ -52,14 +44,8 @@ impl Stage {
             }
             return Ok(());
         };
-        let name = format!("switchmaster-{datapath}");
         let group = &self.cluster.spec.name;
-        let config = Config::named(&name, 9180 + path.port() % 1000)
-            .program(PathBuf::from(program))
-            .argument("--pin-dir")
-            .argument(format!("/sys/fs/bpf/{name}"))
-            .group(Group::of(&self.cluster).set("check", r#"{ interval = "200ms" }"#))
-            .route(Route::new("writes", group, "master", datapath, &[listen]));
+        let config = daemon::in_front(&self.cluster, program, datapath, listen);
         let daemon = Daemon::start(&self.world, &config)?;
         daemon.wait_master(group, master, FOUND)?;
         let serves = daemon.status()?.route("writes")?.datapath.clone();
@@ -92,13 +78,4 @@ impl Stage {
     pub(super) fn client(&self) -> Result<&Namespace> {
         self.world.client()
     }
-}
-
-/// Workloads that connect all the time must not run out of ports, on any path.
-fn configure(congestion_control: Option<&str>) -> Result<()> {
-    let control = congestion_control.map(|name| ("tcp_congestion_control", name));
-    for (name, value) in [("ip_local_port_range", "10240 65535"), ("tcp_tw_reuse", "1")].into_iter().chain(control) {
-        fs::write(format!("/proc/sys/net/ipv4/{name}"), value).with_context(|| format!("{name} = {value}"))?;
-    }
-    Ok(())
 }

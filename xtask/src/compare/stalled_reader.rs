@@ -11,16 +11,12 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use switchmaster_tests::wait;
 
-use super::{
-    Run,
-    benchmark::{self, Figure, Load, Sample},
-    path::Path,
-    report::Section,
-    stage::Stage,
-};
+use super::{Run, benchmark, path::Path, report::Section, stage::Stage};
 use crate::{
     bar::{Bar, Limit},
     memory::{self, MIB},
+    redis_benchmark::Load,
+    sample::{Figure, Sample},
     series::Series,
     table::Table,
 };
@@ -99,7 +95,7 @@ fn stall(run: &Run, path: Path, replies: usize) -> Result<Outcome> {
     drop(value);
     let requests = run.requests.unwrap_or(if run.quick { 5000 } else { 25_000 });
     let others = || -> Result<f64> {
-        let each = (0..run.rounds).map(|_| benchmark::run(&stage, path, Load { clients: 8, requests, keep: true }));
+        let each = (0..run.rounds).map(|_| benchmark::run(&stage, path, Load::get(8, requests, true)));
         let samples = each.collect::<Result<Vec<Sample>>>()?;
         let series: Series = samples.iter().filter_map(|sample| sample.figure(Figure::P99)).collect();
         series.median().context("no rounds")

@@ -4,18 +4,20 @@ use anyhow::Result;
 
 use super::{
     Run,
-    benchmark::Figure::{Machine, P50, P99, Proxy, Rps},
     path::Path::{Copy, Sockmap},
     report::Section,
     rounds::{Rounds, Rule},
     stage::Stage,
 };
-use crate::bar::Limit::{AtLeast, AtMost};
+use crate::{
+    bar::Limit::{AtLeast, AtMost},
+    sample::Figure::{Machine, P50, P99, Proxy, Rate},
+};
 
 const RULES: [Rule; 12] = [
-    Rule { path: Sockmap, clients: 8, figure: Rps, limit: AtLeast(1.15) },
+    Rule { path: Sockmap, clients: 8, figure: Rate, limit: AtLeast(1.15) },
     Rule { path: Sockmap, clients: 8, figure: P50, limit: AtMost(0.75) },
-    Rule { path: Sockmap, clients: 50, figure: Rps, limit: AtLeast(1.0) },
+    Rule { path: Sockmap, clients: 50, figure: Rate, limit: AtLeast(1.0) },
     Rule { path: Sockmap, clients: 50, figure: P50, limit: AtMost(0.85) },
     Rule { path: Sockmap, clients: 50, figure: P99, limit: AtMost(1.0) },
     Rule { path: Sockmap, clients: 1, figure: P50, limit: AtMost(0.95) },
@@ -24,7 +26,7 @@ const RULES: [Rule; 12] = [
     Rule { path: Sockmap, clients: 1, figure: Proxy, limit: AtMost(0.05) },
     Rule { path: Sockmap, clients: 8, figure: Proxy, limit: AtMost(0.05) },
     Rule { path: Sockmap, clients: 50, figure: Proxy, limit: AtMost(0.05) },
-    Rule { path: Copy, clients: 50, figure: Rps, limit: AtLeast(1.0) },
+    Rule { path: Copy, clients: 50, figure: Rate, limit: AtLeast(1.0) },
 ];
 
 pub(super) fn measure(run: &Run) -> Result<Section> {

@@ -6,6 +6,7 @@ use anyhow::Result;
 use switchmaster_tests::client::Ack;
 
 use super::{screen::Frame, stage::Stage};
+use crate::series::quantile;
 
 const WINDOW: Duration = Duration::from_secs(1);
 /// One character of the strip.
@@ -85,25 +86,6 @@ impl Pulse {
     }
 }
 
-/// Of sorted values.
-pub(super) fn quantile<T: Copy>(sorted: &[T], part: f64) -> Option<T> {
-    let last = sorted.len().checked_sub(1)?;
-    sorted.get((last as f64 * part).round() as usize).copied()
-}
-
 pub(super) fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_of_few_values() {
-        assert_eq!(quantile::<u32>(&[], 0.5), None);
-        assert_eq!(quantile(&[7], 0.99), Some(7));
-        assert_eq!(quantile(&[1, 2, 3], 0.5), Some(2));
-        assert_eq!(quantile(&[1, 2, 3, 4], 1.0), Some(4));
-    }
 }

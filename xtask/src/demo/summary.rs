@@ -2,13 +2,8 @@
 
 use anyhow::Result;
 
-use super::{
-    Blow,
-    pulse::{ms, quantile},
-    round::Round,
-    screen::Screen,
-    stage::Stage,
-};
+use super::{Blow, pulse::ms, round::Round, screen::Screen, stage::Stage};
+use crate::series::quantile;
 
 pub(super) fn print(rounds: &[Round], blow: Blow, stage: &Stage, screen: &mut Screen) -> Result<()> {
     let status = stage.lab.daemon.status()?;

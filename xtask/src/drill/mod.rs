@@ -11,7 +11,6 @@ mod evidence;
 mod figures;
 mod load;
 mod name;
-mod page;
 mod picture;
 mod report;
 mod residents;
@@ -21,15 +20,13 @@ mod timeline;
 mod watch;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use switchmaster_tests::{sweep, wait};
+use switchmaster_tests::sweep;
 
 use self::{
     account::Round,
@@ -38,7 +35,7 @@ use self::{
     report::{Drilled, Report, Stood},
     stage::Stage,
 };
-use crate::{daemon, need_root, setting::Setting, setup};
+use crate::{daemon, json, need_root, page, setting::Setting, setup, unless_interrupted};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -92,18 +89,8 @@ struct Run {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     need_root("making network namespaces for a private cluster")?;
     setup::ensure_ready(arguments.yes)?;
-    // Somebody who names a program wants that one drilled, whatever the sources are.
-    let program = match std::env::var_os("SWITCHMASTER_BIN") {
-        Some(program) => PathBuf::from(program),
-        None => daemon::build()?,
-    };
-    let drilled = drill(arguments, program);
-    if sweep::interrupted() {
-        // The harness takes everything down on a thread of its own, and then ends this process.
-        println!("\ninterrupted: everything is being taken down");
-        wait::pause(Duration::from_secs(30));
-        bail!("the clean-up hangs");
-    }
+    let drilled = drill(arguments, daemon::chosen()?);
+    unless_interrupted()?;
     let report = drilled?;
     println!("{}", report.verdicts());
     let failed = report.drills.iter().flat_map(|drilled| &drilled.sides).any(|stood| !stood.failed.is_empty());
@@ -198,8 +185,7 @@ fn line(round: &Round) -> String {
 
 fn write(arguments: &Arguments, report: &Report) -> Result<()> {
     if let Some(file) = &arguments.json {
-        let text = serde_json::to_string(report).context("the rounds")?;
-        fs::write(file, text + "\n").with_context(|| file.display().to_string())?;
+        json::write(file, report)?;
     }
     let Some(drilled) = report.drills.last() else { return Ok(()) };
     let beside = arguments.markdown.as_deref().and_then(Path::parent);
@@ -210,7 +196,8 @@ fn write(arguments: &Arguments, report: &Report) -> Result<()> {
         picture = Some(file);
     }
     if let Some(file) = &arguments.markdown {
-        page::put(file, drilled.drill, &report.section(drilled, picture.as_deref()))?;
+        let name = format!("drill {}", drilled.drill.word());
+        page::put(file, "Drills", &name, &report.section(drilled, picture.as_deref()))?;
     }
     Ok(())
 }

@@ -73,7 +73,7 @@ impl Drilled {
     pub(super) fn table(&self) -> String {
         let mut head = vec!["figure".to_owned()];
         head.extend(self.sides.iter().map(|stood| format!("{}, rounds: {}", stood.side, stood.rounds.len())));
-        let mut table = Table::new(&head.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut table = Table::new(&head);
         for &figure in Figure::ALL {
             let series: Vec<Series> = self.sides.iter().map(|stood| stood.series(figure)).collect();
             if series.iter().any(|series| series.median().is_some()) {

@@ -10,11 +10,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
+use super::{directory, wait_program};
 use crate::{
     Client, Cluster,
-    netns::{Namespace, World},
+    netns::World,
     process::{Process, tail},
     wait,
 };
@@ -43,13 +44,13 @@ pub enum Style {
 impl HaProxy {
     /// A tcp-check asks every node for its role once a second.
     pub fn role_check(world: &World, cluster: &Cluster, listen: SocketAddr) -> Result<Self> {
-        let haproxy = Self::launch(world, cluster, listen, Style::Role)?;
+        let mut haproxy = Self::launch(world, cluster, listen, Style::Role)?;
         wait::until(Duration::from_secs(20), "HAProxy to have found the master", || {
             let up = haproxy.servers_up()?;
             ensure!(up == 1, "{up} servers are up");
             Ok(())
         })?;
-        haproxy.wait_serving(world.proxy()?)?;
+        wait_program(&mut haproxy.process, world.proxy()?, listen)?;
         Ok(haproxy)
     }
 
@@ -68,28 +69,38 @@ impl HaProxy {
     /// Started, and nothing waited for.
     pub fn launch(world: &World, cluster: &Cluster, listen: SocketAddr, style: Style) -> Result<Self> {
         match style {
-            Style::Role => Self::start(world, listen, &role_backend(cluster), ""),
+            Style::Role => Self::start(world, listen, "", &role_backend(cluster), ""),
             Style::Quorum | Style::Chart => {
                 let (backend, checks) = quorum_backends(cluster, style);
-                Self::start(world, listen, &backend, &checks)
+                Self::start(world, listen, "", &backend, &checks)
             }
         }
     }
 
     /// To one server, whatever it is.
     pub fn plain(world: &World, listen: SocketAddr, server: SocketAddr) -> Result<Self> {
-        let haproxy = Self::start(world, listen, &format!(" server only {server}\n"), "")?;
-        haproxy.wait_serving(world.proxy()?)?;
+        Self::to_one(world, listen, &format!(" server only {server}\n"), "")
+    }
+
+    /// The same with `option splice-auto`: where it sees fit the kernel moves the bytes from socket to socket.
+    pub fn spliced(world: &World, listen: SocketAddr, server: SocketAddr) -> Result<Self> {
+        // Without a limit it wants descriptors for a pipe each way of every connection that it allows.
+        let global = " maxpipes 1500\n";
+        Self::to_one(world, listen, &format!(" option splice-auto\n server only {server}\n"), global)
+    }
+
+    fn to_one(world: &World, listen: SocketAddr, backend: &str, global: &str) -> Result<Self> {
+        let mut haproxy = Self::start(world, listen, global, backend, "")?;
+        wait_program(&mut haproxy.process, world.proxy()?, listen)?;
         Ok(haproxy)
     }
 
-    /// `backend` has the nodes, `checks` are further sections.
-    fn start(world: &World, listen: SocketAddr, backend: &str, checks: &str) -> Result<Self> {
-        let directory = world.directory().join(format!("haproxy-{}", listen.port()));
-        fs::create_dir_all(&directory).context("HAProxy directory")?;
+    /// `global` are further lines for the process, `backend` has the nodes, `checks` are further sections.
+    fn start(world: &World, listen: SocketAddr, global: &str, backend: &str, checks: &str) -> Result<Self> {
+        let directory = directory(world, "haproxy", listen.port())?;
         let file = directory.join("haproxy.cfg");
         let text = format!(
-            "global\n nbthread 2\n maxconn 8000\n stats socket {}\n\
+            "global\n nbthread 2\n maxconn 8000\n stats socket {}\n{global}\
              defaults\n mode tcp\n timeout connect 3s\n timeout client 7d\n timeout server 7d\n timeout check 1s\n\
              frontend gate\n bind {listen}\n default_backend nodes\n\
              backend nodes\n{backend}{checks}",
@@ -119,20 +130,6 @@ impl HaProxy {
                 && fields.get(17).is_some_and(|status| status.starts_with("UP"))
         };
         Ok(table.lines().filter(up).count())
-    }
-
-    /// Waits until a connection through it reaches a server.
-    fn wait_serving(&self, namespace: &Namespace) -> Result<()> {
-        wait::until(Duration::from_secs(10), "HAProxy to serve", || {
-            let mut client = Client::connect_within(namespace, self.listen, Duration::from_secs(1))?;
-            client.send(&redis::cmd("PING"))?;
-            // A server that wants a password first has been reached all the same.
-            match client.receive()? {
-                redis::Value::Nil => bail!("no answer"),
-                _ => Ok(()),
-            }
-        })
-        .with_context(|| tail(&self.process.log()))
     }
 
     pub fn process(&self) -> &Process {

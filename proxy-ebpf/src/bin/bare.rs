@@ -1,0 +1,106 @@
+//! What the packet programs are measured beside (`cargo xtask bench prog`): one that does nothing, and one that
+//! only finds the headers and lets the packet go. And how: a test-run does not put the packet back that a
+//! program has changed, so `again` restores its headers and calls the program that is measured.
+#![no_std]
+#![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the signatures that the macros want")]
+
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
+    btf_maps::{Array, ProgramArray},
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+
+/// Ethernet, IPv4 and TCP, all without options.
+const HEADERS: usize = 14 + 20 + 20;
+const WORDS: usize = HEADERS / 2;
+const ETHER_TYPE: usize = 12;
+const VERSION: usize = 14;
+const PROTOCOL: usize = 23;
+
+/// The headers as they were; the kernel wants sizes in eights.
+#[repr(C)]
+struct Headers {
+    words: [u16; WORDS],
+    _pad: u16,
+}
+
+#[btf_map(name = "headers")]
+static SAVED: Array<Headers, 1> = Array::new();
+#[btf_map(name = "measured_tc")]
+static MEASURED_TC: ProgramArray<1> = ProgramArray::new();
+#[btf_map(name = "measured_xdp")]
+static MEASURED_XDP: ProgramArray<1> = ProgramArray::new();
+
+#[classifier]
+fn empty_tc(_ctx: TcContext) -> i32 {
+    TC_ACT_OK
+}
+
+#[classifier]
+fn bare_tc(ctx: TcContext) -> i32 {
+    if is_tcp(ctx.data(), ctx.data_end()) { TC_ACT_OK } else { TC_ACT_SHOT }
+}
+
+#[classifier]
+fn again_tc(ctx: TcContext) -> i32 {
+    if restore(ctx.data(), ctx.data_end()).is_some() {
+        // SAFETY: nothing is left to be dropped.
+        unsafe { MEASURED_TC.tail_call(&ctx, 0) };
+    }
+    TC_ACT_SHOT
+}
+
+#[xdp]
+fn empty_xdp(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_TX
+}
+
+#[xdp]
+fn bare_xdp(ctx: XdpContext) -> u32 {
+    if is_tcp(ctx.data(), ctx.data_end()) { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }
+}
+
+#[xdp]
+fn again_xdp(ctx: XdpContext) -> u32 {
+    if restore(ctx.data(), ctx.data_end()).is_some() {
+        // SAFETY: nothing is left to be dropped.
+        unsafe { MEASURED_XDP.tail_call(&ctx, 0) };
+    }
+    xdp_action::XDP_DROP
+}
+
+#[inline(always)]
+fn is_tcp(data: usize, end: usize) -> bool {
+    if data + HEADERS > end {
+        return false;
+    }
+    // SAFETY: all of these lie within the headers, which are there.
+    let byte = |at: usize| unsafe { *((data + at) as *const u8) };
+    byte(ETHER_TYPE) == 8 && byte(ETHER_TYPE + 1) == 0 && byte(VERSION) == 0x45 && byte(PROTOCOL) == 6
+}
+
+#[inline(always)]
+fn restore(data: usize, end: usize) -> Option<()> {
+    let saved = SAVED.get(0)?;
+    if data + HEADERS > end {
+        return None;
+    }
+    for (index, word) in saved.words.iter().enumerate() {
+        // SAFETY: within the headers, which are there; packets begin at an even address.
+        unsafe { *((data + 2 * index) as *mut u16) = *word };
+    }
+    Some(())
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+// bpf_tail_call is anybody's; the license is that of the other objects.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

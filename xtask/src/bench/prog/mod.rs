@@ -1,0 +1,167 @@
+//! `cargo xtask bench prog`: what a packet program costs by itself, without a network: the kernel runs it over
+//! a packet of an established connection again and again, beside a program that only finds the headers. A
+//! program that changes its packet is run by one that restores it; what that adds is taken off again.
+
+mod flow;
+mod harness;
+mod packet;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use serde_json::{Value, json};
+use switchmaster_tests::daemon::Refusal;
+
+use self::{
+    flow::Flow,
+    harness::{Given, Harness, Hook, Program},
+    packet::{Ends, segment},
+};
+use super::{Run, peer::Peer};
+use crate::{
+    daemon, json, need_root, page,
+    series::Series,
+    setting::{self, Setting},
+    setup,
+    table::Table,
+    unless_interrupted, workspace,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Interleaved rounds; the figures are their medians
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Packets in a round of each program
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    packets: u32,
+    /// Write every round to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Put the table into this page, in place of its old one
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Install what is missing without asking
+    #[arg(long)]
+    yes: bool,
+}
+
+/// The datapaths that are packet programs, and what the daemon calls these.
+const SUBJECTS: [(Peer, Hook, &str); 2] = [(Peer::Tc, Hook::Tc, "nat_tc"), (Peer::Xdp, Hook::Xdp, "nat_xdp")];
+
+/// The rounds of one hook, in ns a packet.
+#[derive(Debug, Default)]
+struct Measured {
+    bare: Vec<f64>,
+    /// The bare program by way of the harness, less what that adds: it should be `bare` again.
+    check: Vec<f64>,
+    /// What the harness adds.
+    added: Vec<f64>,
+    ours: Vec<f64>,
+    /// Why there is none of ours.
+    absent: Option<String>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    need_root("running kernel programs")?;
+    setup::ensure_ready(arguments.yes)?;
+    let program = daemon::chosen()?;
+    let setting = Setting::look(&program, None)?;
+    let run = Run { program, congestion_control: None, whole_packets: false };
+    let measured = measure_all(&run, arguments);
+    unless_interrupted()?;
+    let measured = measured?;
+    let table = table(&measured);
+    println!("\n{table}");
+    if let Some(file) = &arguments.json {
+        let hooks: Vec<Value> = SUBJECTS.iter().zip(&measured).map(|(&(_, hook, _), one)| one.json(hook)).collect();
+        let command = setting::command();
+        json::write(
+            file,
+            &json!({ "command": command, "setting": setting, "packets": arguments.packets, "hooks": hooks }),
+        )?;
+    }
+    if let Some(file) = &arguments.markdown {
+        let text = format!("Made by `{}`:\n\n{}\n{table}", setting::command(), setting.text());
+        page::put(file, "Bench", "bench programs", &text)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure_all(run: &Run, arguments: &Arguments) -> Result<Vec<Measured>> {
+    let objects = ebpf_build::build(&workspace(), &workspace().join("target/bpf"))?;
+    let mut harness = Harness::load(&objects.join("bare")).context("the kernel refuses the bare programs")?;
+    let each = SUBJECTS.into_iter().map(|(peer, hook, name)| {
+        let flow = match Flow::open(run, peer, name) {
+            Ok(flow) => Ok(flow),
+            Err(error) => match error.downcast_ref::<Refusal>() {
+                Some(refusal) => Err(format!("not in this build: {}", refusal.why())),
+                None => return Err(error.context(format!("a connection through {peer}"))),
+            },
+        };
+        measure(&mut harness, hook, flow, arguments)
+    });
+    each.collect()
+}
+
+fn measure(harness: &mut Harness, hook: Hook, flow: Result<Flow, String>, arguments: &Arguments) -> Result<Measured> {
+    let mut measured = Measured::default();
+    let anybody = Given { packet: segment(&anybodys()?), ifindex: None };
+    for _ in 0..arguments.rounds {
+        let mut one = |program| harness.run(hook, program, &anybody, arguments.packets);
+        let (empty, bare) = (one(Program::Empty)?, one(Program::Bare)?);
+        let added = one(Program::EmptyAgain)? - empty;
+        measured.bare.push(bare);
+        measured.added.push(added);
+        measured.check.push(one(Program::BareAgain)? - added);
+        if let Ok(flow) = &flow {
+            let again = Program::Again(&flow.program);
+            // Interfaces are known by their numbers, and those are the namespace's.
+            let ours = flow.stage.proxy()?.enter(|| harness.run(hook, again, &flow.given, arguments.packets))??;
+            measured.ours.push(ours - added);
+        }
+    }
+    measured.absent = flow.err();
+    Ok(measured)
+}
+
+/// The bare programs look no further than to the kind of a packet.
+fn anybodys() -> Result<Ends> {
+    let address = |text: &str| text.parse().context("an address");
+    let (from, to) = (address("10.0.0.2:50000")?, address("10.0.0.1:6379")?);
+    Ok(Ends { from_mac: [2, 0, 0, 0, 0, 1], to_mac: [2, 0, 0, 0, 0, 2], from, to })
+}
+
+impl Measured {
+    fn json(&self, hook: Hook) -> Value {
+        json!({
+            "hook": hook.word(),
+            "bare_ns": self.bare,
+            "bare_by_the_harness_ns": self.check,
+            "harness_adds_ns": self.added,
+            "established_flow_ns": self.ours,
+            "absent": self.absent,
+        })
+    }
+}
+
+fn table(measured: &[Measured]) -> String {
+    let mut table = Table::new(&["program", "ns/packet", "/ bare"]);
+    for (&(_, hook, name), one) in SUBJECTS.iter().zip(measured) {
+        let series = |values: &[f64]| values.iter().copied().collect::<Series>();
+        let bare = series(&one.bare);
+        let mut row = |what: String, values: &[f64]| {
+            let ratio = series(values).median().zip(bare.median()).map(|(value, bare)| format!("{:.2}", value / bare));
+            table.row(vec![what, series(values).text(1), ratio.unwrap_or_else(|| "-".to_owned())]);
+        };
+        let word = hook.word();
+        row(format!("{word}: finds the headers, lets the packet go"), &one.bare);
+        row(format!("{word}: the same by way of the harness, less what that adds"), &one.check);
+        match &one.absent {
+            Some(why) => row(format!("{word}: {name}: {why}"), &[]),
+            None => row(format!("{word}: {name}, an established connection"), &one.ours),
+        }
+    }
+    table.text()
+}

@@ -1,0 +1,130 @@
+//! What one peer is measured on, alone: client, proxy and db in namespaces of their own, joined by veth and
+//! routed through the proxy's; Redis with persistence off; the peer in front of it. So nothing of another
+//! peer, neither rules nor programs nor idle processes, is in the way. Gone when it is dropped.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::unistd::Pid;
+use switchmaster_tests::{
+    Client, Cluster, Daemon, HaProxy, Nat, Nginx, Spec, Twemproxy, World, netns::Namespace, process::Process, wait,
+};
+
+use super::{Run, peer::Peer};
+use crate::{daemon, tuning::tune};
+
+const PORT: u16 = 7000;
+const FOUND: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) struct Stage {
+    front: Front,
+    pub(super) cluster: Cluster,
+    world: World,
+    /// What clients dial.
+    pub(super) address: SocketAddr,
+}
+
+#[derive(Debug)]
+enum Front {
+    Nothing,
+    Rules { _until_dropped: Nat },
+    HaProxy(HaProxy),
+    Nginx(Nginx),
+    Twemproxy(Twemproxy),
+    Ours(Daemon),
+}
+
+impl Stage {
+    pub(super) fn start(run: &Run, peer: Peer) -> Result<Self> {
+        let world = World::new()?;
+        tune(&world, run.congestion_control.as_deref())?;
+        if run.whole_packets || peer.wants_whole_packets() {
+            for namespace in [world.client()?, world.db()?] {
+                // With GRO a veth also takes frames that a program redirects to it.
+                namespace.run("ethtool", &["--offload", "eth0", "tx", "off", "gro", "on"])?;
+            }
+        }
+        let cluster = Cluster::start(&world, Spec::bare(0))?;
+        let master = cluster.nodes[0].address;
+        let listen = world.proxy()?.address(PORT);
+        let front = match peer {
+            Peer::Direct => Front::Nothing,
+            Peer::Nftables => {
+                Front::Rules { _until_dropped: Nat::plain(&world, listen, master, facing(&world, master.ip())?)? }
+            }
+            Peer::Haproxy => Front::HaProxy(HaProxy::plain(&world, listen, master)?),
+            Peer::HaproxySplice => Front::HaProxy(HaProxy::spliced(&world, listen, master)?),
+            Peer::Nginx => Front::Nginx(Nginx::plain(&world, listen, master)?),
+            Peer::Twemproxy => Front::Twemproxy(Twemproxy::plain(&world, listen, master)?),
+            Peer::Copy | Peer::Sockmap | Peer::Tc | Peer::Xdp => Front::Ours(ours(run, &world, &cluster, peer)?),
+        };
+        let address = if peer == Peer::Direct { master } else { listen };
+        Ok(Self { front, cluster, world, address })
+    }
+
+    fn process(&self) -> Option<&Process> {
+        match &self.front {
+            Front::Nothing | Front::Rules { .. } => None,
+            Front::HaProxy(haproxy) => Some(haproxy.process()),
+            Front::Nginx(nginx) => Some(nginx.process()),
+            Front::Twemproxy(twemproxy) => Some(twemproxy.process()),
+            Front::Ours(daemon) => Some(daemon.process()),
+        }
+    }
+
+    /// The peer's own processes; none where the kernel does it all.
+    pub(super) fn processes(&self) -> Result<Vec<Pid>> {
+        self.process().map_or(Ok(Vec::new()), Process::family)
+    }
+
+    pub(super) fn client(&self) -> Result<&Namespace> {
+        self.world.client()
+    }
+
+    pub(super) fn proxy(&self) -> Result<&Namespace> {
+        self.world.proxy()
+    }
+
+    pub(super) fn directory(&self) -> &std::path::Path {
+        self.world.directory()
+    }
+}
+
+/// The daemon, which must serve by this very datapath.
+fn ours(run: &Run, world: &World, cluster: &Cluster, peer: Peer) -> Result<Daemon> {
+    let datapath = peer.datapath().context("not a datapath")?;
+    let listen = world.proxy()?.address(PORT);
+    let config = daemon::in_front(cluster, &run.program, datapath, listen);
+    let daemon = Daemon::start(world, &config)?;
+    daemon.wait_master(&cluster.spec.name, cluster.nodes[0].address, FOUND)?;
+    let serves = daemon.status()?.route("writes")?.datapath.clone();
+    ensure!(serves == datapath, "the daemon serves it by {serves}");
+    if peer.moves_packets() {
+        wait::until(FOUND, "a connection to pass as packets", || passes_as_packets(world, listen))?;
+    }
+    Ok(daemon)
+}
+
+/// The daemon's listener is on the same address, and it is not what is to be measured.
+fn passes_as_packets(world: &World, listen: SocketAddr) -> Result<()> {
+    let mut client = Client::connect(world.client()?, listen)?;
+    client.ping()?;
+    let own = client.tcp()?.local_addr().context("the client's address")?.to_string();
+    let sockets = world.proxy()?.run("ss", &["--no-header", "--tcp", "--numeric"])?;
+    ensure!(!sockets.contains(&own), "the daemon's listener has taken it: {sockets}");
+    Ok(())
+}
+
+/// The address of `proxy` in the network of this server.
+fn facing(world: &World, server: IpAddr) -> Result<IpAddr> {
+    let network = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => Some([ip.octets()[0], ip.octets()[1], ip.octets()[2]]),
+        IpAddr::V6(_) => None,
+    };
+    let own = world.proxy()?.addresses();
+    own.iter().find(|ip| network(ip) == network(&server)).copied().context("proxy has no address beside the server")
+}
