@@ -78,7 +78,7 @@ fn snapshot() -> Snapshot {
         groups: vec![group],
         routes: vec![route],
         sockmap: Some([9; proxy_ebpf::counter::COUNT as usize]),
-        packets: None,
+        packets: Some([7; proxy_ebpf::nat::packet::COUNT as usize]),
     }
 }
 
@@ -189,7 +189,7 @@ fn the_page_lists_every_value_of_the_bounded_labels() {
         assert_eq!(labels[key], written, "{key} of {name}");
         checked += 1;
     }
-    assert_eq!(checked, 12, "the table of label values is incomplete");
+    assert_eq!(checked, 13, "the table of label values is incomplete");
 }
 
 #[test]
