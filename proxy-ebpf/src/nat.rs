@@ -12,7 +12,7 @@ pub mod names {
     pub const SNAT_OF: &str = "snat_of";
     /// Array of [`super::Snat`].
     pub const SNATS: &str = "snats";
-    /// Longest-prefix-match trie of [`super::Allowed`]: which clients a route takes.
+    /// Longest-prefix-match trie of [`super::Allowed`]: which clients a route takes; the value has the bits of [`super::family`].
     pub const ALLOW: &str = "allow";
     /// `TargetKey -> Egress`: how a node is reached.
     pub const EGRESS: &str = "egress";
@@ -26,7 +26,7 @@ pub mod names {
     pub const HALF_OPEN: &str = "half_open";
     /// Array of one [`super::Clock`].
     pub const CLOCK: &str = "clock";
-    /// Array of `u64`, by route: flows that hold a place, mapped into the daemon's memory.
+    /// Array of `u64`, by route: established flows, and connections of the listener, mapped into the daemon's memory.
     pub const USAGE: &str = "usage";
     /// Per-CPU counters, indexed by [`super::packet`].
     pub const PACKETS: &str = "packets";
@@ -87,6 +87,13 @@ pub struct Allowed {
     pub addr: Address,
 }
 
+/// Whom an entry of `allow` lets in: an IPv6 network may cover the mapped addresses, and means no IPv4 client.
+pub mod family {
+    pub const V4: u32 = 1;
+    pub const V6: u32 = 2;
+    pub const ALL: u32 = V4 | V6;
+}
+
 pub const ALLOWED_ROUTE_BITS: u32 = 32;
 /// The bits before an IPv4 address.
 pub const ALLOWED_MAPPED_BITS: u32 = ALLOWED_ROUTE_BITS + 96;
@@ -113,7 +120,7 @@ pub struct End {
     pub acked: u32,
     /// When it last sent something, in [`TICK_SHIFT`] ticks of the monotonic clock.
     pub seen: u32,
-    /// Where its packets come in, and where those to it go out.
+    /// Where packets to it go out: for a client where its SYN came in, for a node what [`Egress`] said.
     pub ifindex: u32,
     /// All TCP flags that it ever sent.
     pub flags: u32,
@@ -187,7 +194,8 @@ pub mod packet {
         TO_NODE = "to_node", "Translated, client to node.";
         TO_CLIENT = "to_client", "Translated, node to client.";
         NOT_OURS = "not_ours", "Addressed to no route and no flow: untouched.";
-        NOT_IP = "not_ip", "Neither IPv4 nor IPv6, or with a VLAN tag: untouched.";
+        NOT_PLAIN = "not_plain", "On a VLAN of the interface, or for another host: untouched.";
+        NOT_IP = "not_ip", "Neither IPv4 nor IPv6: untouched.";
         FRAGMENT = "fragment", "A fragment: left to the stack.";
         OPTIONS = "options", "IPv4 options or IPv6 extension headers: left to the stack.";
         NOT_TCP = "not_tcp", "Neither TCP nor an ICMP error: left to the stack.";
@@ -198,6 +206,7 @@ pub mod packet {
         LISTENER = "listener", "A SYN left to the listener: no open target, or one of another family.";
         FULL = "full", "A SYN left to the listener: the route has max_connections.";
         NOT_ALLOWED = "not_allowed", "A SYN left to the listener, which refuses it: not in `allow`.";
+        DUPLICATE = "duplicate", "A SYN whose flow was made at the same time: dropped, TCP sends it again.";
         NO_PORT = "no_port", "A SYN left to the listener: no source port is free.";
         ORPHANED = "orphaned", "A SYN left to the stack: the daemon has been dead for longer than orphan_grace.";
         HELD = "held", "Dropped in a pause: TCP sends it again.";

@@ -66,6 +66,14 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn is_plain(&self) -> bool {
+        const PACKET_HOST: u32 = 0;
+        // SAFETY: as above.
+        let skb = unsafe { &*self.0.skb.skb };
+        skb.pkt_type == PACKET_HOST && skb.vlan_present == 0
+    }
+
+    #[inline(always)]
     fn pull(&self, len: u32) -> bool {
         // SAFETY: as above.
         unsafe { bpf_skb_pull_data(self.0.skb.skb, len) == 0 }

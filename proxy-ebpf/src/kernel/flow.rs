@@ -6,7 +6,7 @@
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_coarse_ns};
 
 use super::{
-    packet::{ACK, FIN, RST, Segment},
+    packet::{ACK, FIN, RST, SYN, Segment},
     tables::{
         ALLOW, CLOCK, DOORS, EGRESS, FLOW_OF, FLOWS, FREE, HALF_OPEN, SNATS, TARGETS, USAGE, count, fetch_add, replace,
     },
@@ -15,7 +15,7 @@ use proxy_ebpf::{
     Target, TargetKey,
     nat::{
         ALLOWED_ROUTE_BITS, Address, Allowed, Door, Egress, End, Flow, FlowKey, MOST_HALF_OPEN, Port, Snat, TICK_SHIFT,
-        flow, packet,
+        family, flow, packet,
     },
     state as way,
 };
@@ -106,21 +106,21 @@ fn gate_once(key: &TargetKey, generation: u32) -> Gate {
     }
 }
 
-/// Sequence numbers further apart than any window are not of one connection (RFC 7323, 2.3).
-const WINDOW: u32 = 1 << 30;
+/// Sequence numbers further apart are not believed to be of one connection: more than any window that Linux opens by
+/// itself (net.ipv4.tcp_rmem), and a guess meets it once in 64.
+const WINDOW: u32 = 1 << 25;
 
 /// Notes what an end has sent. `other` is what the other end has acknowledged, once it has said anything: who is not
 /// on the way cannot know it, so its packets neither move the numbers that a later RST needs, nor end a flow.
 #[inline(always)]
-pub(crate) fn note(end: &mut End, other: Option<u32>, segment: &Segment, ingress: u32) {
+pub(crate) fn note(end: &mut End, other: Option<u32>, segment: &Segment, half: bool) {
     end.bytes += u64::from(segment.payload);
     end.packets += 1;
-    end.seen = now();
-    end.ifindex = ingress;
     if segment.flags & RST != 0 {
         // A receiver believes it at exactly the number that it expects (RFC 5961, 3.2).
         if segment.sequence == end.next || Some(segment.sequence) == other {
             end.flags |= u32::from(segment.flags);
+            end.seen = now();
         }
         return;
     }
@@ -131,9 +131,11 @@ pub(crate) fn note(end: &mut End, other: Option<u32>, segment: &Segment, ingress
     // SYN and FIN take a number each.
     let syn_fin = u32::from(segment.flags & 1) + u32::from(segment.flags >> 1 & 1);
     let next = segment.sequence.wrapping_add(segment.payload).wrapping_add(syn_fin);
-    if end.flags == 0 || next.wrapping_sub(end.next) as i32 > 0 {
+    let anew = half && segment.flags & SYN != 0;
+    if end.flags == 0 || anew || next.wrapping_sub(end.next) as i32 > 0 {
         end.next = next;
     }
+    end.seen = now();
     if segment.flags & ACK != 0 {
         end.acked = segment.acknowledgement;
     }
@@ -165,6 +167,9 @@ pub(crate) fn open(found: *mut Flow, segment: &Segment) {
     let old = unsafe { word(found).read_volatile() };
     if state_of(old) == flow::HALF && replace(word(found), old, with_state(old, flow::OPEN)) {
         count(packet::ESTABLISHED);
+        if let Some(usage) = USAGE.get_ptr_mut(u32::from(flow.route)) {
+            fetch_add(usage, 1);
+        }
     }
 }
 
@@ -182,28 +187,38 @@ pub(crate) fn free(place: u32, found: *mut Flow, old: u64) -> bool {
         // Nobody else removes the key of a place that is ours, and nobody inserts over it.
         let _removed = FLOW_OF.remove(key);
     }
+    if state_of(old) == flow::OPEN
+        && let Some(usage) = USAGE.get_ptr_mut(u32::from(flow.route))
+    {
+        fetch_add(usage, u64::MAX);
+    }
     give_back(place, flow);
     true
 }
 
 #[inline(always)]
 fn give_back(place: u32, flow: &Flow) {
-    leave(u32::from(flow.route));
     if let Some(queue) = FREE.get(u32::from(flow.node.through)) {
         // The queue has room for every place of its address.
         let _full = queue.push(place, 0);
     }
 }
 
+/// Whether the place still is the flow's that it was when `before` was read. To be asked when everything that is needed
+/// of the record was copied: a place may be freed, and another's, while a packet is under way.
 #[inline(always)]
-fn leave(route: u32) {
-    if let Some(usage) = USAGE.get_ptr_mut(route) {
-        fetch_add(usage, u64::MAX);
-    }
+pub(crate) fn is_still(found: *mut Flow, before: u64) -> bool {
+    let now = state(found);
+    state_of(now) != flow::FREE && now as u32 >> 8 == before as u32 >> 8
 }
 
 #[inline(always)]
-fn state(found: *mut Flow) -> u64 {
+pub(crate) fn is_half(word: u64) -> bool {
+    state_of(word) == flow::HALF
+}
+
+#[inline(always)]
+pub(crate) fn state(found: *mut Flow) -> u64 {
     // SAFETY: a place of the array.
     unsafe { word(found).read_volatile() }
 }
@@ -217,7 +232,8 @@ pub(crate) fn begins_anew(found: *mut Flow, segment: &Segment) -> Option<u64> {
     let old = state(found);
     // SAFETY: a place of the array.
     let flow = unsafe { &*found };
-    let closed = (flow.client.flags | flow.node.flags) & u32::from(FIN | RST) != 0;
+    let closed = (flow.client.flags | flow.node.flags) & u32::from(RST) != 0
+        || flow.client.flags & flow.node.flags & u32::from(FIN) != 0;
     (closed || matches!(gate(flow), Gate::Ended)).then_some(old)
 }
 
@@ -229,7 +245,7 @@ pub(crate) fn own_port(snat: &Snat, place: u32) -> Port {
 
 /// Makes a flow for a SYN. The error is the counter of the reason why there is none.
 #[inline(always)]
-pub(crate) fn make(segment: &Segment, number: u16) -> Result<(u32, *mut Flow), u32> {
+pub(crate) fn make(segment: &Segment, number: u16, ingress: u32) -> Result<(u32, *mut Flow), u32> {
     let door = DOORS.get(u32::from(number)).ok_or(packet::LISTENER)?;
     let clock = CLOCK.get(0).ok_or(packet::ORPHANED)?;
     // SAFETY: no arguments.
@@ -237,9 +253,7 @@ pub(crate) fn make(segment: &Segment, number: u16) -> Result<(u32, *mut Flow), u
         return Err(packet::ORPHANED);
     }
     let at = TargetKey { route: u32::from(door.route), slot: 0 };
-    // SAFETY: an entry that becomes another's while it is read cannot look open: `live` and `generation` would differ
-    // from each other, or the flow is made under a generation that is not live, and carries nothing.
-    let target = *unsafe { TARGETS.get(at) }.ok_or(packet::LISTENER)?;
+    let target = target_of(at).ok_or(packet::LISTENER)?;
     if target.state != way::OPEN || target.live == 0 || target.live != target.generation {
         return Err(packet::LISTENER);
     }
@@ -251,38 +265,61 @@ pub(crate) fn make(segment: &Segment, number: u16) -> Result<(u32, *mut Flow), u
     }
     // SAFETY: two words that change only with the target.
     let egress = *unsafe { EGRESS.get(at) }.ok_or(packet::LISTENER)?;
+    // The entry may have become another's while it was read (see `gate`), and the way another node's.
+    if target_of(at).is_none_or(|again| !is_same(&again, &target)) {
+        return Err(packet::LISTENER);
+    }
     let usage = USAGE.get_ptr_mut(at.route).ok_or(packet::LISTENER)?;
-    if fetch_add(usage, 1) >= u64::from(door.max_connections) {
-        leave(at.route);
+    // Half-open flows count in `half_open`: whoever floods must not use up the route's places.
+    // SAFETY: one word.
+    if unsafe { usage.read_volatile() } >= u64::from(door.max_connections) {
         return Err(packet::FULL);
     }
-    let place = FREE.get(egress.snat).and_then(|queue| queue.pop().ok().flatten());
-    let Some((place, found)) = place.and_then(|place| Some((place, FLOWS.get_ptr_mut(place)?))) else {
-        leave(at.route);
-        return Err(packet::NO_PORT);
-    };
+    let place = FREE.get(egress.snat).and_then(|queue| queue.pop().ok().flatten()).ok_or(packet::NO_PORT)?;
+    let found = FLOWS.get_ptr_mut(place).ok_or(packet::NO_PORT)?;
     // SAFETY: the place came out of the queue, so it is ours.
     let flow = unsafe { &mut *found };
-    fill(flow, segment, number, door, &target, egress);
+    fill(flow, segment, (number, ingress), door, &target, egress);
     if FLOW_OF.insert(key(segment, number), place, NOEXIST).is_err() {
-        // The same SYN on two CPUs at once, or a table that is full.
         free(place, found, state(found));
-        return Err(packet::NO_PORT);
+        // The same SYN on two CPUs at once, or a table that is full.
+        return Err(if of_client(segment, number).is_some() { packet::DUPLICATE } else { packet::NO_PORT });
     }
     remember_half_open(place, state(found));
     count(packet::NEW);
     Ok((place, found))
 }
 
+/// A copy of a target's entry.
 #[inline(always)]
-fn is_allowed(segment: &Segment, route: u32) -> bool {
-    let client = Allowed { route: route.to_be_bytes(), addr: segment.source };
-    ALLOW.get(&Key::new(ALLOWED_ROUTE_BITS + 128, client)).is_some()
+fn target_of(at: TargetKey) -> Option<Target> {
+    // SAFETY: the memory stays that of an entry, whichever; the caller looks twice.
+    Some(*unsafe { TARGETS.get(at) }?)
 }
 
 #[inline(always)]
-fn fill(flow: &mut Flow, segment: &Segment, number: u16, door: &Door, target: &Target, egress: Egress) {
-    begin(&mut flow.client, segment.source, segment.source_port, number, 0);
+fn is_same(a: &Target, b: &Target) -> bool {
+    (a.live, a.generation, a.state, a.family, a.port) == (b.live, b.generation, b.state, b.family, b.port)
+        && a.addr == b.addr
+}
+
+#[inline(always)]
+fn is_allowed(segment: &Segment, route: u32) -> bool {
+    let client = Allowed { route: route.to_be_bytes(), addr: segment.source };
+    let mine = if segment.v6 { family::V6 } else { family::V4 };
+    ALLOW.get(&Key::new(ALLOWED_ROUTE_BITS + 128, client)).is_some_and(|families| families & mine != 0)
+}
+
+#[inline(always)]
+fn fill(
+    flow: &mut Flow,
+    segment: &Segment,
+    (number, ingress): (u16, u32),
+    door: &Door,
+    target: &Target,
+    egress: Egress,
+) {
+    begin(&mut flow.client, segment.source, segment.source_port, number, ingress);
     let addr = if target.family == AF_INET {
         let [a, b, c, d, ..] = target.addr;
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
@@ -293,9 +330,10 @@ fn fill(flow: &mut Flow, segment: &Segment, number: u16, door: &Door, target: &T
     flow.generation = target.generation as u32;
     flow.route = door.route;
     flow.slot = 0;
-    // Last: from here on packets may find it.
-    let state = (flow.state & !flow::MASK).wrapping_add(flow::NEXT) | flow::HALF;
-    set(&mut flow.state, state);
+    // Last, and by an instruction that no store passes: from here on packets, and the daemon, may find it.
+    let old = state(flow);
+    let next = (flow.state & !flow::MASK).wrapping_add(flow::NEXT) | flow::HALF;
+    replace(word(flow), old, old & !0xffff_ffff | u64::from(next));
 }
 
 #[inline(always)]

@@ -61,45 +61,64 @@ fn translate(packet: &impl Packet) -> Result<u32, Not> {
 fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<u32, Not> {
     let (place, found) = match flow::of_client(segment, door) {
         None if !segment.is_syn() => return Err(Not::Passed(packet::NO_FLOW)),
-        None => flow::make(segment, door).map_err(Not::Passed)?,
+        None => begin(packet, segment, door)?,
         Some((place, found)) => match flow::begins_anew(found, segment) {
             Some(old) => {
                 flow::free(place, found, old);
-                flow::make(segment, door).map_err(Not::Passed)?
+                begin(packet, segment, door)?
             }
             None => (place, found),
         },
     };
+    let word = flow::state(found);
     // SAFETY: a place of the array; the client's half is written by its packets only.
     let flow = unsafe { &mut *found };
     pass(flow)?;
     if !hops_left(packet, segment) {
         return Err(Not::Dropped(packet::EXPIRED));
     }
-    flow::open(found, segment);
-    flow::note(&mut flow.client, flow::acked(&flow.node), segment, packet.ingress());
     let snat = SNATS.get(u32::from(flow.node.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
+    let (node, port, ifindex) = (flow.node.addr, flow.node.port, flow.node.ifindex);
+    // Once more, now that it is known whose the copies are: see `is_still`.
+    if !flow::is_still(found, word) || flow.client.addr != segment.source || flow.client.port != segment.source_port {
+        return Err(Not::Dropped(packet::DUPLICATE));
+    }
+    flow::open(found, segment);
+    flow::note(&mut flow.client, flow::acked(&flow.node), segment, flow::is_half(word));
     let from = Side { addr: &snat.addr, port: flow::own_port(snat, place) };
-    rewrite(packet, segment, &from, &Side { addr: &flow.node.addr, port: flow.node.port }).map_err(Not::Dropped)?;
+    rewrite(packet, segment, &from, &Side { addr: &node, port }).map_err(Not::Dropped)?;
     count(packet::TO_NODE);
-    Ok(flow.node.ifindex)
+    Ok(ifindex)
+}
+
+#[inline(always)]
+fn begin(packet: &impl Packet, segment: &Segment, door: u16) -> Result<(u32, *mut Flow), Not> {
+    flow::make(segment, door, packet.ingress()).map_err(|reason| match reason {
+        packet::DUPLICATE => Not::Dropped(reason),
+        _ => Not::Passed(reason),
+    })
 }
 
 #[inline(always)]
 fn from_node(packet: &impl Packet, segment: &Segment, snat: u32) -> Result<u32, Not> {
     let found = flow::of_node(segment, snat).ok_or(Not::Passed(packet::NO_FLOW))?;
+    let word = flow::state(found);
     // SAFETY: a place of the array; the node's half is written by its packets only.
     let flow = unsafe { &mut *found };
     pass(flow)?;
     if !hops_left(packet, segment) {
         return Err(Not::Dropped(packet::EXPIRED));
     }
-    flow::note(&mut flow.node, flow::acked(&flow.client), segment, packet.ingress());
     let door = DOORS.get(u32::from(flow.client.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
+    let (client, port, ifindex) = (flow.client.addr, flow.client.port, flow.client.ifindex);
+    if !flow::is_still(found, word) || flow.node.addr != segment.source || flow.node.port != segment.source_port {
+        return Err(Not::Dropped(packet::DUPLICATE));
+    }
+    flow::note(&mut flow.node, flow::acked(&flow.client), segment, flow::is_half(word));
     let from = Side { addr: &door.addr, port: door.port };
-    rewrite(packet, segment, &from, &Side { addr: &flow.client.addr, port: flow.client.port }).map_err(Not::Dropped)?;
+    rewrite(packet, segment, &from, &Side { addr: &client, port }).map_err(Not::Dropped)?;
     count(packet::TO_CLIENT);
-    Ok(flow.client.ifindex)
+    Ok(ifindex)
 }
 
 #[inline(always)]

@@ -23,6 +23,8 @@ pub(crate) trait Packet {
     fn len(&self) -> u32;
     /// The interface it came in on.
     fn ingress(&self) -> u32;
+    /// It is for this host, and on no VLAN: a tag beside the packet would go out with it, on another link.
+    fn is_plain(&self) -> bool;
     /// Makes so many bytes readable; pointers taken before are void.
     fn pull(&self, len: u32) -> bool;
     /// Corrects the TCP checksum at `offset`: the sum of what has changed in the pseudo-header, and both ports.
@@ -101,6 +103,9 @@ pub(crate) fn header<T>(packet: &impl Packet, offset: usize) -> Option<*mut T> {
 /// The segment, or the counter of the reason why there is none.
 #[inline(always)]
 pub(crate) fn read(packet: &impl Packet) -> Result<Segment, u32> {
+    if !packet.is_plain() {
+        return Err(packet::NOT_PLAIN);
+    }
     let Some(ethertype) = header::<[u8; 2]>(packet, ETHERNET - 2) else { return Err(packet::NOT_IP) };
     // SAFETY: inside the packet.
     match u16::from_be_bytes(unsafe { *ethertype }) {

@@ -19,7 +19,7 @@ fn from_handshake_to_fin(at: Addresses) -> Result<()> {
     let syn = Segment::syn(at.client, at.door).seq(1000);
     world.through(&syn, &to_node(&syn))?.counted(&[packet::NEW, packet::TO_NODE])?;
     ensure!(world.flow(FIRST_PORT)?.state & flow::MASK == flow::HALF, "it is open before its handshake");
-    ensure!(world.usage()? == 1, "it has no place");
+    ensure!(world.usage()? == 0, "it has a place before its handshake");
     // The client did not hear of it, and asks again: the same flow.
     world.through(&syn, &to_node(&syn))?.counted(&[packet::TO_NODE])?;
     let syn_ack = Segment::syn(at.node, own).seq(5000).ack(1001);
@@ -30,6 +30,7 @@ fn from_handshake_to_fin(at: Addresses) -> Result<()> {
     let ack = Segment::new(at.client, at.door).seq(1001).ack(5001);
     world.through(&ack, &to_node(&ack))?.counted(&[packet::ESTABLISHED, packet::TO_NODE])?;
 
+    ensure!(world.usage()? == 1, "it has no place");
     let ask = ack.clone().payload(b"*1\r\n$4\r\nPING\r\n");
     world.through(&ask, &to_node(&ask))?.counted(&[packet::TO_NODE])?;
     let reply = Segment::new(at.node, own).seq(5001).ack(1015).payload(b"+PONG\r\n");

@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
 
 pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-pub(crate) const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// That of the loopback interface, on which the facility has packets come in.
+pub(crate) const OWN_MAC: [u8; 6] = [0; 6];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Segment {

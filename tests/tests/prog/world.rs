@@ -18,7 +18,7 @@ use ebpf_build::build;
 use proxy_ebpf::{
     Target, TargetKey,
     names::TARGETS,
-    nat::{ALLOWED_ROUTE_BITS, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, Snat, names, packet},
+    nat::{ALLOWED_ROUTE_BITS, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, Snat, family, names, packet},
     state,
 };
 
@@ -114,7 +114,7 @@ impl World {
         let endpoint = Endpoint { addr: mapped(at.door.ip()), port: at.door.port().to_be_bytes(), _pad: [0; 2] };
         self.hash::<Endpoint, u32>(names::DOOR_OF)?.insert(endpoint, 3, 0)?;
         self.limit(1_000_000)?;
-        self.allow(ALLOWED_ROUTE_BITS, [0; 16])?;
+        self.allow(ALLOWED_ROUTE_BITS, [0; 16], family::ALL)?;
         self.hash::<Address, u32>(names::SNAT_OF)?.insert(mapped(at.snat), 5, 0)?;
         let snat = Snat { addr: mapped(at.snat), first: 100, first_port: FIRST_PORT, ports };
         self.array(names::SNATS)?.set(5, snat, 0)?;
@@ -143,8 +143,8 @@ impl World {
         Ok(LpmTrie::try_from(self.object.map_mut(names::ALLOW).context("no allow")?)?)
     }
 
-    pub(crate) fn allow(&mut self, bits: u32, addr: Address) -> Result<()> {
-        Ok(self.allowed()?.insert(&Key::new(bits, Allowed { route: [0; 4], addr }), 1, 0)?)
+    pub(crate) fn allow(&mut self, bits: u32, addr: Address, families: u32) -> Result<()> {
+        Ok(self.allowed()?.insert(&Key::new(bits, Allowed { route: [0; 4], addr }), families, 0)?)
     }
 
     pub(crate) fn allow_nobody(&mut self) -> Result<()> {
