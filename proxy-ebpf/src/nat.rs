@@ -213,7 +213,7 @@ pub mod packet {
         RESET = "reset", "Of a flow whose generation has ended: answered by RST.";
         EVICTED = "evicted", "A half-open flow that made room for another.";
         EXPIRED = "expired", "Its hop limit is used up: dropped.";
-        UNROUTED = "unrouted", "The kernel could not send it on: dropped.";
+        UNROUTED = "unrouted", "The kernel refused to send it on: dropped. Where it finds no neighbour, the interface counts it.";
     }
     pub const COUNT: u32 = NAMES.len() as u32;
 }

@@ -1,6 +1,6 @@
 //! The packet datapath at tc ingress: full NAT of every flow of a route, and nothing else. Promises what
 //! `kernel::nat` does; what it does not translate goes on to the next program, and to the stack, as it came.
-//! Needs bpf_redirect_neigh (5.10), mapped arrays (5.5) and atomic compare-and-exchange (5.12).
+//! Needs bpf_redirect_neigh (5.10), mapped arrays (5.5), atomic compare-and-exchange (5.12) and tcx links (6.6).
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]

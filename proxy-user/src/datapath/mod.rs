@@ -93,7 +93,8 @@ pub trait Datapath: Send + Sync + std::fmt::Debug {
     fn sever(&self, order: &Sever);
     /// The gate of `key`, which was paused, is open again: what stood still goes on at once.
     fn resume(&self, key: TargetKey);
-    /// The map will lead `key` to this node next: what the kernel has to know of the way there is written now.
+    /// The map will lead `key` to this node next, and leads nowhere yet: what the kernel has to know of the way
+    /// there is written now.
     fn lead(&self, _key: TargetKey, _node: SocketAddr) {}
     /// The listener takes no more clients: neither is a new connection made elsewhere.
     fn close(&self) {}

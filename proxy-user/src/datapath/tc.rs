@@ -3,7 +3,7 @@
 //! datapath beneath. Needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_NET_RAW.
 
 use std::{
-    collections::{BTreeMap, HashMap as Table},
+    collections::{BTreeMap, BTreeSet, HashMap as Table},
     io,
     net::SocketAddr,
     sync::{
@@ -19,10 +19,11 @@ use aya::{
     Ebpf,
     maps::{LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
     programs::{ProgramError, SchedClassifier, TcAttachType, tc::SchedClassifierLinkId},
+    util::KernelVersion,
 };
 use proxy_ebpf::{
     TargetKey,
-    nat::{ALLOWED_MAPPED_BITS, ALLOWED_ROUTE_BITS, Allowed, names},
+    nat::{ALLOWED_MAPPED_BITS, ALLOWED_ROUTE_BITS, Allowed, family, names},
 };
 
 use super::{Connection, Datapath, Sever};
@@ -30,7 +31,7 @@ use crate::nat::{
     address::encode,
     collector::Collector,
     doors::Doors,
-    egress::Host,
+    egress::{Host, Interface},
     exits::{Exits, Maps},
     fate::Lingers,
     flows::{Flows, Usage},
@@ -46,7 +47,7 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 
 pub struct Tc {
     beneath: Arc<dyn Datapath>,
-    exits: Mutex<Exits>,
+    exits: Arc<Mutex<Exits>>,
     orders: Mutex<Sender<Order>>,
     usage: Arc<Usage>,
     packets: PerCpuArray<MapData, u64>,
@@ -65,6 +66,8 @@ pub enum Error {
     Mapping(#[from] crate::nat::MappingError),
     #[error(transparent)]
     Reset(#[from] ResetError),
+    #[error("it needs the tcx links of Linux 6.6")]
+    Kernel,
     #[error(transparent)]
     Ports(#[from] ReservationError),
     #[error("its thread does not start: {0}")]
@@ -74,6 +77,10 @@ pub enum Error {
 impl Tc {
     /// Serves `routes`; `beneath` has the connections that the listener accepts.
     pub fn start(mut object: Ebpf, routes: Vec<Route>, beneath: Arc<dyn Datapath>) -> Result<Self, Error> {
+        // Before, programs hang on netlink filters, which outlive the process and whoever writes their maps.
+        if KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(6, 6, 0)) {
+            return Err(Error::Kernel);
+        }
         reservation::checked(ports::DEFAULT)?;
         let program: &mut SchedClassifier =
             object.program_mut(names::TC).ok_or(Error::Missing(names::TC))?.try_into()?;
@@ -90,6 +97,7 @@ impl Tc {
             ports::DEFAULT,
             flows.places(),
         );
+        let exits = Arc::new(Mutex::new(exits));
         allow(map(&mut object, names::ALLOW)?, &routes)?;
         let keys = map(&mut object, names::FLOW_OF)?;
         let door_map: aya::maps::Array<_, _> = map(&mut object, names::DOORS)?;
@@ -101,15 +109,17 @@ impl Tc {
             door_of: map(&mut object, names::DOOR_OF)?,
             door_map,
             routes,
-            attach: Box::new(Attached { object, links: BTreeMap::new() }),
+            attach: Box::new(Attached { object, links: BTreeMap::new(), refused: BTreeSet::new() }),
             resetter: Resetter::open()?,
             snats: Vec::new(),
+            exits: Arc::clone(&exits),
+            unreachable: BTreeSet::new(),
             ended: Table::new(),
         };
         keeper.follow_host();
         let (orders, told) = channel();
         let keeper = thread::Builder::new().name("tc".to_owned()).spawn(move || keeper.run(&told))?;
-        Ok(Self { beneath, exits: Mutex::new(exits), orders: Mutex::new(orders), usage, packets, keeper: Some(keeper) })
+        Ok(Self { beneath, exits, orders: Mutex::new(orders), usage, packets, keeper: Some(keeper) })
     }
 
     /// The program's counters, by `proxy_ebpf::nat::packet`.
@@ -119,13 +129,8 @@ impl Tc {
 
     fn lead(&self, key: TargetKey, node: SocketAddr) {
         let mut exits = self.exits.lock().unwrap_or_else(PoisonError::into_inner);
-        match exits.lead(key, node) {
-            Ok(None) => {}
-            Ok(Some((snat, pool))) => self.order(Order::Exit(snat, pool)),
-            Err(error) => {
-                exits.forget(key);
-                tracing::warn!(%error, %node, "the packets of this route cannot be translated; its clients go to the listener");
-            }
+        if let Err(error) = exits.lead(key, node) {
+            tracing::warn!(%error, %node, "packets for this node cannot be translated; its clients go to the listener");
         }
     }
 
@@ -227,52 +232,72 @@ impl Drop for Tc {
     }
 }
 
-/// The program, and where it is attached: to nothing any more when this is dropped.
+/// The program, and where it is attached: to nothing any more when this is dropped, or the process ends.
 struct Attached {
     object: Ebpf,
-    links: BTreeMap<u32, Option<SchedClassifierLinkId>>,
+    links: BTreeMap<u32, SchedClassifierLinkId>,
+    /// Told of, and tried again all the same.
+    refused: BTreeSet<u32>,
 }
 
 impl Attach for Attached {
-    fn follow(&mut self, host: &Host) {
-        self.links.retain(|ifindex, _| host.interfaces.iter().any(|interface| interface.ifindex == *ifindex));
-        for interface in &host.interfaces {
-            if self.links.contains_key(&interface.ifindex) {
-                continue;
+    fn follow(&mut self, host: &Host) -> BTreeSet<u32> {
+        let there: BTreeSet<u32> = host.interfaces.iter().map(|interface| interface.ifindex).collect();
+        self.refused.retain(|ifindex| there.contains(ifindex));
+        let gone: Vec<u32> = self.links.keys().filter(|ifindex| !there.contains(ifindex)).copied().collect();
+        for ifindex in gone {
+            if let Some(link) = self.links.remove(&ifindex)
+                && let Ok(program) = self.program()
+            {
+                // Nothing is left to be detached where the interface itself is gone.
+                let _gone = program.detach(link);
             }
-            let link = self.attach(&interface.name);
-            match &link {
-                Ok(_) => tracing::info!(interface = interface.name, "packets are translated where they come in"),
-                Err(error) => {
-                    tracing::warn!(%error, interface = interface.name, "the program cannot be attached; packets that come in here go to the listener");
-                }
-            }
-            self.links.insert(interface.ifindex, link.ok());
         }
+        for interface in &host.interfaces {
+            if !self.links.contains_key(&interface.ifindex) {
+                self.attach(interface);
+            }
+        }
+        self.links.keys().copied().collect()
     }
 }
 
 impl Attached {
-    fn attach(&mut self, interface: &str) -> Result<SchedClassifierLinkId, Error> {
-        let program = self.object.program_mut(names::TC).ok_or(Error::Missing(names::TC))?;
-        let program: &mut SchedClassifier = program.try_into()?;
-        Ok(program.attach(interface, TcAttachType::Ingress)?)
+    fn attach(&mut self, interface: &Interface) {
+        let link = self.program().and_then(|program| Ok(program.attach(&interface.name, TcAttachType::Ingress)?));
+        let (ifindex, interface) = (interface.ifindex, &interface.name);
+        match link {
+            Ok(link) => {
+                tracing::info!(interface, "packets are translated where they come in");
+                self.refused.remove(&ifindex);
+                self.links.insert(ifindex, link);
+            }
+            Err(error) if self.refused.insert(ifindex) => {
+                tracing::warn!(%error, interface, "the program cannot be attached; clients that come in here go to the listener");
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn program(&mut self) -> Result<&mut SchedClassifier, Error> {
+        Ok(self.object.program_mut(names::TC).ok_or(Error::Missing(names::TC))?.try_into()?)
     }
 }
 
 /// Who may dial each route.
 fn allow(mut trie: LpmTrie<MapData, Allowed, u32>, routes: &[Route]) -> Result<(), MapError> {
     for route in routes {
-        let mut insert = |bits, addr| {
-            trie.insert(&Key::new(bits, Allowed { route: u32::from(route.number).to_be_bytes(), addr }), 1, 0)
+        let mut insert = |bits, addr, families| {
+            trie.insert(&Key::new(bits, Allowed { route: u32::from(route.number).to_be_bytes(), addr }), families, 0)
         };
         let Some(nets) = &route.allow else {
-            insert(ALLOWED_ROUTE_BITS, [0; 16])?;
+            insert(ALLOWED_ROUTE_BITS, [0; 16], family::ALL)?;
             continue;
         };
         for net in nets {
-            let before = if net.addr().is_ipv4() { ALLOWED_MAPPED_BITS } else { ALLOWED_ROUTE_BITS };
-            insert(before + u32::from(net.prefix_len()), encode(net.addr()))?;
+            let (before, families) =
+                if net.addr().is_ipv4() { (ALLOWED_MAPPED_BITS, family::V4) } else { (ALLOWED_ROUTE_BITS, family::V6) };
+            insert(before + u32::from(net.prefix_len()), encode(net.network()), families)?;
         }
     }
     Ok(())

@@ -114,11 +114,12 @@ fn dangling(flows: &Flows, keys: &Keys<MapData, FlowKey, u32>) -> Result<Vec<(Fl
     Ok(dangling)
 }
 
-/// The program counts a flow before it has a place, so a few that are being made may be among them.
+/// The program counts a flow when it has been opened, and the listener's connections count too: to be asked before there
+/// are any.
 fn excess(collector: &Collector) -> BTreeMap<u16, u64> {
     let mut flows: BTreeMap<u16, u64> = BTreeMap::new();
     let table = collector.flows();
-    for (_, flow) in table.scan(0..table.places()) {
+    for (_, flow) in table.scan(0..table.places()).filter(|(_, it)| it.state & flow::MASK == flow::OPEN) {
         *flows.entry(flow.route).or_default() += 1;
     }
     let routes = collector.usage().routes();

@@ -18,7 +18,7 @@
 use std::sync::Arc;
 
 use aya::maps::{HashMap, MapData, MapError};
-use proxy_ebpf::nat::{Flow, FlowKey};
+use proxy_ebpf::nat::{Flow, FlowKey, flow};
 
 use super::{
     fate::{Fate, Lingers, Reason, Standing, fate},
@@ -140,7 +140,10 @@ impl Collector {
     fn put_back(&mut self, place: u32, flow: &Flow) -> Result<(), CollectError> {
         self.forget(&key_of(flow), place)?;
         self.give(place)?;
-        self.usage.lower(flow.route);
+        // A half-open flow holds no place of its route.
+        if flow.state & flow::MASK == flow::OPEN {
+            self.usage.lower(flow.route);
+        }
         Ok(())
     }
 

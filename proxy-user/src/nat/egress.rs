@@ -9,6 +9,7 @@ use std::{
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
+    link::{LinkAttribute, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags, sys::socket::SockProtocol};
@@ -97,7 +98,7 @@ fn way(node: IpAddr, route: &RouteMessage) -> Result<Way, EgressError> {
 /// What the host's interfaces are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Host {
-    /// Those that are up and carry Ethernet frames.
+    /// Those that are up and carry Ethernet frames, and belong to no bridge, bond or team.
     pub interfaces: BTreeSet<Interface>,
     /// The host's own addresses that others can dial, without loopback and link-local ones.
     pub addresses: BTreeSet<IpAddr>,
@@ -106,6 +107,7 @@ pub struct Host {
 impl Host {
     pub fn read() -> Result<Self, EgressError> {
         let mut host = Self::default();
+        let enslaved = enslaved().map_err(|error| EgressError::Interfaces(io::Error::other(error)))?;
         for entry in getifaddrs().map_err(|error| EgressError::Interfaces(error.into()))? {
             let Some(address) = entry.address else { continue };
             if !entry.flags.contains(InterfaceFlags::IFF_UP) {
@@ -114,6 +116,9 @@ impl Host {
             if let Some(link) = address.as_link_addr() {
                 if link.hatype() == ETHERNET && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
                     let ifindex = link.ifindex() as u32;
+                    if enslaved.contains(&ifindex) {
+                        continue;
+                    }
                     host.interfaces.insert(Interface { ifindex, name: entry.interface_name });
                 }
             } else if let Some(ip) = address.as_sockaddr_in() {
@@ -124,6 +129,19 @@ impl Host {
         }
         Ok(host)
     }
+}
+
+/// Ports of a bridge, a bond or a team: routes lead to what they belong to, and packets come in there as well.
+fn enslaved() -> Result<BTreeSet<u32>, NetlinkError> {
+    let question = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let found = netlink::dump(SockProtocol::NetlinkRoute, &question, |answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => {
+            let belongs = |it: &LinkAttribute| matches!(it, LinkAttribute::Controller(master) if *master != 0);
+            link.attributes.iter().any(belongs).then_some(link.header.index)
+        }
+        _ => None,
+    })?;
+    Ok(found.into_iter().collect())
 }
 
 /// Loopback addresses come in at no interface; a link-local one is unique to its link only.

@@ -1,9 +1,12 @@
 //! How nodes are reached: written before `targets` leads to them. Each own address that a node sees gets source ports
 //! and places for its flows, once and for as long as the maps live.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+};
 
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, Queue};
+use aya::maps::{Array, ArrayOfMaps, HashMap as Table, MapData, MapError, Queue};
 use proxy_ebpf::{
     TargetKey,
     nat::{Address, Egress, Snat},
@@ -27,14 +30,16 @@ pub enum ExitError {
     Pool(#[from] PoolError),
     #[error("the kernel refuses a map entry: {0}")]
     Map(#[from] MapError),
+    #[error("packets from {node} come in at interface {ifindex}, which the program cannot be attached to")]
+    Unattached { node: IpAddr, ifindex: u32 },
     #[error("nodes would see us from more than {known} addresses, and there is no room for the flows of {address}")]
     Full { known: usize, address: IpAddr },
 }
 
 /// The maps that this writes.
 pub struct Maps {
-    pub egress: HashMap<MapData, TargetKey, Egress>,
-    pub snat_of: HashMap<MapData, Address, u32>,
+    pub egress: Table<MapData, TargetKey, Egress>,
+    pub snat_of: Table<MapData, Address, u32>,
     pub snats: Array<MapData, Snat>,
     pub free: ArrayOfMaps<MapData, Queue<MapData, u32>>,
 }
@@ -51,6 +56,10 @@ pub struct Exits {
     /// How many flows there is room for.
     places: u32,
     known: Vec<Snat>,
+    fresh: Vec<(Snat, Pool)>,
+    /// Interfaces that the program is attached to.
+    attached: BTreeSet<u32>,
+    led: HashMap<TargetKey, SocketAddr>,
 }
 
 impl std::fmt::Debug for Exits {
@@ -61,31 +70,47 @@ impl std::fmt::Debug for Exits {
 
 impl Exits {
     pub fn new(maps: Maps, range: PortRange, places: u32) -> Self {
-        Self { maps, range, places, known: Vec::new() }
+        let (known, fresh, attached, led) = (Vec::new(), Vec::new(), BTreeSet::new(), HashMap::new());
+        Self { maps, range, places, known, fresh, attached, led }
     }
 
-    /// Prepares the way to a node for the flows of `key`. Returns the ports of an address that is new.
-    pub fn lead(&mut self, key: TargetKey, node: SocketAddr) -> Result<Option<(Snat, Pool)>, ExitError> {
-        let way = way_to(node.ip())?;
+    /// Prepares the way to a node for the flows of `key`; without one they are left to the listener.
+    pub fn lead(&mut self, key: TargetKey, node: SocketAddr) -> Result<(), ExitError> {
+        self.led.insert(key, node);
+        let prepared = self.way(node.ip()).and_then(|egress| Ok(self.maps.egress.insert(key, egress, 0)?));
+        if prepared.is_err() {
+            // Nothing there to be removed is as good.
+            let _absent = self.maps.egress.remove(&key);
+        }
+        prepared
+    }
+
+    /// The same again for every node that is led to, as routes and interfaces are now. Returns what went wrong.
+    pub fn renew(&mut self, attached: BTreeSet<u32>) -> Vec<(SocketAddr, ExitError)> {
+        self.attached = attached;
+        let led: Vec<_> = self.led.iter().map(|(key, node)| (*key, *node)).collect();
+        led.into_iter().filter_map(|(key, node)| Some((node, self.lead(key, node).err()?))).collect()
+    }
+
+    /// The ports of addresses that are new since this was last asked.
+    pub fn fresh(&mut self) -> Vec<(Snat, Pool)> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    fn way(&mut self, node: IpAddr) -> Result<Egress, ExitError> {
+        let way = way_to(node)?;
+        if !self.attached.contains(&way.ifindex) {
+            return Err(ExitError::Unattached { node, ifindex: way.ifindex });
+        }
         let address = encode(way.source);
-        let (number, new) = match self.known.iter().position(|snat| snat.addr == address) {
-            Some(number) => (number as u32, None),
-            None => {
-                let (number, snat, pool) = self.add(way.source)?;
-                (number, Some((snat, pool)))
-            }
+        let number = match self.known.iter().position(|snat| snat.addr == address) {
+            Some(number) => number as u32,
+            None => self.add(way.source)?,
         };
-        self.maps.egress.insert(key, Egress { ifindex: way.ifindex, snat: number }, 0)?;
-        Ok(new)
+        Ok(Egress { ifindex: way.ifindex, snat: number })
     }
 
-    /// No new flow goes to the node of `key` any more.
-    pub fn forget(&mut self, key: TargetKey) {
-        // Nothing there to be removed is as good.
-        let _absent = self.maps.egress.remove(&key);
-    }
-
-    fn add(&mut self, address: IpAddr) -> Result<(u32, Snat, Pool), ExitError> {
+    fn add(&mut self, address: IpAddr) -> Result<u32, ExitError> {
         let (number, count) = (self.known.len() as u32, self.range.count());
         let first = number * count;
         if self.places - first < count || number == self.maps.snats.len() {
@@ -101,6 +126,7 @@ impl Exits {
         self.maps.snat_of.insert(snat.addr, number, 0)?;
         self.known.push(snat);
         tracing::info!(%address, ports = filled, held = held.len(), "nodes see this address; source ports are ours");
-        Ok((number, snat, pool))
+        self.fresh.push((snat, pool));
+        Ok(number)
     }
 }

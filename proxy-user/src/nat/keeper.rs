@@ -3,8 +3,12 @@
 //! take a while, so nobody waits for it.
 
 use std::{
-    collections::HashMap,
-    sync::mpsc::{Receiver, RecvTimeoutError},
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,9 +22,9 @@ use super::{
     collector::{Collector, Sweep},
     doors::{Change, Doors, Listen, wanted},
     egress::Host,
+    exits::Exits,
     fate::{Severing as Ended, Standing, is_over},
     heart::Heart,
-    pool::Pool,
     reset::Resetter,
     ticks,
 };
@@ -38,22 +42,20 @@ pub enum Order {
     Sever(Sever),
     /// The route takes no new flows any more.
     Close(u16),
-    /// Another own address that nodes see.
-    Exit(Snat, Pool),
     Stop,
 }
 
 /// What attaches the program to an interface.
 pub trait Attach: Send {
-    /// To all of these, and to no other.
-    fn follow(&mut self, host: &Host);
+    /// To all of these, and to no other. Returns those that it is attached to now.
+    fn follow(&mut self, host: &Host) -> BTreeSet<u32>;
 }
 
 /// A route, as far as its packets go.
 #[derive(Debug, Clone)]
 pub struct Route {
     pub number: u16,
-    pub listen: Vec<std::net::SocketAddr>,
+    pub listen: Vec<SocketAddr>,
     pub max_connections: u32,
     /// Absent: everyone.
     pub allow: Option<Vec<ipnet::IpNet>>,
@@ -70,6 +72,9 @@ pub struct Keeper {
     pub attach: Box<dyn Attach>,
     pub resetter: Resetter,
     pub snats: Vec<Snat>,
+    pub exits: Arc<Mutex<Exits>>,
+    /// Nodes that were told of.
+    pub unreachable: BTreeSet<SocketAddr>,
     pub ended: HashMap<(u16, u16), Ended>,
 }
 
@@ -84,10 +89,9 @@ impl Keeper {
         let mut look = Instant::now() + HOST;
         loop {
             match orders.recv_timeout(TURN) {
-                Ok(Order::Sever(order)) => self.sever(&order),
-                Ok(Order::Exit(snat, pool)) => {
-                    self.snats.push(snat);
-                    self.collector.add(pool);
+                Ok(Order::Sever(order)) => {
+                    self.take_fresh();
+                    self.sever(&order);
                 }
                 Ok(Order::Close(route)) => {
                     self.routes.iter_mut().filter(|it| it.number == route).for_each(|it| it.max_connections = 0);
@@ -113,7 +117,8 @@ impl Keeper {
             Ok(host) => host,
             Err(error) => return tracing::warn!(%error, "the host's interfaces are not known; nothing changes"),
         };
-        self.attach.follow(&host);
+        let attached = self.attach.follow(&host);
+        self.renew(attached);
         let routes: Vec<Listen<'_>> = self
             .routes
             .iter()
@@ -133,12 +138,32 @@ impl Keeper {
         }
     }
 
+    /// The ways to nodes may be others now.
+    fn renew(&mut self, attached: BTreeSet<u32>) {
+        let failed = self.exits.lock().unwrap_or_else(PoisonError::into_inner).renew(attached);
+        let known: BTreeSet<SocketAddr> = failed.iter().map(|(node, _)| *node).collect();
+        for (node, error) in failed.iter().filter(|(node, _)| !self.unreachable.contains(node)) {
+            tracing::warn!(%error, %node, "packets for this node cannot be translated; its clients go to the listener");
+        }
+        self.unreachable = known;
+    }
+
+    fn take_fresh(&mut self) {
+        let fresh = self.exits.lock().unwrap_or_else(PoisonError::into_inner).fresh();
+        for (snat, pool) in fresh {
+            self.snats.push(snat);
+            self.collector.add(pool);
+        }
+    }
+
     fn sweep(&mut self) {
+        self.take_fresh();
         let Ok(now) = ticks::now() else { return };
         let (routes, ended) = (&self.routes, &self.ended);
         let standing = |route: u16, slot: u16| Standing {
             idle_timeout: routes
-                .get(usize::from(route))
+                .iter()
+                .find(|it| it.number == route)
                 .map(|route| route.idle_timeout)
                 .filter(|timeout| !timeout.is_zero())
                 .map(ticks::ticks),

@@ -135,6 +135,12 @@ impl RouteSwitch {
                 continue;
             }
             if let (Change::Generation, Some(wanted)) = (change, wanted) {
+                // Nothing goes to the old node while the way to the new one is looked for.
+                slot.shut();
+                if let Some(kernel) = kernel.as_deref_mut() {
+                    // If it fails, so does the write below, and the slot is closed.
+                    let _fails_again = kernel.write(slot.key, slot.shut_entry());
+                }
                 self.datapath.lead(slot.key, wanted.target.addr);
             }
             if let Some(kernel) = kernel.as_deref_mut()

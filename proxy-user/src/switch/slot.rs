@@ -89,6 +89,16 @@ impl SlotState {
         self.gate.shut();
     }
 
+    /// Nothing passes, for now.
+    pub(super) fn shut(&self) {
+        self.gate.shut();
+    }
+
+    /// The slot as the kernel has it while nothing passes.
+    pub(super) fn shut_entry(&self) -> Entry {
+        Entry { live: 0, state: state::CLOSED, ..self.entry() }
+    }
+
     /// The generation whose connections may carry bytes; 0: none.
     pub(super) fn live(&self) -> u64 {
         if matches!(self.way, Way::Closed | Way::Paused) { 0 } else { self.generation }
