@@ -1,5 +1,5 @@
 //! The host's place in the network, asked of its kernel: how a node is reached, which interfaces packets come in at,
-//! and which addresses are the host's own. Each answer holds until `watch` says that something changed.
+//! and which addresses are the host's own. Each answer is true when it is given: whoever keeps one asks again.
 
 use std::{
     collections::BTreeSet,

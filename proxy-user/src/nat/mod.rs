@@ -1,11 +1,14 @@
 //! The daemon's half of the packet datapaths (the ABI: `proxy_ebpf::nat`): what it reads of the flows that the
 //! kernel keeps, and what it does for them. Everything that a packet needs at once is the kernel program's.
 //!
-//! - `doors`: what clients dial; `egress`, `watch`: how a node is reached, and when to ask again;
-//! - `ports`, `reservation`, `sockets`: the source ports that are ours alone;
+//! - `keeper`: the thread that does all this in turn; `heart`: its sign of life for the kernel;
+//! - `doors`: what clients dial; `egress`, `exits`: how a node is reached, and as whom;
+//! - `ports`, `sockets`: the source ports that are ours alone;
 //! - `flows`, `pool`: the table of flows and its free places; `collector`: frees what has ended, by the rules in `fate`;
-//!   `audit`: what a killed daemon left;
 //! - `segment`, `reset`: the RST to both ends of a flow.
+//!
+//! Tested, and called by nobody yet: `audit` (what a killed daemon left), `reservation` (ports reserved for as long as we
+//! run) and `watch` (changes of the network; the keeper looks every second). They are for flows that outlive the daemon.
 //!
 //! Never knows Sentinel or the election: who lives and who has ended is told to it.
 
