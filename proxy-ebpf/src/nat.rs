@@ -20,6 +20,8 @@ pub mod names {
     pub const FLOW_OF: &str = "flow_of";
     /// Array of [`super::Flow`], mapped into the daemon's memory.
     pub const FLOWS: &str = "flows";
+    /// Array of `u64`: a bit for each place that is not free, so that the daemon looks at those only. Mapped into its memory.
+    pub const TAKEN: &str = "taken";
     /// Array of queues of `u32`: the places that are free, longest first, one queue for each [`super::Snat`].
     pub const FREE: &str = "free";
     /// Array of `u64`: the latest half-open flows, place and state, oldest replaced first.
@@ -150,8 +152,10 @@ pub mod flow {
     pub const FREE: u32 = 0;
     /// Its client has not yet acknowledged what the node sent.
     pub const HALF: u32 = 1;
-    /// It is kept until it ends.
+    /// It is kept until it ends, and counts among its route's `max_connections`.
     pub const OPEN: u32 = 2;
+    /// Both ends have closed it, or one has reset it: it only keeps its port for what is still under way.
+    pub const CLOSED: u32 = 3;
     pub const MASK: u32 = 0xff;
     /// One flow later in the same place.
     pub const NEXT: u32 = 0x100;

@@ -85,6 +85,9 @@ fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<u32
     }
     flow::open(found, segment);
     flow::note(&mut flow.client, flow::acked(&flow.node), segment, flow::is_half(word));
+    if segment.may_end() {
+        flow::close(found);
+    }
     let from = Side { addr: &snat.addr, port: flow::own_port(snat, place) };
     rewrite(packet, segment, &from, &Side { addr: &node, port }).map_err(Not::Dropped)?;
     count(packet::TO_NODE);
@@ -115,6 +118,9 @@ fn from_node(packet: &impl Packet, segment: &Segment, snat: u32) -> Result<u32, 
         return Err(Not::Dropped(packet::DUPLICATE));
     }
     flow::note(&mut flow.node, flow::acked(&flow.client), segment, flow::is_half(word));
+    if segment.may_end() {
+        flow::close(found);
+    }
     let from = Side { addr: &door.addr, port: door.port };
     rewrite(packet, segment, &from, &Side { addr: &client, port }).map_err(Not::Dropped)?;
     count(packet::TO_CLIENT);

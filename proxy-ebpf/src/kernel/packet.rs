@@ -90,6 +90,11 @@ impl Segment {
     pub(crate) fn is_syn(&self) -> bool {
         self.flags & (SYN | ACK | RST | FIN) == SYN
     }
+
+    /// Its sender sends no more after it.
+    pub(crate) fn may_end(&self) -> bool {
+        self.flags & (RST | FIN) != 0
+    }
 }
 
 /// A header inside the readable part. The kernel aligns IP headers to four bytes where the processor needs

@@ -32,6 +32,8 @@ pub(crate) static EGRESS: HashMap<TargetKey, Egress, 1024> = HashMap::new();
 pub(crate) static FLOW_OF: HashMap<FlowKey, u32, 1024> = HashMap::new();
 #[btf_map(name = "flows")]
 pub(crate) static FLOWS: Array<Flow, 1024, MAPPED> = Array::new();
+#[btf_map(name = "taken")]
+pub(crate) static TAKEN: Array<u64, 16, MAPPED> = Array::new();
 #[btf_map(name = "free")]
 pub(crate) static FREE: ArrayOfMaps<Queue<u32, 1024>, 256> = ArrayOfMaps::new();
 #[btf_map(name = "half_open")]
@@ -49,6 +51,28 @@ pub(crate) fn count(index: u32) {
         // SAFETY: the entry is this CPU's own.
         unsafe { *value += 1 };
     }
+}
+
+/// Notes whether a place is taken. Only its owner does.
+#[inline(always)]
+pub(crate) fn mark(place: u32, taken: bool) {
+    let Some(word) = TAKEN.get_ptr_mut(place / u64::BITS) else { return };
+    let bit = 1_u64 << (place % u64::BITS);
+    if taken { set_bits(word, bit) } else { clear_bits(word, bit) }
+}
+
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+fn set_bits(word: *mut u64, bits: u64) {
+    // SAFETY: the instruction reads and writes the one word.
+    unsafe { core::arch::asm!("lock *(u64 *)({word} + 0) |= {bits}", word = in(reg) word, bits = in(reg) bits) };
+}
+
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+fn clear_bits(word: *mut u64, bits: u64) {
+    // SAFETY: as above.
+    unsafe { core::arch::asm!("lock *(u64 *)({word} + 0) &= {bits}", word = in(reg) word, bits = in(reg) !bits) };
 }
 
 /// Adds to a word that other CPUs and the daemon write too, and returns what it was.
@@ -85,6 +109,18 @@ pub(crate) fn replace(word: *mut u64, old: u64, new: u64) -> bool {
 }
 
 /// On the host the crate is only linted.
+#[cfg(not(target_arch = "bpf"))]
+fn set_bits(word: *mut u64, bits: u64) {
+    // SAFETY: nobody calls it.
+    unsafe { *word |= bits };
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn clear_bits(word: *mut u64, bits: u64) {
+    // SAFETY: nobody calls it.
+    unsafe { *word &= !bits };
+}
+
 #[cfg(not(target_arch = "bpf"))]
 pub(crate) fn fetch_add(word: *mut u64, by: u64) -> u64 {
     // SAFETY: nobody calls it.

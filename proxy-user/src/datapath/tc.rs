@@ -85,7 +85,7 @@ impl Tc {
         let program: &mut SchedClassifier =
             object.program_mut(names::TC).ok_or(Error::Missing(names::TC))?.try_into()?;
         program.load()?;
-        let flows = Arc::new(Flows::open(&take(&mut object, names::FLOWS)?)?);
+        let flows = Arc::new(Flows::open(&take(&mut object, names::FLOWS)?, &take(&mut object, names::TAKEN)?)?);
         let usage = Arc::new(Usage::open(&take(&mut object, names::USAGE)?)?);
         let exits = Exits::new(
             Maps {

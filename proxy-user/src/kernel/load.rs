@@ -55,6 +55,7 @@ pub fn load_tc(routes: u32, flows: u32, pins: &PinDir) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
     loader.map_pin_path(names::TARGETS, pins.path().join(names::TARGETS));
     loader.map_max_entries(nat::FLOWS, flows).map_max_entries(nat::FLOW_OF, flows);
+    loader.map_max_entries(nat::TAKEN, flows.div_ceil(u64::BITS));
     loader.map_max_entries(nat::USAGE, routes.max(1)).map_max_entries(nat::ALLOW, routes.max(1) * MOST_NETS);
     loader.map_max_entries(nat::EGRESS, routes.max(1) * 256);
     Ok(loader.load(TC)?)

@@ -30,9 +30,14 @@ impl KernelTargets {
         Ok(Self { map })
     }
 
-    /// Replaces an entry in one step: a program sees the old one or the new one, never a mixture.
+    /// Replaces an entry in one step: a program sees the old one or the new one, never a mixture. Where the kernel
+    /// refuses, there is no entry afterwards, and nothing passes: a removal needs no memory.
     pub fn write(&mut self, key: TargetKey, target: Target) -> Result<(), MapError> {
-        self.map.insert(key, target, 0)
+        let written = self.map.insert(key, target, 0);
+        if written.is_err() {
+            let _absent_is_as_good = self.map.remove(&key);
+        }
+        written
     }
 
     pub fn read(&self, key: TargetKey) -> Result<Target, MapError> {

@@ -140,7 +140,7 @@ impl Collector {
     fn put_back(&mut self, place: u32, flow: &Flow) -> Result<(), CollectError> {
         self.forget(&key_of(flow), place)?;
         self.give(place)?;
-        // A half-open flow holds no place of its route.
+        // A half-open flow holds no place of its route, and a closed one none any more.
         if flow.state & flow::MASK == flow::OPEN {
             self.usage.lower(flow.route);
         }
@@ -150,6 +150,7 @@ impl Collector {
     /// Puts a place that is ours into its queue.
     pub(super) fn give(&mut self, place: u32) -> Result<(), CollectError> {
         let pool = self.pools.iter_mut().find(|pool| pool.holds(place)).ok_or(CollectError::Stray(place))?;
+        self.flows.unmark(place);
         Ok(pool.give(place)?)
     }
 

@@ -1,6 +1,6 @@
 //! The table of flows, and how many places each route holds, in the daemon's memory. A read is a copy of a
 //! flow that was one and the same flow all the while; its counts go on while they are read.
-//! Needs the maps `flows` and `usage`. The daemon writes nothing but the one word `state`.
+//! Needs the maps `flows`, `taken` and `usage`. Of a flow the daemon writes nothing but the one word `state`.
 
 use std::{
     ops::Range,
@@ -91,28 +91,33 @@ impl Record {
 /// How often a flow may change while it is read, before it counts as free.
 const MOST_CHANGES: usize = 8;
 
-/// The map `flows`.
+/// The maps `flows` and `taken`.
 #[derive(Debug)]
-pub struct Flows(Mapping<Record>);
+pub struct Flows {
+    records: Mapping<Record>,
+    /// A bit for each place that is not free: most are, and to look at each would push the traffic's own data out of
+    /// the processor's caches.
+    taken: Mapping<AtomicU64>,
+}
 
 impl Flows {
-    pub fn open(map: &MapData) -> Result<Self, MappingError> {
-        Mapping::new(names::FLOWS, map).map(Self)
+    pub fn open(flows: &MapData, taken: &MapData) -> Result<Self, MappingError> {
+        Ok(Self { records: Mapping::new(names::FLOWS, flows)?, taken: Mapping::new(names::TAKEN, taken)? })
     }
 
     /// How many places there are.
     pub fn places(&self) -> u32 {
-        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.records.len()).unwrap_or(u32::MAX)
     }
 
     /// `None` beyond the end.
     pub fn state(&self, place: u32) -> Option<u32> {
-        Some(self.0.get(place as usize)?.state.load(Ordering::Acquire))
+        Some(self.records.get(place as usize)?.state.load(Ordering::Acquire))
     }
 
     /// The flow in a place; `None` if it is free.
     pub fn read(&self, place: u32) -> Option<Flow> {
-        let record = self.0.get(place as usize)?;
+        let record = self.records.get(place as usize)?;
         let mut state = record.state.load(Ordering::Acquire);
         // From half-open to open, to free, to the next one: each takes a round trip at least.
         for _ in 0..MOST_CHANGES {
@@ -133,14 +138,35 @@ impl Flows {
 
     /// The flows in these places.
     pub fn scan(&self, places: Range<u32>) -> impl Iterator<Item = (u32, Flow)> {
-        places.filter_map(|place| Some((place, self.read(place)?)))
+        self.taken(places).filter_map(|place| Some((place, self.read(place)?)))
+    }
+
+    /// Those of these places that are taken.
+    fn taken(&self, places: Range<u32>) -> impl Iterator<Item = u32> {
+        let words = places.start / u64::BITS..places.end.div_ceil(u64::BITS);
+        let bits = words.flat_map(|word| {
+            let mut bits = self.taken.get(word as usize).map_or(0, |bits| bits.load(Ordering::Acquire));
+            std::iter::from_fn(move || {
+                let first = bits.trailing_zeros();
+                bits &= bits.wrapping_sub(1);
+                (first < u64::BITS).then_some(word * u64::BITS + first)
+            })
+        });
+        bits.filter(move |place| places.contains(place))
+    }
+
+    /// Notes that a place is free. Only its owner does.
+    pub(super) fn unmark(&self, place: u32) {
+        if let Some(word) = self.taken.get((place / u64::BITS) as usize) {
+            word.fetch_and(!(1 << (place % u64::BITS)), Ordering::AcqRel);
+        }
     }
 
     /// Ends the flow that was read in this place: true if it was there still, and was ended by nobody else.
     /// The place is the caller's then, until it is in the queue.
     pub(super) fn end(&self, place: u32, flow: &Flow) -> bool {
         let free = flow.state & !flow::MASK | flow::FREE;
-        self.0.get(place as usize).is_some_and(|record| {
+        self.records.get(place as usize).is_some_and(|record| {
             record.state.compare_exchange(flow.state, free, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         })
     }
@@ -192,13 +218,14 @@ impl Usage {
 impl Flows {
     /// A table of no kernel.
     pub(super) fn anonymous(places: usize) -> Self {
-        Self(Mapping::anonymous(places))
+        Self { records: Mapping::anonymous(places), taken: Mapping::anonymous(places.div_ceil(64)) }
     }
 
     /// Plays the kernel program: the fields, then the state.
     pub(super) fn put(&self, place: u32, flow: &Flow) {
         let words: [u32; 32] = bytemuck::cast(*flow);
-        let record = &self.0[place as usize];
+        self.taken[place as usize / 64].fetch_or(1 << (place % 64), Ordering::AcqRel);
+        let record = &self.records[place as usize];
         for (end, words) in [(&record.client, &words[..14]), (&record.node, &words[16..30])] {
             end.put(words);
         }

@@ -39,14 +39,19 @@ fn from_handshake_to_fin(at: Addresses) -> Result<()> {
     world.through(&reply, &to_client(&reply))?;
     let fin = Segment::new(at.client, at.door).seq(1015).ack(5008).fin();
     world.through(&fin, &to_node(&fin))?;
+    ensure!(world.usage()? == 1, "one end still sends");
     let end = Segment::new(at.node, own).seq(5008).ack(1016).fin();
     world.through(&end, &to_client(&end))?;
+    ensure!(world.usage()? == 0, "nobody sends any more, and it counts among the route's connections");
+    // It was lost: what is under way still passes, and counts nothing twice.
+    world.through(&end, &to_client(&end))?.counted(&[packet::TO_CLIENT])?;
+    ensure!(world.usage()? == 0, "{} places are counted", world.usage()?);
 
     let known = world.flow(FIRST_PORT)?;
-    ensure!(known.state & flow::MASK == flow::OPEN, "state {:#x}", known.state);
+    ensure!(known.state & flow::MASK == flow::CLOSED, "state {:#x}", known.state);
     let (client, node) = (known.client, known.node);
     ensure!((client.next, client.acked, client.bytes, client.packets) == (1016, 5008, 14, 6), "{client:?}");
-    ensure!((node.next, node.acked, node.bytes, node.packets) == (5009, 1016, 14, 4), "{node:?}");
+    ensure!((node.next, node.acked, node.bytes, node.packets) == (5009, 1016, 14, 5), "{node:?}");
     ensure!(client.flags & node.flags & 1 == 1, "an end was not noted");
     Ok(())
 }
@@ -67,9 +72,11 @@ fn a_client_port_that_is_used_again_gets_a_new_flow() -> Result<()> {
     let mut world = World::open(at, 64)?;
     let first = world.connect(at.client)?;
     world.send(&Segment::new(at.client, at.door).seq(1001).ack(5001).rst())?;
+    ensure!(world.usage()? == 0, "a flow that was reset counts among the route's connections");
     let second = world.connect(at.client)?;
     ensure!(first != second, "the port that was just given back is used at once");
     ensure!(world.flow(first)?.state & flow::MASK == flow::FREE, "the old place is still taken");
+    ensure!(!world.is_taken(first)? && world.is_taken(second)?, "the daemon looks at a free place, or not at a flow");
     ensure!(world.usage()? == 1, "{} places are counted for one flow", world.usage()?);
     Ok(())
 }

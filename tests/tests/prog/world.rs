@@ -100,6 +100,7 @@ impl World {
     pub(crate) fn open(at: Addresses, ports: u16) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(names::FLOWS, PLACES).map_max_entries(names::FLOW_OF, PLACES);
+        loader.map_max_entries(names::TAKEN, PLACES.div_ceil(u64::BITS));
         let mut object = loader.load(&object()?).context("load")?;
         let program: &mut SchedClassifier = object.program_mut(names::TC).context("the program")?.try_into()?;
         program.load()?;
@@ -182,6 +183,13 @@ impl World {
     /// The flow with that source port.
     pub(crate) fn flow(&mut self, port: u16) -> Result<Flow> {
         Ok(self.array(names::FLOWS)?.get(&(100 + u32::from(port - FIRST_PORT)), 0)?)
+    }
+
+    /// Whether the daemon would look at it.
+    pub(crate) fn is_taken(&mut self, port: u16) -> Result<bool> {
+        let place = 100 + u32::from(port - FIRST_PORT);
+        let word: u64 = self.array(names::TAKEN)?.get(&(place / u64::BITS), 0)?;
+        Ok(word >> (place % u64::BITS) & 1 == 1)
     }
 
     pub(crate) fn usage(&mut self) -> Result<u64> {

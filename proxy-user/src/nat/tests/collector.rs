@@ -104,6 +104,19 @@ fn what_has_ended_is_free_again_and_what_lives_stays() {
     assert!(stage.queued().is_empty());
 }
 
+/// The program took it from the route's count when it closed.
+#[test]
+#[ignore = "needs root"]
+fn a_closed_flow_is_counted_off_once() {
+    let mut stage = Stage::new();
+    stage.make(3, |flow| {
+        reset(flow);
+        flow.state = flow::NEXT | flow::CLOSED;
+    });
+    assert!(stage.sweep().failed.is_none());
+    assert_eq!((stage.queued(), stage.usage.of(0)), (vec![3], 16));
+}
+
 #[test]
 #[ignore = "needs root"]
 fn a_key_that_leads_elsewhere_by_now_is_left_alone() {

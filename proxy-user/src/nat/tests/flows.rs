@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{Array, Map};
+use aya::maps::{Array, Map, MapData};
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use proxy_ebpf::nat::{Flow, flow};
 
@@ -13,6 +13,24 @@ use super::{super::flows::*, again, map, sample};
 
 /// BPF_F_MMAPABLE, `bpf.h`.
 const MMAPABLE: u32 = 1 << 10;
+
+/// The map `taken` for so many places.
+fn taken(places: u32) -> MapData {
+    map(BPF_MAP_TYPE_ARRAY, 4, 8, places.div_ceil(64), MMAPABLE)
+}
+
+#[test]
+fn only_what_is_taken_is_looked_at() {
+    let flows = Flows::anonymous(200);
+    for place in [199, 63, 64, 0, 130] {
+        flows.put(place, &sample());
+    }
+    let found = |places| flows.scan(places).map(|(place, _)| place).collect::<Vec<_>>();
+    assert_eq!(found(0..200), [0, 63, 64, 130, 199]);
+    assert_eq!((found(1..64), found(64..130), found(130..199)), (vec![63], vec![64], vec![130]));
+    flows.unmark(64);
+    assert_eq!(found(60..200), [63, 130, 199]);
+}
 
 #[test]
 fn a_flow_is_read_as_it_was_written() {
@@ -85,7 +103,7 @@ fn the_kernel_s_array_and_the_memory_are_one() {
     let map = map(BPF_MAP_TYPE_ARRAY, 4, 128, 1000, MMAPABLE);
     let mut array = Array::<_, Flow>::try_from(Map::Array(again(&map))).unwrap();
     array.set(999, sample(), 0).unwrap();
-    let flows = Flows::open(&map).unwrap();
+    let flows = Flows::open(&map, &taken(1000)).unwrap();
     assert_eq!((flows.places(), flows.read(999)), (1000, Some(sample())));
     assert!(flows.end(999, &sample()));
     assert_eq!(array.get(&999, 0).unwrap().state, flow::NEXT * 7);
@@ -97,8 +115,8 @@ fn the_kernel_s_array_and_the_memory_are_one() {
 #[test]
 #[ignore = "needs root"]
 fn another_layout_is_refused() {
-    let error = Flows::open(&map(BPF_MAP_TYPE_ARRAY, 4, 64, 8, MMAPABLE)).unwrap_err().to_string();
+    let error = Flows::open(&map(BPF_MAP_TYPE_ARRAY, 4, 64, 8, MMAPABLE), &taken(8)).unwrap_err().to_string();
     assert!(error.contains("another layout") && error.contains("switchmaster purge"), "{error}");
-    let error = Flows::open(&map(BPF_MAP_TYPE_ARRAY, 4, 128, 8, 0)).unwrap_err().to_string();
+    let error = Flows::open(&map(BPF_MAP_TYPE_ARRAY, 4, 128, 8, 0), &taken(8)).unwrap_err().to_string();
     assert!(error.contains("cannot be mapped"), "{error}");
 }

@@ -1,0 +1,153 @@
+//! Makes a flow for a SYN, on the first free place of the address that its node shall see.
+
+use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_coarse_ns};
+
+use super::super::{
+    packet::Segment,
+    tables::{
+        ALLOW, CLOCK, DOORS, EGRESS, FLOW_OF, FLOWS, FREE, HALF_OPEN, TARGETS, USAGE, count, fetch_add, mark, replace,
+    },
+};
+use super::{free, key, now, of_client, state, state_of, word};
+use proxy_ebpf::{
+    Target, TargetKey,
+    nat::{ALLOWED_ROUTE_BITS, Address, Allowed, Door, Egress, End, Flow, MOST_HALF_OPEN, Port, family, flow, packet},
+    state as way,
+};
+
+const AF_INET: u16 = 2;
+const NOEXIST: u64 = 1;
+
+/// Makes a flow for a SYN. The error is the counter of the reason why there is none.
+#[inline(always)]
+pub(crate) fn make(segment: &Segment, number: u16, ingress: u32) -> Result<(u32, *mut Flow), u32> {
+    let door = DOORS.get(u32::from(number)).ok_or(packet::LISTENER)?;
+    let clock = CLOCK.get(0).ok_or(packet::ORPHANED)?;
+    // SAFETY: no arguments.
+    if unsafe { bpf_ktime_get_coarse_ns() } > clock.beat + clock.grace {
+        return Err(packet::ORPHANED);
+    }
+    let at = TargetKey { route: u32::from(door.route), slot: 0 };
+    let target = target_of(at).ok_or(packet::LISTENER)?;
+    if target.state != way::OPEN || target.live == 0 || target.live != target.generation {
+        return Err(packet::LISTENER);
+    }
+    if (target.family == AF_INET) == segment.v6 {
+        return Err(packet::LISTENER);
+    }
+    if !is_allowed(segment, at.route) {
+        return Err(packet::NOT_ALLOWED);
+    }
+    // SAFETY: two words that change only with the target.
+    let egress = *unsafe { EGRESS.get(at) }.ok_or(packet::LISTENER)?;
+    // The entry may have become another's while it was read (see `gate`), and the way another node's.
+    if target_of(at).is_none_or(|again| !is_same(&again, &target)) {
+        return Err(packet::LISTENER);
+    }
+    let usage = USAGE.get_ptr_mut(at.route).ok_or(packet::LISTENER)?;
+    // Half-open flows count in `half_open`: whoever floods must not use up the route's places.
+    // SAFETY: one word.
+    if unsafe { usage.read_volatile() } >= u64::from(door.max_connections) {
+        return Err(packet::FULL);
+    }
+    let place = FREE.get(egress.snat).and_then(|queue| queue.pop().ok().flatten()).ok_or(packet::NO_PORT)?;
+    mark(place, true);
+    let found = FLOWS.get_ptr_mut(place).ok_or(packet::NO_PORT)?;
+    // SAFETY: the place came out of the queue, so it is ours.
+    let flow = unsafe { &mut *found };
+    fill(flow, segment, (number, ingress), door, &target, egress);
+    if FLOW_OF.insert(key(segment, number), place, NOEXIST).is_err() {
+        free(place, found, state(found));
+        // The same SYN on two CPUs at once, or a table that is full.
+        return Err(if of_client(segment, number).is_some() { packet::DUPLICATE } else { packet::NO_PORT });
+    }
+    remember_half_open(place, state(found));
+    count(packet::NEW);
+    Ok((place, found))
+}
+
+/// A copy of a target's entry.
+#[inline(always)]
+fn target_of(at: TargetKey) -> Option<Target> {
+    // SAFETY: the memory stays that of an entry, whichever; the caller looks twice.
+    Some(*unsafe { TARGETS.get(at) }?)
+}
+
+#[inline(always)]
+fn is_same(a: &Target, b: &Target) -> bool {
+    (a.live, a.generation, a.state, a.family, a.port) == (b.live, b.generation, b.state, b.family, b.port)
+        && a.addr == b.addr
+}
+
+#[inline(always)]
+fn is_allowed(segment: &Segment, route: u32) -> bool {
+    let client = Allowed { route: route.to_be_bytes(), addr: segment.source };
+    let mine = if segment.v6 { family::V6 } else { family::V4 };
+    ALLOW.get(&Key::new(ALLOWED_ROUTE_BITS + 128, client)).is_some_and(|families| families & mine != 0)
+}
+
+#[inline(always)]
+fn fill(
+    flow: &mut Flow,
+    segment: &Segment,
+    (number, ingress): (u16, u32),
+    door: &Door,
+    target: &Target,
+    egress: Egress,
+) {
+    begin(&mut flow.client, segment.source, segment.source_port, number, ingress);
+    let addr = if target.family == AF_INET {
+        let [a, b, c, d, ..] = target.addr;
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    } else {
+        target.addr
+    };
+    begin(&mut flow.node, addr, target.port, egress.snat as u16, egress.ifindex);
+    flow.generation = target.generation as u32;
+    flow.route = door.route;
+    flow.slot = 0;
+    // Last, and by an instruction that no store passes: from here on packets, and the daemon, may find it.
+    let old = state(flow);
+    let next = (flow.state & !flow::MASK).wrapping_add(flow::NEXT) | flow::HALF;
+    replace(word(flow), old, old & !0xffff_ffff | u64::from(next));
+}
+
+#[inline(always)]
+fn begin(end: &mut End, addr: Address, port: Port, through: u16, ifindex: u32) {
+    (end.addr, end.port, end.through, end.ifindex) = (addr, port, through, ifindex);
+    set(&mut end.bytes, 0);
+    set(&mut end.packets, 0);
+    set(&mut end.next, 0);
+    set(&mut end.acked, 0);
+    set(&mut end.flags, 0);
+    end.seen = now();
+}
+
+/// A store that stays where it stands: neither moved before another, nor made part of a call to memset, which
+/// the verifier does not know.
+#[inline(always)]
+fn set<T>(field: &mut T, value: T) {
+    // SAFETY: a reference is valid for writes.
+    unsafe { core::ptr::write_volatile(field, value) };
+}
+
+/// The oldest half-open flow makes room, if it still is half-open: a flood ends its own flows only.
+#[inline(always)]
+fn remember_half_open(place: u32, word: u64) {
+    let Some(clock) = CLOCK.get_ptr_mut(0) else { return };
+    // SAFETY: a field of the entry.
+    let turn = fetch_add(unsafe { &raw mut (*clock).half_open }, 1);
+    let Some(slot) = HALF_OPEN.get_ptr_mut(turn as u32 & (MOST_HALF_OPEN - 1)) else { return };
+    let this = u64::from(place) << 32 | (word & 0xffff_ffff);
+    // SAFETY: the entry is one word; two CPUs meet here only when one of them is a whole round late.
+    let oldest = unsafe { core::ptr::replace(slot, this) };
+    if state_of(oldest) != flow::HALF {
+        return;
+    }
+    let place = (oldest >> 32) as u32;
+    let Some(found) = FLOWS.get_ptr_mut(place) else { return };
+    let now = state(found);
+    if now as u32 == oldest as u32 && free(place, found, now) {
+        count(packet::EVICTED);
+    }
+}

@@ -1,0 +1,191 @@
+//! The life of a flow in the kernel: made by a SYN, opened by the client's acknowledgement, closed by its ends, ended by
+//! the daemon or, half-open, by a later one. A place is taken and given back by replacing its state word in one step;
+//! whoever succeeds is its owner, removes its key and returns it to the queue. So no place has two owners, and no key
+//! leads to a free place for longer than that takes; who follows such a key finds the place free, and no flow.
+
+mod gate;
+mod make;
+mod notes;
+
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+
+pub(crate) use self::{
+    gate::{Gate, gate},
+    make::make,
+    notes::{acked, note},
+};
+use super::{
+    packet::{ACK, FIN, RST, Segment},
+    tables::{FLOW_OF, FLOWS, FREE, SNATS, USAGE, count, fetch_add, mark, replace},
+};
+use proxy_ebpf::nat::{Flow, FlowKey, Port, Snat, TICK_SHIFT, flow, packet};
+
+/// The state word as it is replaced: state, route and slot, which do not change while a place has an owner.
+#[inline(always)]
+fn word(flow: *mut Flow) -> *mut u64 {
+    flow.cast::<u8>().wrapping_add(core::mem::offset_of!(Flow, state)).cast()
+}
+
+#[inline(always)]
+fn with_state(word: u64, state: u32) -> u64 {
+    word & !0xff | u64::from(state)
+}
+
+#[inline(always)]
+fn state_of(word: u64) -> u32 {
+    word as u32 & flow::MASK
+}
+
+/// The flow that a client's segment belongs to.
+#[inline(always)]
+pub(crate) fn of_client(segment: &Segment, door: u16) -> Option<(u32, *mut Flow)> {
+    // SAFETY: the value is one word.
+    let place = *unsafe { FLOW_OF.get(key(segment, door)) }?;
+    let found = FLOWS.get_ptr_mut(place)?;
+    // SAFETY: a place of the array; the fields of a flow that lives do not change.
+    let flow = unsafe { &*found };
+    let same = flow.state & flow::MASK != flow::FREE
+        && flow.client.addr == segment.source
+        && flow.client.port == segment.source_port
+        && flow.client.through == door;
+    same.then_some((place, found))
+}
+
+/// The flow that a node's segment belongs to.
+#[inline(always)]
+pub(crate) fn of_node(segment: &Segment, snat: u32) -> Option<*mut Flow> {
+    let snat = SNATS.get(snat)?;
+    let port = u16::from_be_bytes(segment.destination_port).wrapping_sub(snat.first_port);
+    if port >= snat.ports {
+        return None;
+    }
+    let found = FLOWS.get_ptr_mut(snat.first + u32::from(port))?;
+    // SAFETY: as above.
+    let flow = unsafe { &*found };
+    let same = flow.state & flow::MASK != flow::FREE
+        && flow.node.addr == segment.source
+        && flow.node.port == segment.source_port;
+    same.then_some(found)
+}
+
+#[inline(always)]
+fn key(segment: &Segment, door: u16) -> FlowKey {
+    FlowKey { client: segment.source, port: segment.source_port, door }
+}
+
+/// A client that acknowledges what the node sent is where it says it is: from now on its flow is kept.
+#[inline(always)]
+pub(crate) fn open(found: *mut Flow, segment: &Segment) {
+    // SAFETY: a place of the array.
+    let flow = unsafe { &*found };
+    if segment.flags & ACK == 0 || flow.node.packets == 0 || segment.acknowledgement != flow.node.next {
+        return;
+    }
+    let old = state(found);
+    if state_of(old) == flow::HALF && replace(word(found), old, with_state(old, flow::OPEN)) {
+        count(packet::ESTABLISHED);
+        if let Some(usage) = USAGE.get_ptr_mut(u32::from(flow.route)) {
+            fetch_add(usage, 1);
+        }
+    }
+}
+
+/// A flow that both ends have closed, or one has reset, makes room for the next at once, and keeps its port until the
+/// collector is sure that nothing of it is under way.
+#[inline(always)]
+pub(crate) fn close(found: *mut Flow) {
+    // SAFETY: a place of the array.
+    let flow = unsafe { &*found };
+    let old = state(found);
+    if state_of(old) == flow::OPEN && is_over(flow) && replace(word(found), old, with_state(old, flow::CLOSED)) {
+        leave_route(flow);
+    }
+}
+
+#[inline(always)]
+fn is_over(flow: &Flow) -> bool {
+    (flow.client.flags | flow.node.flags) & u32::from(RST) != 0
+        || flow.client.flags & flow.node.flags & u32::from(FIN) != 0
+}
+
+/// Takes a place from its flow and returns it to the queue; nothing happens if its state is not `old` any more.
+#[inline(always)]
+pub(crate) fn free(place: u32, found: *mut Flow, old: u64) -> bool {
+    if state_of(old) == flow::FREE || !replace(word(found), old, with_state(old, flow::FREE)) {
+        return false;
+    }
+    // SAFETY: the place is ours now.
+    let flow = unsafe { &*found };
+    let key = FlowKey { client: flow.client.addr, port: flow.client.port, door: flow.client.through };
+    // SAFETY: the value is one word.
+    if unsafe { FLOW_OF.get(key) }.is_some_and(|leads| *leads == place) {
+        // Nobody else removes the key of a place that is ours, and nobody inserts over it.
+        let _removed = FLOW_OF.remove(key);
+    }
+    if state_of(old) == flow::OPEN {
+        leave_route(flow);
+    }
+    give_back(place, flow);
+    true
+}
+
+/// The flow counts among `max_connections` no more.
+#[inline(always)]
+fn leave_route(flow: &Flow) {
+    if let Some(usage) = USAGE.get_ptr_mut(u32::from(flow.route)) {
+        fetch_add(usage, u64::MAX);
+    }
+}
+
+#[inline(always)]
+fn give_back(place: u32, flow: &Flow) {
+    mark(place, false);
+    if let Some(queue) = FREE.get(u32::from(flow.node.through)) {
+        // The queue has room for every place of its address.
+        let _full = queue.push(place, 0);
+    }
+}
+
+/// Whether the place still is the flow's that it was when `before` was read. To be asked when everything that is needed
+/// of the record was copied: a place may be freed, and another's, while a packet is under way.
+#[inline(always)]
+pub(crate) fn is_still(found: *mut Flow, before: u64) -> bool {
+    let now = state(found);
+    state_of(now) != flow::FREE && now as u32 >> 8 == before as u32 >> 8
+}
+
+#[inline(always)]
+pub(crate) fn is_half(word: u64) -> bool {
+    state_of(word) == flow::HALF
+}
+
+#[inline(always)]
+pub(crate) fn state(found: *mut Flow) -> u64 {
+    // SAFETY: a place of the array.
+    unsafe { word(found).read_volatile() }
+}
+
+/// For a SYN on the addresses of a flow that has ended: the state under which that one has to be freed.
+#[inline(always)]
+pub(crate) fn begins_anew(found: *mut Flow, segment: &Segment) -> Option<u64> {
+    if !segment.is_syn() {
+        return None;
+    }
+    let old = state(found);
+    // SAFETY: a place of the array.
+    let flow = unsafe { &*found };
+    (is_over(flow) || matches!(gate(flow), Gate::Ended)).then_some(old)
+}
+
+/// The port under which the node knows the flow in this place.
+#[inline(always)]
+pub(crate) fn own_port(snat: &Snat, place: u32) -> Port {
+    snat.first_port.wrapping_add(place.wrapping_sub(snat.first) as u16).to_be_bytes()
+}
+
+/// In ticks of [`TICK_SHIFT`].
+#[inline(always)]
+fn now() -> u32 {
+    // SAFETY: no arguments.
+    (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
+}

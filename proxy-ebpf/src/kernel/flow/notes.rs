@@ -1,0 +1,47 @@
+//! What a flow's record keeps of each end's segments: enough to reset it from outside, and to know when it has ended.
+
+use super::super::packet::{ACK, RST, SYN, Segment};
+use super::now;
+use proxy_ebpf::nat::End;
+
+/// Sequence numbers further apart are not believed to be of one connection: more than any window that Linux opens by
+/// itself (net.ipv4.tcp_rmem), and a guess meets it once in 64.
+const WINDOW: u32 = 1 << 25;
+
+/// Notes what an end has sent. `other` is what the other end has acknowledged, once it has said anything: who is not
+/// on the way cannot know it, so its packets neither move the numbers that a later RST needs, nor end a flow.
+#[inline(always)]
+pub(crate) fn note(end: &mut End, other: Option<u32>, segment: &Segment, half: bool) {
+    end.bytes += u64::from(segment.payload);
+    end.packets += 1;
+    if segment.flags & RST != 0 {
+        // A receiver believes it at exactly the number that it expects (RFC 5961, 3.2).
+        if segment.sequence == end.next || Some(segment.sequence) == other {
+            end.flags |= u32::from(segment.flags);
+            end.seen = now();
+        }
+        return;
+    }
+    let far = |from: u32| segment.sequence.wrapping_sub(from).wrapping_add(WINDOW) >= 2 * WINDOW;
+    if other.is_some_and(far) {
+        return;
+    }
+    // SYN and FIN take a number each.
+    let syn_fin = u32::from(segment.flags & 1) + u32::from(segment.flags >> 1 & 1);
+    let next = segment.sequence.wrapping_add(segment.payload).wrapping_add(syn_fin);
+    let anew = half && segment.flags & SYN != 0;
+    if end.flags == 0 || anew || next.wrapping_sub(end.next) as i32 > 0 {
+        end.next = next;
+    }
+    end.seen = now();
+    if segment.flags & ACK != 0 {
+        end.acked = segment.acknowledgement;
+    }
+    end.flags |= u32::from(segment.flags);
+}
+
+/// What an end has acknowledged, if it ever did.
+#[inline(always)]
+pub(crate) fn acked(end: &End) -> Option<u32> {
+    (end.flags & u32::from(ACK) != 0).then_some(end.acked)
+}
