@@ -81,13 +81,13 @@ impl Packet for Skb {
 
     /// The helper knows what the NIC or GSO is still to fill in, and that ports are no part of it then.
     #[inline(always)]
-    fn correct(&self, offset: usize, addresses: u32, old_ports: u32, new_ports: u32) -> bool {
+    fn correct(&self, offset: usize, addresses: u32, old: u32, new: u32) -> bool {
         let (skb, offset) = (self.0.skb.skb, offset as u32);
-        let [addresses, old_ports, new_ports] = [addresses, old_ports, new_ports].map(u64::from);
+        let [addresses, old, new] = [addresses, old, new].map(u64::from);
         // SAFETY: as above.
         let addressed = unsafe { bpf_l4_csum_replace(skb, offset, 0, addresses, u64::from(BPF_F_PSEUDO_HDR)) };
         // SAFETY: as above.
-        addressed == 0 && unsafe { bpf_l4_csum_replace(skb, offset, old_ports, new_ports, 4) == 0 }
+        addressed == 0 && unsafe { bpf_l4_csum_replace(skb, offset, old, new, 4) == 0 }
     }
 }
 

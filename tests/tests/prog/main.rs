@@ -2,6 +2,7 @@
 //! and lengths of whatever comes out are verified by a parser that is not ours.
 
 mod gate;
+mod icmp;
 mod left_alone;
 mod life;
 mod property;
