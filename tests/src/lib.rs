@@ -19,7 +19,7 @@ pub use self::{
     client::{Client, Subscriber, Writer},
     daemon::Daemon,
     lab::Lab,
-    netns::{Namespace, World},
+    netns::{Namespace, Spoke, World},
     node::FakeNode,
     peer::{HaProxy, Nat, Nginx, Style, Twemproxy},
     redis::{Cluster, Spec},

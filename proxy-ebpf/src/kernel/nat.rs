@@ -5,8 +5,8 @@
 
 use super::{
     flow::{self, Gate},
-    icmp,
-    packet::{self as wire, Packet, Segment},
+    icmp, mss,
+    packet::{self as wire, Packet, SYN, Segment},
     rewrite::{Side, hops_left, rewrite},
     tables::{DOOR_OF, DOORS, SNAT_OF, SNATS, count},
 };
@@ -119,6 +119,7 @@ fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<u32
     if segment.may_end() {
         flow::close(found);
     }
+    fit(packet, segment, flow)?;
     rewrite(packet, segment, &course.from, &course.to()).map_err(Not::Dropped)?;
     count(packet::TO_NODE);
     Ok(course.ifindex)
@@ -162,6 +163,7 @@ fn from_node(packet: &impl Packet, segment: &Segment, snat: u32) -> Result<u32, 
     if segment.may_end() {
         flow::close(found);
     }
+    fit(packet, segment, flow)?;
     rewrite(packet, segment, &course.from, &course.to()).map_err(Not::Dropped)?;
     count(packet::TO_CLIENT);
     Ok(course.ifindex)
@@ -184,6 +186,15 @@ fn to_client(packet: &impl Packet, segment: &Segment, found: *mut Flow) -> Resul
         return Err(Not::Dropped(packet::DUPLICATE));
     }
     Ok(course)
+}
+
+/// A connection whose segments fit our own links is agreed on at its start.
+#[inline(always)]
+fn fit(packet: &impl Packet, segment: &Segment, flow: &Flow) -> Result<(), Not> {
+    if segment.flags & SYN == 0 {
+        return Ok(());
+    }
+    mss::clamp(packet, segment, [flow.client.ifindex, flow.node.ifindex]).map_err(Not::Dropped)
 }
 
 /// About a packet of the node's, which could not go on to the client.

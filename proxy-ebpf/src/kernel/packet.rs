@@ -30,6 +30,8 @@ pub(crate) trait Packet {
     /// Corrects the checksum at `offset`: by the sum of what has changed in the pseudo-header, and for a word of what it
     /// covers that is another now. Pointers taken before are void.
     fn correct(&self, offset: usize, addresses: u32, old: u32, new: u32) -> bool;
+    /// How long a packet an interface takes, without its link header.
+    fn mtu(&self, ifindex: u32) -> Option<u32>;
 }
 
 #[repr(C)]

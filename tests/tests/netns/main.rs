@@ -7,6 +7,8 @@ mod half_close;
 mod handover;
 mod integrity;
 mod limits;
+mod mtu;
+mod offload;
 mod order;
 mod overlap;
 mod pattern;
