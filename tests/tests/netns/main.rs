@@ -2,6 +2,7 @@
 //! datapath and judged by the bytes alone. `copy` is the reference; a datapath that differs is wrong.
 
 mod cost;
+mod flood;
 mod ground;
 mod half_close;
 mod handover;

@@ -30,6 +30,8 @@ static MACHINE: RwLock<()> = RwLock::new(());
 enum Share {
     Part(RwLockReadGuard<'static, ()>),
     All(RwLockWriteGuard<'static, ()>),
+    /// What its test holds of `machine`.
+    Callers,
 }
 
 impl Share {
@@ -87,6 +89,14 @@ impl Stage {
         handler: impl Fn(TcpStream) -> Result<()> + Send + Sync + 'static,
     ) -> Result<Self> {
         Self::build(Share::all(), World::new()?, false, datapath, handler, |route| route)
+    }
+
+    /// By a test that holds `machine` for a part of its time only.
+    pub(crate) fn unshared(
+        datapath: &str,
+        handler: impl Fn(TcpStream) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        Self::build(Share::Callers, World::new()?, false, datapath, handler, |route| route)
     }
 
     fn build(
