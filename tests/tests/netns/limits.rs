@@ -105,6 +105,16 @@ fn no_more_than_max_connections(datapath: &str) {
     });
 }
 
+#[test]
+fn a_million_connections_may_be_asked_for() {
+    let million = |route: Route| route.set("max_connections", 1_000_000);
+    stage::check(Stage::with("tc", echo, million), |stage| {
+        stage.wait_translated(0)?;
+        let mut crowd: Vec<TcpStream> = (0..100).map(|_| stage.connect()).collect::<Result<_>>()?;
+        crowd.iter_mut().try_for_each(trip)
+    });
+}
+
 fn only_the_allowed(datapath: &str) {
     stage::check(Stage::with(datapath, echo, |route| route.set("allow", "[\"10.77.1.0/24\"]")), |stage| {
         trip(&mut stage.connect()?).context("an allowed client")?;

@@ -5,6 +5,7 @@ mod gate;
 mod icmp;
 mod left_alone;
 mod life;
+mod memory;
 mod mss;
 mod property;
 mod room;
