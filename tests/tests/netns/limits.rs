@@ -14,7 +14,7 @@ use switchmaster_tests::{
 
 use crate::{
     on_each_datapath, on_each_proxy,
-    order::echo,
+    order::{echo, or_reset},
     stage::{self, PORT, Stage},
 };
 
@@ -35,10 +35,7 @@ fn trip(stream: &mut TcpStream) -> Result<()> {
 
 /// Who is idle too long is reset: an orderly end would say that everything was delivered.
 fn echo_until_reset(stream: TcpStream) -> Result<()> {
-    match echo(stream) {
-        Err(error) if format!("{error:#}").contains("reset by peer") => Ok(()),
-        ended => ended,
-    }
+    or_reset(echo(stream))
 }
 
 fn an_idle_time_limit_ends_the_idle_alone(datapath: &str) {

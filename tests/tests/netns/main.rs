@@ -1,6 +1,7 @@
 //! The traffic suite: real sockets through the real daemon, in namespaces, every test once for each
 //! datapath and judged by the bytes alone. `copy` is the reference; a datapath that differs is wrong.
 
+mod conntrack;
 mod cost;
 mod flood;
 mod ground;
