@@ -218,6 +218,11 @@ pub mod packet {
         EVICTED = "evicted", "A half-open flow that made room for another.";
         EXPIRED = "expired", "Its hop limit is used up: dropped.";
         UNROUTED = "unrouted", "The kernel refused to send it on: dropped. Where it finds no neighbour, the interface counts it.";
+        ICMP_TO_NODE = "icmp_to_node", "An ICMP error about a packet of the node's: translated.";
+        ICMP_TO_CLIENT = "icmp_to_client", "An ICMP error about a packet of the client's: translated.";
+        ICMP_NO_FLOW = "icmp_no_flow", "An ICMP error about a packet of no flow: left to the stack.";
+        ICMP_CUT = "icmp_cut", "An ICMP error that quotes too little, options, extension headers or a fragment: left to the stack.";
+        ICMP_STALE = "icmp_stale", "An ICMP error about what a flow's end has not under way: left to the stack.";
     }
     pub const COUNT: u32 = NAMES.len() as u32;
 }

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod daemon;
+pub mod flood;
 pub mod http;
 pub mod lab;
 pub mod netns;
@@ -18,8 +19,9 @@ pub mod wait;
 pub use self::{
     client::{Client, Subscriber, Writer},
     daemon::Daemon,
+    flood::Flood,
     lab::Lab,
-    netns::{Namespace, World},
+    netns::{Namespace, Spoke, World},
     node::FakeNode,
     peer::{HaProxy, Nat, Nginx, Style, Twemproxy},
     redis::{Cluster, Spec},

@@ -1,6 +1,7 @@
 //! The packet datapath at tc ingress: full NAT of every flow of a route, and nothing else. Promises what
 //! `kernel::nat` does; what it does not translate goes on to the next program, and to the stack, as it came.
-//! Needs bpf_redirect_neigh (5.10), mapped arrays (5.5), atomic compare-and-exchange (5.12) and tcx links (6.6).
+//! Needs bpf_redirect_neigh (5.10), mapped arrays (5.5), atomic compare-and-exchange and bpf_check_mtu (5.12), and tcx
+//! links (6.6).
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -10,7 +11,7 @@ mod kernel;
 
 use aya_ebpf::{
     bindings::{BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_pull_data},
+    helpers::{bpf_check_mtu, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_pull_data},
     macros::classifier,
     programs::TcContext,
 };
@@ -81,13 +82,21 @@ impl Packet for Skb {
 
     /// The helper knows what the NIC or GSO is still to fill in, and that ports are no part of it then.
     #[inline(always)]
-    fn correct(&self, offset: usize, addresses: u32, old_ports: u32, new_ports: u32) -> bool {
+    fn correct(&self, offset: usize, addresses: u32, old: u32, new: u32) -> bool {
         let (skb, offset) = (self.0.skb.skb, offset as u32);
-        let [addresses, old_ports, new_ports] = [addresses, old_ports, new_ports].map(u64::from);
+        let [addresses, old, new] = [addresses, old, new].map(u64::from);
         // SAFETY: as above.
         let addressed = unsafe { bpf_l4_csum_replace(skb, offset, 0, addresses, u64::from(BPF_F_PSEUDO_HDR)) };
         // SAFETY: as above.
-        addressed == 0 && unsafe { bpf_l4_csum_replace(skb, offset, old_ports, new_ports, 4) == 0 }
+        addressed == 0 && unsafe { bpf_l4_csum_replace(skb, offset, old, new, 4) == 0 }
+    }
+
+    #[inline(always)]
+    fn mtu(&self, ifindex: u32) -> Option<u32> {
+        let mut mtu = 0;
+        // SAFETY: the context is the kernel's own. What it says of this packet does not matter, only the MTU.
+        unsafe { bpf_check_mtu(self.0.skb.skb.cast(), ifindex, &raw mut mtu, 0, 0) };
+        (mtu != 0).then_some(mtu)
     }
 }
 

@@ -3,6 +3,8 @@
 
 pub(crate) mod checksum;
 pub(crate) mod flow;
+pub(crate) mod icmp;
+pub(crate) mod mss;
 pub(crate) mod nat;
 pub(crate) mod packet;
 pub(crate) mod rewrite;

@@ -1,15 +1,16 @@
 //! What becomes of a packet: translated and sent on, left to the stack, or dropped, with a counter for each. Promises
 //! that nothing passes unless the target's gate is open for the flow's generation, and that whatever is addressed
 //! to no route and no flow is untouched. A flow whose generation has ended is left to the stack, which knows
-//! no such connection and answers with RST.
+//! no such connection and answers with RST. An ICMP error passes where an answer to what it quotes would.
 
 use super::{
     flow::{self, Gate},
-    packet::{self as wire, Packet, Segment},
+    icmp, mss,
+    packet::{self as wire, Packet, SYN, Segment},
     rewrite::{Side, hops_left, rewrite},
     tables::{DOOR_OF, DOORS, SNAT_OF, SNATS, count},
 };
-use proxy_ebpf::nat::{Endpoint, Flow, packet};
+use proxy_ebpf::nat::{Address, Endpoint, Flow, Port, packet};
 
 /// What the program has to do with the packet.
 pub(crate) enum Verdict {
@@ -42,19 +43,59 @@ pub(crate) fn handle(packet: &impl Packet) -> Verdict {
     }
 }
 
+/// Whom a packet is for.
+enum Receiver {
+    Door(u16),
+    Snat(u32),
+}
+
+/// How a packet of a flow goes on to one of its ends.
+struct Course {
+    from: Side<'static>,
+    addr: Address,
+    port: Port,
+    ifindex: u32,
+    /// The flow's state when this was read of it.
+    word: u64,
+}
+
+impl Course {
+    #[inline(always)]
+    fn to(&self) -> Side<'_> {
+        Side { addr: &self.addr, port: self.port }
+    }
+}
+
 #[inline(always)]
 fn translate(packet: &impl Packet) -> Result<u32, Not> {
-    let segment = wire::read(packet).map_err(Not::Passed)?;
+    let segment = match wire::read(packet) {
+        Err(packet::NOT_TCP) => return translate_error(packet),
+        read => read.map_err(Not::Passed)?,
+    };
+    match receiver(&segment).ok_or(Not::Passed(packet::NOT_OURS))? {
+        Receiver::Door(door) => from_client(packet, &segment, door),
+        Receiver::Snat(snat) => from_node(packet, &segment, snat),
+    }
+}
+
+#[inline(always)]
+fn translate_error(packet: &impl Packet) -> Result<u32, Not> {
+    let error = icmp::read(packet).map_err(Not::Passed)?;
+    match receiver(&error.answer).ok_or(Not::Passed(packet::ICMP_NO_FLOW))? {
+        Receiver::Door(door) => tell_node(packet, &error, door),
+        Receiver::Snat(snat) => tell_client(packet, &error, snat),
+    }
+}
+
+#[inline(always)]
+fn receiver(segment: &Segment) -> Option<Receiver> {
     let endpoint = Endpoint { addr: segment.destination, port: segment.destination_port, _pad: [0; 2] };
     // SAFETY: one word, written before a door is open.
     if let Some(&door) = unsafe { DOOR_OF.get(endpoint) } {
-        return from_client(packet, &segment, door as u16);
+        return Some(Receiver::Door(door as u16));
     }
     // SAFETY: as above.
-    if let Some(&snat) = unsafe { SNAT_OF.get(segment.destination) } {
-        return from_node(packet, &segment, snat);
-    }
-    Err(Not::Passed(packet::NOT_OURS))
+    unsafe { SNAT_OF.get(segment.destination) }.map(|&snat| Receiver::Snat(snat))
 }
 
 #[inline(always)]
@@ -70,28 +111,38 @@ fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<u32
             None => (place, found),
         },
     };
-    let word = flow::state(found);
+    let course = to_node(packet, segment, place, found)?;
     // SAFETY: a place of the array; the client's half is written by its packets only.
     let flow = unsafe { &mut *found };
+    flow::open(found, segment);
+    flow::note(&mut flow.client, flow::acked(&flow.node), segment, flow::is_half(course.word));
+    if segment.may_end() {
+        flow::close(found);
+    }
+    fit(packet, segment, flow)?;
+    rewrite(packet, segment, &course.from, &course.to()).map_err(Not::Dropped)?;
+    count(packet::TO_NODE);
+    Ok(course.ifindex)
+}
+
+/// What a client's packet, and an error about a node's, needs to go on.
+#[inline(always)]
+fn to_node(packet: &impl Packet, segment: &Segment, place: u32, found: *mut Flow) -> Result<Course, Not> {
+    let word = flow::state(found);
+    // SAFETY: a place of the array.
+    let flow = unsafe { &*found };
     pass(flow)?;
     if !hops_left(packet, segment) {
         return Err(Not::Dropped(packet::EXPIRED));
     }
     let snat = SNATS.get(u32::from(flow.node.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
-    let (node, port, ifindex) = (flow.node.addr, flow.node.port, flow.node.ifindex);
+    let from = Side { addr: &snat.addr, port: flow::own_port(snat, place) };
+    let course = Course { from, addr: flow.node.addr, port: flow.node.port, ifindex: flow.node.ifindex, word };
     // Once more, now that it is known whose the copies are: see `is_still`.
     if !flow::is_still(found, word) || flow.client.addr != segment.source || flow.client.port != segment.source_port {
         return Err(Not::Dropped(packet::DUPLICATE));
     }
-    flow::open(found, segment);
-    flow::note(&mut flow.client, flow::acked(&flow.node), segment, flow::is_half(word));
-    if segment.may_end() {
-        flow::close(found);
-    }
-    let from = Side { addr: &snat.addr, port: flow::own_port(snat, place) };
-    rewrite(packet, segment, &from, &Side { addr: &node, port }).map_err(Not::Dropped)?;
-    count(packet::TO_NODE);
-    Ok(ifindex)
+    Ok(course)
 }
 
 #[inline(always)]
@@ -105,26 +156,75 @@ fn begin(packet: &impl Packet, segment: &Segment, door: u16) -> Result<(u32, *mu
 #[inline(always)]
 fn from_node(packet: &impl Packet, segment: &Segment, snat: u32) -> Result<u32, Not> {
     let found = flow::of_node(segment, snat).ok_or(Not::Passed(packet::NO_FLOW))?;
-    let word = flow::state(found);
+    let course = to_client(packet, segment, found)?;
     // SAFETY: a place of the array; the node's half is written by its packets only.
     let flow = unsafe { &mut *found };
+    flow::note(&mut flow.node, flow::acked(&flow.client), segment, flow::is_half(course.word));
+    if segment.may_end() {
+        flow::close(found);
+    }
+    fit(packet, segment, flow)?;
+    rewrite(packet, segment, &course.from, &course.to()).map_err(Not::Dropped)?;
+    count(packet::TO_CLIENT);
+    Ok(course.ifindex)
+}
+
+/// What a node's packet, and an error about a client's, needs to go on.
+#[inline(always)]
+fn to_client(packet: &impl Packet, segment: &Segment, found: *mut Flow) -> Result<Course, Not> {
+    let word = flow::state(found);
+    // SAFETY: a place of the array.
+    let flow = unsafe { &*found };
     pass(flow)?;
     if !hops_left(packet, segment) {
         return Err(Not::Dropped(packet::EXPIRED));
     }
     let door = DOORS.get(u32::from(flow.client.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
-    let (client, port, ifindex) = (flow.client.addr, flow.client.port, flow.client.ifindex);
+    let from = Side { addr: &door.addr, port: door.port };
+    let course = Course { from, addr: flow.client.addr, port: flow.client.port, ifindex: flow.client.ifindex, word };
     if !flow::is_still(found, word) || flow.node.addr != segment.source || flow.node.port != segment.source_port {
         return Err(Not::Dropped(packet::DUPLICATE));
     }
-    flow::note(&mut flow.node, flow::acked(&flow.client), segment, flow::is_half(word));
-    if segment.may_end() {
-        flow::close(found);
+    Ok(course)
+}
+
+/// A connection whose segments fit our own links is agreed on at its start.
+#[inline(always)]
+fn fit(packet: &impl Packet, segment: &Segment, flow: &Flow) -> Result<(), Not> {
+    if segment.flags & SYN == 0 {
+        return Ok(());
     }
-    let from = Side { addr: &door.addr, port: door.port };
-    rewrite(packet, segment, &from, &Side { addr: &client, port }).map_err(Not::Dropped)?;
-    count(packet::TO_CLIENT);
-    Ok(ifindex)
+    mss::clamp(packet, segment, [flow.client.ifindex, flow.node.ifindex]).map_err(Not::Dropped)
+}
+
+/// About a packet of the node's, which could not go on to the client.
+#[inline(always)]
+fn tell_node(packet: &impl Packet, error: &icmp::Error, door: u16) -> Result<u32, Not> {
+    let (place, found) = flow::of_client(&error.answer, door).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
+    let course = to_node(packet, &error.answer, place, found)?;
+    // SAFETY: a place of the array.
+    let flow = unsafe { &*found };
+    if !icmp::is_under_way(error.answer.sequence, &flow.node, &flow.client) {
+        return Err(Not::Passed(packet::ICMP_STALE));
+    }
+    icmp::rewrite(packet, error, &course.from, &course.to()).map_err(Not::Dropped)?;
+    count(packet::ICMP_TO_NODE);
+    Ok(course.ifindex)
+}
+
+/// About a packet of the client's, which could not go on to the node.
+#[inline(always)]
+fn tell_client(packet: &impl Packet, error: &icmp::Error, snat: u32) -> Result<u32, Not> {
+    let found = flow::of_node(&error.answer, snat).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
+    let course = to_client(packet, &error.answer, found)?;
+    // SAFETY: a place of the array.
+    let flow = unsafe { &*found };
+    if !icmp::is_under_way(error.answer.sequence, &flow.client, &flow.node) {
+        return Err(Not::Passed(packet::ICMP_STALE));
+    }
+    icmp::rewrite(packet, error, &course.from, &course.to()).map_err(Not::Dropped)?;
+    count(packet::ICMP_TO_CLIENT);
+    Ok(course.ifindex)
 }
 
 #[inline(always)]

@@ -6,8 +6,8 @@ use proxy_ebpf::nat::{Address, Port, packet};
 pub(crate) const ETHERNET: usize = 14;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
-const TCP: u8 = 6;
-const FRAGMENT: u16 = 0x3fff;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const FRAGMENT: u16 = 0x3fff;
 const TCP_LEAST: usize = 20;
 
 /// TCP flags.
@@ -27,9 +27,11 @@ pub(crate) trait Packet {
     fn is_plain(&self) -> bool;
     /// Makes so many bytes readable; pointers taken before are void.
     fn pull(&self, len: u32) -> bool;
-    /// Corrects the TCP checksum at `offset`: the sum of what has changed in the pseudo-header, and both ports.
-    /// Pointers taken before are void.
-    fn correct(&self, offset: usize, addresses: u32, old_ports: u32, new_ports: u32) -> bool;
+    /// Corrects the checksum at `offset`: by the sum of what has changed in the pseudo-header, and for a word of what it
+    /// covers that is another now. Pointers taken before are void.
+    fn correct(&self, offset: usize, addresses: u32, old: u32, new: u32) -> bool;
+    /// How long a packet an interface takes, without its link header.
+    fn mtu(&self, ifindex: u32) -> Option<u32>;
 }
 
 #[repr(C)]
@@ -221,7 +223,7 @@ fn read_tcp(packet: &impl Packet, at: usize, total: u32, ip: u32, segment: Segme
     })
 }
 
-const EMPTY: Segment = Segment {
+pub(crate) const EMPTY: Segment = Segment {
     v6: false,
     source: [0; 16],
     destination: [0; 16],
@@ -237,13 +239,14 @@ const EMPTY: Segment = Segment {
 /// Shorter than any TCP segment: something else that is complete, or one that was cut.
 #[inline(always)]
 fn too_short(packet: &impl Packet) -> u32 {
-    match header::<Ipv4>(packet, ETHERNET) {
-        // SAFETY: inside the packet.
-        Some(ip) if matches!(unsafe { &*ip }, Ipv4 { version_ihl: 0x45, protocol, .. } if *protocol != TCP) => {
-            packet::NOT_TCP
-        }
-        _ => packet::MALFORMED,
-    }
+    let v4 = header::<Ipv4>(packet, ETHERNET);
+    let v6 = header::<Ipv6>(packet, ETHERNET);
+    // SAFETY: inside the packet.
+    let v4 =
+        v4.is_some_and(|ip| matches!(unsafe { &*ip }, Ipv4 { version_ihl: 0x45, protocol, .. } if *protocol != TCP));
+    // SAFETY: inside the packet.
+    let v6 = v6.is_some_and(|ip| matches!(unsafe { &*ip }, Ipv6 { version_class_label, next, .. } if *version_class_label as u8 >> 4 == 6 && *next != TCP));
+    if v4 || v6 { packet::NOT_TCP } else { packet::MALFORMED }
 }
 
 #[inline(always)]
@@ -264,7 +267,7 @@ pub(crate) fn words(address: &Address) -> [u32; 4] {
 }
 
 #[inline(always)]
-fn bytes(words: [u32; 4]) -> Address {
+pub(crate) fn bytes(words: [u32; 4]) -> Address {
     // SAFETY: the same bytes.
     unsafe { core::mem::transmute(words) }
 }

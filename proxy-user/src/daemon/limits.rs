@@ -2,13 +2,16 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::config::Route;
+use crate::config::{DatapathChoice, Route};
 
 /// What the daemon itself needs: listeners, probes, Sentinels, maps, the admin server.
 const OWN: u64 = 256;
+/// What a route has if it says nothing.
+const USUAL: u32 = 10_000;
 
 /// Raises the soft limit to the hard one, and lowers `max_connections` to what it has room for. A
-/// client takes two files, and one that is parked must find its second when a master comes.
+/// client takes two files, and one that is parked must find its second when a master comes. Of a route on packets
+/// that is what the listener may accept.
 pub(super) fn fit_open_files(routes: &mut [Route]) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let limit = if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_err() { soft } else { hard };
@@ -26,19 +29,30 @@ pub(super) fn fit_open_files(routes: &mut [Route]) {
 /// Lowers all routes in the same proportion; returns those that were lowered.
 fn fit(routes: &mut [Route], limit: u64) -> Vec<(String, u32, u32)> {
     let room = limit.saturating_sub(OWN.min(limit / 2)) / 2;
-    let asked: u64 = routes.iter().map(|route| u64::from(route.max_connections)).sum();
-    if asked <= room {
+    let sum = |of: fn(&Route) -> u32| routes.iter().map(|route| u64::from(of(route))).sum::<u64>();
+    if sum(|route| route.max_connections) <= room {
         return Vec::new();
     }
+    let asked = sum(accepted).max(room);
     let share = |max: u32| u32::try_from(u64::from(max) * room / asked).unwrap_or(max).max(1);
     routes
         .iter_mut()
         .map(|route| {
-            let asked = route.max_connections;
-            route.max_connections = share(asked);
-            (route.name.to_string(), asked, route.max_connections)
+            let (before, after) = (route.max_connections, share(accepted(route)));
+            route.max_connections = after;
+            (route.name.to_string(), before, after)
         })
+        .filter(|(_, before, after)| after < before)
         .collect()
+}
+
+/// How many connections the files of a route have to do for: where packets are translated, those that are parked, and
+/// whoever else is left to the listener.
+fn accepted(route: &Route) -> u32 {
+    match route.datapath {
+        DatapathChoice::Tc | DatapathChoice::Xdp => route.max_connections.min(route.park.limit.max(USUAL)),
+        _ => route.max_connections,
+    }
 }
 
 #[cfg(test)]
@@ -68,6 +82,18 @@ mod tests {
         let lowered: Vec<u32> = routes.iter().map(|route| route.max_connections).collect();
         assert_eq!(lowered, [2468, 7404]);
         assert!(lowered.iter().sum::<u32>() * 2 + 256 <= 20_000);
+    }
+
+    #[test]
+    fn flows_of_packets_take_no_files_from_the_others() {
+        let mut routes = routes(&[1_000_000, 5000]);
+        routes[0].datapath = DatapathChoice::Tc;
+        assert_eq!(fit(&mut routes, 40_000).len(), 1);
+        let left: Vec<u32> = routes.iter().map(|route| route.max_connections).collect();
+        assert_eq!(left, [10_000, 5000]);
+        routes[0].max_connections = 1_000_000;
+        assert_eq!(fit(&mut routes, 10_000).len(), 2);
+        assert!(routes.iter().map(|route| route.max_connections).sum::<u32>() * 2 + 256 <= 10_000);
     }
 
     #[test]

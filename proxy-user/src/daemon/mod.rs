@@ -44,10 +44,12 @@ const AT_MOST: Duration = Duration::from_secs(3);
 /// Runs until SIGTERM or SIGINT, then drains for at most `drain`.
 pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<()> {
     let signals = drain::Signals::new().context("signals")?;
+    // A flow of packets takes no file.
+    let flows: Vec<u32> = config.routes.iter().map(|route| route.max_connections).collect();
     limits::fit_open_files(&mut config.routes);
     let paths = {
         let (config, pin_dir) = (config.clone(), pin_dir.to_path_buf());
-        tokio::task::spawn_blocking(move || paths::choose(&config, &pin_dir)).await??
+        tokio::task::spawn_blocking(move || paths::choose(&config, &flows, &pin_dir)).await??
     };
     let listeners = config.routes.iter().map(bind).collect::<Result<Vec<_>>>()?;
     let admin = config.admin.as_ref().map(|admin| admin::Listener::bind(&admin.listen)).transpose()?;

@@ -41,7 +41,8 @@ struct InKernel {
     tested: String,
 }
 
-pub(super) fn choose(config: &Config, pin_dir: &Path) -> Result<Paths> {
+/// `flows` is how many connections each route was meant to have, before open files set a limit to those that it accepts.
+pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<Paths> {
     let workers = available_parallelism().map_or(1, NonZero::get).min(MOST_WORKERS);
     config.routes.iter().try_for_each(in_this_version)?;
     let wanted = config.routes.iter().any(|route| route.datapath != DatapathChoice::Copy);
@@ -51,7 +52,7 @@ pub(super) fn choose(config: &Config, pin_dir: &Path) -> Result<Paths> {
     };
     let copy = Arc::new(Copy::start(workers).context("the copy datapath does not start")?);
     let tc = match &in_kernel {
-        Ok(kernel) => start_tc(config, kernel)?,
+        Ok(kernel) => start_tc(config, flows, kernel)?,
         Err(_) => None,
     };
     let mut chosen = Vec::new();
@@ -65,7 +66,7 @@ pub(super) fn choose(config: &Config, pin_dir: &Path) -> Result<Paths> {
             }
             (DatapathChoice::Tc, Ok(_)) => {
                 let tc = tc.as_ref().with_context(|| format!("route {}: no packet program", route.name))?;
-                let datapath = Arc::new(tc.route(u16::try_from(number)?));
+                let datapath = Arc::new(tc.route(u16::try_from(number)?, flows[number]));
                 Chosen { datapath, reason: "configured".to_owned() }
             }
             (_, Ok(kernel)) => {
@@ -97,13 +98,13 @@ fn in_this_version(route: &Route) -> Result<()> {
 }
 
 /// The packet program for the routes that ask for it, with sockmap beneath for what it leaves to the listener.
-fn start_tc(config: &Config, kernel: &InKernel) -> Result<Option<Arc<Tc>>> {
+fn start_tc(config: &Config, flows: &[u32], kernel: &InKernel) -> Result<Option<Arc<Tc>>> {
     let mut routes = Vec::new();
     for (number, route) in config.routes.iter().enumerate().filter(|(_, route)| route.datapath == DatapathChoice::Tc) {
         routes.push(nat::keeper::Route {
             number: u16::try_from(number)?,
             listen: route.listen.clone(),
-            max_connections: route.max_connections,
+            max_connections: flows[number],
             allow: route.allow.clone(),
             idle_timeout: route.idle_timeout,
         });
@@ -111,8 +112,8 @@ fn start_tc(config: &Config, kernel: &InKernel) -> Result<Option<Arc<Tc>>> {
     if routes.is_empty() {
         return Ok(None);
     }
-    let flows = MOST_ADDRESSES * nat::ports::DEFAULT.count();
-    let object = kernel::load_tc(u32::try_from(config.routes.len())?, flows, &kernel.pins)?;
+    let places = MOST_ADDRESSES * nat::ports::DEFAULT.count();
+    let object = kernel::load_tc(u32::try_from(config.routes.len())?, places, &kernel.pins)?;
     let beneath = Arc::<Sockmap>::clone(&kernel.sockmap);
     let tc = Tc::start(object, routes, beneath).context("the datapath tc does not start")?;
     Ok(Some(Arc::new(tc)))

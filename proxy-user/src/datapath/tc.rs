@@ -153,12 +153,15 @@ impl std::fmt::Debug for Tc {
 pub struct TcRoute {
     tc: Arc<Tc>,
     places: Arc<Places>,
+    /// Flows and accepted connections together.
+    most: u32,
 }
 
 impl Tc {
-    pub fn route(self: &Arc<Self>, number: u16) -> TcRoute {
+    /// With room for `most` connections.
+    pub fn route(self: &Arc<Self>, number: u16, most: u32) -> TcRoute {
         let places = Places { usage: Arc::clone(&self.usage), route: number, accepted: AtomicU64::new(0) };
-        TcRoute { tc: Arc::clone(self), places: Arc::new(places) }
+        TcRoute { tc: Arc::clone(self), places: Arc::new(places), most }
     }
 }
 
@@ -192,9 +195,10 @@ impl Datapath for TcRoute {
         self.places.usage.of(self.places.route).saturating_sub(self.places.accepted.load(Ordering::Relaxed))
     }
 
-    fn claim(&self, most: u32) -> Option<Claim> {
+    /// What the listener may accept by itself is no limit here: it has to do with open files, and flows take none.
+    fn claim(&self, _accepted: u32) -> Option<Claim> {
         let places = &self.places;
-        places.usage.claim(places.route, most).then(|| {
+        places.usage.claim(places.route, self.most).then(|| {
             places.accepted.fetch_add(1, Ordering::Relaxed);
             Claim(Some(Arc::clone(places)))
         })

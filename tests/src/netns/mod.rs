@@ -4,13 +4,14 @@
 
 mod cut;
 mod namespace;
+mod path;
 
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs,
     io::Write as _,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -18,7 +19,11 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
 
-pub use self::namespace::Namespace;
+use self::path::Link;
+pub use self::{
+    namespace::Namespace,
+    path::{ETHERNET, Spoke},
+};
 use crate::sweep;
 
 /// The namespace in the middle.
@@ -39,15 +44,22 @@ impl World {
 
     /// `proxy` in the middle, and these around it.
     pub fn with(spokes: &[&str]) -> Result<Self> {
+        let spokes: Vec<Spoke<'_>> = spokes.iter().copied().map(Spoke::near).collect();
+        Self::along(&spokes)
+    }
+
+    /// The same, with routers on the way.
+    pub fn along(spokes: &[Spoke<'_>]) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root: run this with sudo");
         let name = sweep::register()?;
         let directory = sweep::directory(&name);
         // From here on dropping the world removes what was made so far.
         let mut world = Self { name, directory, namespaces: BTreeMap::new() };
+        let links = path::links(spokes);
         world.make_directory()?;
-        world.make_namespaces(spokes)?;
+        world.make_namespaces(&links)?;
         world.write_hosts()?;
-        world.make_links(spokes)?;
+        world.make_links(&links)?;
         Ok(world)
     }
 
@@ -62,38 +74,41 @@ impl World {
     }
 
     /// Makes the namespaces, empty but with their kernel settings: links take these over when they are made.
-    fn make_namespaces(&mut self, spokes: &[&str]) -> Result<()> {
-        let hub = (1u8..).zip(spokes).flat_map(|(subnet, _)| addresses(subnet, 1)).collect();
-        let each = (1u8..).zip(spokes).map(|(subnet, spoke)| (*spoke, addresses(subnet, 2).to_vec()));
-        let parts: Vec<(&str, Vec<IpAddr>)> = std::iter::once((HUB, hub)).chain(each).collect();
-        let lines: String = parts.iter().map(|(part, _)| format!("netns add {}\n", self.full_name(part))).collect();
+    fn make_namespaces(&mut self, links: &[Link]) -> Result<()> {
+        let mut parts: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::from([(HUB, Vec::new())]);
+        for link in links {
+            parts.entry(&link.near).or_default().extend(link.near_addresses());
+            parts.entry(&link.far).or_default().extend(link.far_addresses());
+        }
+        let lines: String = parts.keys().map(|part| format!("netns add {}\n", self.full_name(part))).collect();
         ip_batch(&[], &lines)?;
         for (part, addresses) in parts {
             let namespace = Namespace::open(&self.full_name(part), part, addresses, &self.directory)?;
-            namespace.enter(|| configure(part == HUB))??;
+            let is_router = part == HUB || links.iter().any(|link| link.near == part);
+            namespace.enter(|| configure(is_router))??;
             self.namespaces.insert(part.to_owned(), namespace);
         }
         Ok(())
     }
 
-    fn make_links(&self, spokes: &[&str]) -> Result<()> {
-        let hub_name = self.full_name(HUB);
-        let (mut host, mut hub) = (String::new(), String::from("link set dev lo up\n"));
-        let mut insides = Vec::new();
-        for (subnet, spoke) in (1u8..).zip(spokes) {
-            let (link, spoke) = (format!("link{subnet}"), self.full_name(spoke));
-            let (near, far) = (addresses(subnet, 1), addresses(subnet, 2));
-            writeln!(host, "link add name {link} netns {hub_name} type veth peer name eth0 netns {spoke}")?;
-            hub += &interface(&link, &near);
-            let routes = format!("route add default via {}\nroute add default via {}\n", near[0], near[1]);
-            insides.push((spoke, format!("link set dev lo up\n{}{routes}", interface("eth0", &far))));
+    fn make_links(&self, links: &[Link]) -> Result<()> {
+        let (mut made, mut ends, mut routes) = (String::new(), BTreeMap::new(), BTreeMap::new());
+        for part in self.namespaces.keys() {
+            ends.insert(part.clone(), String::from("link set dev lo up\n"));
         }
-        ip_batch(&[], &host)?;
-        ip_batch(&["-n", &hub_name], &hub)?;
-        for (spoke, inside) in &insides {
-            ip_batch(&["-n", spoke], inside)?;
+        for link in links {
+            let (near, far) = (self.full_name(&link.near), self.full_name(&link.far));
+            writeln!(made, "link add name {} netns {near} type veth peer name eth0 netns {far}", link.name())?;
+            link.write_ends(&mut ends)?;
+            link.write_routes(&mut routes)?;
         }
-        Ok(())
+        ip_batch(&[], &made)?;
+        // A default route is taken only where the other end is up: from `proxy` outwards.
+        let outwards = std::iter::once(HUB).chain(links.iter().map(|link| link.far.as_str()));
+        for part in outwards {
+            ip_batch(&["-n", &self.full_name(part)], &ends[part])?;
+        }
+        routes.iter().try_for_each(|(part, lines)| ip_batch(&["-n", &self.full_name(part)], lines))
     }
 
     fn full_name(&self, part: &str) -> String {
@@ -121,6 +136,11 @@ impl World {
 
     pub fn ns(&self, name: &str) -> Result<&Namespace> {
         self.namespaces.get(name).with_context(|| format!("this world has no namespace {name}"))
+    }
+
+    /// All of them, routers too.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.values()
     }
 
     pub fn proxy(&self) -> Result<&Namespace> {
@@ -172,18 +192,6 @@ fn configure(router: bool) -> Result<()> {
         set("ipv6/conf/default/forwarding", "1")?;
     }
     Ok(())
-}
-
-/// The IPv4 and IPv6 address of one end of a link.
-fn addresses(subnet: u8, host: u8) -> [IpAddr; 2] {
-    [
-        Ipv4Addr::new(10, 77, subnet, host).into(),
-        Ipv6Addr::new(0xfd77, subnet.into(), 0, 0, 0, 0, 0, host.into()).into(),
-    ]
-}
-
-fn interface(link: &str, [v4, v6]: &[IpAddr; 2]) -> String {
-    format!("addr add {v4}/24 dev {link}\naddr add {v6}/64 dev {link} nodad\nlink set dev {link} up\n")
 }
 
 fn ip_batch(options: &[&str], lines: &str) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Five thousand idle connections at a switch: all are reset at once, as their clients see it.
+//! Thousands of idle connections at a switch: all are reset at once, as their clients see it.
 
 use std::{
     io::{Read as _, Write as _},
@@ -20,10 +20,16 @@ use switchmaster_tests::{
 
 use crate::{FAILOVER, FOLLOW, limit, on_each_datapath};
 
-const CONNECTIONS: usize = 5000;
-const BAR: Duration = Duration::from_millis(200);
-
 on_each_datapath!(five_thousand_idle_connections);
+
+fn five_thousand_idle_connections(datapath: &str) {
+    idle_connections(datapath, 5000, Duration::from_millis(200));
+}
+
+#[test]
+fn ten_thousand_idle_flows() {
+    idle_connections("tc", 10_000, Duration::from_millis(150));
+}
 
 fn raise_open_files() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("the limit of open files")?;
@@ -31,8 +37,8 @@ fn raise_open_files() -> Result<()> {
 }
 
 /// Dials them all from one thread: entering the namespace each time would take longer than dialling.
-fn crowd(namespace: &Namespace, to: std::net::SocketAddr) -> Result<Vec<TcpStream>> {
-    namespace.enter(|| (0..CONNECTIONS).map(|_| TcpStream::connect(to).context("connect")).collect())?
+fn crowd(namespace: &Namespace, to: std::net::SocketAddr, size: usize) -> Result<Vec<TcpStream>> {
+    namespace.enter(|| (0..size).map(|_| TcpStream::connect(to).context("connect")).collect())?
 }
 
 /// Hears from the master through each. Until then one may still be on its way there, and waits for the next.
@@ -89,17 +95,19 @@ fn took(log: &str) -> Result<Duration> {
 }
 
 /// The limit of open files is shared by the routes in proportion to what they ask for.
-fn roomy(mut setup: Setup) -> Setup {
-    setup.writes = setup.writes.set("max_connections", CONNECTIONS + 500);
+fn roomy(mut setup: Setup, connections: usize) -> Setup {
+    setup.writes = setup.writes.set("max_connections", connections + 500);
     setup.reads = setup.reads.set("max_connections", 500);
     setup
 }
 
-fn five_thousand_idle_connections(datapath: &str) {
-    // Five thousand dials keep the master busy; a Sentinel that thinks it down finds no replica good enough.
-    let spec = Spec { down_after_ms: 5000, ..Spec::default() };
+fn idle_connections(datapath: &str, connections: usize, bar: Duration) {
+    // So many dials keep the master busy; a Sentinel that thinks it down finds no replica good enough.
+    let node_lines = vec![format!("maxclients {}", connections + 500)];
+    let spec = Spec { down_after_ms: 5000, node_lines, ..Spec::default() };
+    let roomy = |setup| roomy(setup, connections);
     check(raise_open_files().and_then(|()| Lab::start(spec, datapath, roomy)), |lab| {
-        let crowd = crowd(lab.client()?, lab.writes_address()?)?;
+        let crowd = crowd(lab.client()?, lab.writes_address()?, connections)?;
         through(&crowd)?;
         let severed = lab.daemon.status()?.route("writes")?.severed;
         lab.cluster.settle()?;
@@ -110,15 +118,15 @@ fn five_thousand_idle_connections(datapath: &str) {
         crate::follows(lab, new)?;
         wait::until(FOLLOW, "all to be counted", || {
             let severed = lab.daemon.status()?.route("writes")?.severed - severed;
-            ensure!(severed as usize == CONNECTIONS, "{severed} are counted as severed");
+            ensure!(severed as usize == connections, "{severed} are counted as severed");
             Ok(())
         })?;
         let took = took(&lab.daemon.log())?;
         println!(
-            "{datapath}: {CONNECTIONS} idle connections: last RST {took:?} after the decision; clients saw the last {seen:?} after the first"
+            "{datapath}: {connections} idle connections: last RST {took:?} after the decision; clients saw the last {seen:?} after the first"
         );
         ensure!(
-            took <= limit(BAR) && seen <= limit(BAR),
+            took <= limit(bar) && seen <= limit(bar),
             "the last RST came {took:?} after the decision, {seen:?} after the first"
         );
         Ok(())

@@ -14,7 +14,7 @@ use switchmaster_tests::{
 
 use crate::{
     on_each_datapath, on_each_proxy,
-    order::echo,
+    order::{echo, or_reset},
     stage::{self, PORT, Stage},
 };
 
@@ -35,10 +35,7 @@ fn trip(stream: &mut TcpStream) -> Result<()> {
 
 /// Who is idle too long is reset: an orderly end would say that everything was delivered.
 fn echo_until_reset(stream: TcpStream) -> Result<()> {
-    match echo(stream) {
-        Err(error) if format!("{error:#}").contains("reset by peer") => Ok(()),
-        ended => ended,
-    }
+    or_reset(echo(stream))
 }
 
 fn an_idle_time_limit_ends_the_idle_alone(datapath: &str) {
@@ -102,6 +99,16 @@ fn no_more_than_max_connections(datapath: &str) {
         let [first, _second] = two;
         drop(first);
         wait::until(Duration::from_secs(2), "the free place", || trip(&mut stage.connect()?))
+    });
+}
+
+#[test]
+fn a_million_connections_may_be_asked_for() {
+    let million = |route: Route| route.set("max_connections", 1_000_000);
+    stage::check(Stage::with("tc", echo, million), |stage| {
+        stage.wait_translated(0)?;
+        let mut crowd: Vec<TcpStream> = (0..100).map(|_| stage.connect()).collect::<Result<_>>()?;
+        crowd.iter_mut().try_for_each(trip)
     });
 }
 

@@ -1,12 +1,16 @@
 //! The traffic suite: real sockets through the real daemon, in namespaces, every test once for each
 //! datapath and judged by the bytes alone. `copy` is the reference; a datapath that differs is wrong.
 
+mod conntrack;
 mod cost;
+mod flood;
 mod ground;
 mod half_close;
 mod handover;
 mod integrity;
 mod limits;
+mod mtu;
+mod offload;
 mod order;
 mod overlap;
 mod pattern;

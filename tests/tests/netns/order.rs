@@ -95,6 +95,14 @@ pub(crate) fn echo(mut stream: TcpStream) -> Result<()> {
     }
 }
 
+/// For handlers whose clients may be cut off.
+pub(crate) fn or_reset(ended: Result<()>) -> Result<()> {
+    match ended {
+        Err(error) if format!("{error:#}").contains("reset by peer") => Ok(()),
+        ended => ended,
+    }
+}
+
 /// The client's part of an order, from its first byte to the end of both streams.
 pub(crate) fn fulfil(stream: TcpStream, order: &Order, client: Manner) -> Result<()> {
     fulfil_after(stream, order, client, || {})

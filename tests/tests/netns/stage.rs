@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     thread,
@@ -15,6 +16,7 @@ use switchmaster_tests::{
     Daemon, FakeNode, World,
     daemon::{Config, Group, Route},
     node::STACK,
+    wait,
 };
 
 pub(crate) const PORT: u16 = 6379;
@@ -28,6 +30,23 @@ static MACHINE: RwLock<()> = RwLock::new(());
 enum Share {
     Part(RwLockReadGuard<'static, ()>),
     All(RwLockWriteGuard<'static, ()>),
+    /// What its test holds of `machine`.
+    Callers,
+}
+
+impl Share {
+    fn part() -> Self {
+        Self::Part(MACHINE.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn all() -> Self {
+        Self::All(machine())
+    }
+}
+
+/// The machine without any other test of this suite, for as long as this is held.
+pub(crate) fn machine() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(crate) struct Stage {
@@ -51,8 +70,17 @@ impl Stage {
         handler: impl Fn(TcpStream) -> Result<()> + Send + Sync + 'static,
         adjust: impl FnOnce(Route) -> Route,
     ) -> Result<Self> {
-        let share = Share::Part(MACHINE.read().unwrap_or_else(PoisonError::into_inner));
-        Self::build(share, datapath, handler, adjust)
+        Self::build(Share::part(), World::new()?, false, datapath, handler, adjust)
+    }
+
+    /// In a world of another shape, and with a node that is known by its IPv6 address if it is to be.
+    pub(crate) fn over(
+        world: World,
+        ipv6: bool,
+        datapath: &str,
+        handler: impl Fn(TcpStream) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        Self::build(Share::part(), world, ipv6, datapath, handler, |route| route)
     }
 
     /// With no other test of this suite running.
@@ -60,20 +88,29 @@ impl Stage {
         datapath: &str,
         handler: impl Fn(TcpStream) -> Result<()> + Send + Sync + 'static,
     ) -> Result<Self> {
-        let share = Share::All(MACHINE.write().unwrap_or_else(PoisonError::into_inner));
-        Self::build(share, datapath, handler, |route| route)
+        Self::build(Share::all(), World::new()?, false, datapath, handler, |route| route)
+    }
+
+    /// By a test that holds `machine` for a part of its time only.
+    pub(crate) fn unshared(
+        datapath: &str,
+        handler: impl Fn(TcpStream) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        Self::build(Share::Callers, World::new()?, false, datapath, handler, |route| route)
     }
 
     fn build(
         share: Share,
+        world: World,
+        ipv6: bool,
         datapath: &str,
         handler: impl Fn(TcpStream) -> Result<()> + Send + Sync + 'static,
         adjust: impl FnOnce(Route) -> Route,
     ) -> Result<Self> {
         raise_open_files()?;
-        let world = World::new()?;
         let node = FakeNode::master(&world, NODE_PORT, handler)?;
-        let daemon = Daemon::start(&world, &config(&world, node.ipv4(), datapath, adjust)?)?;
+        let known = if ipv6 { node.ipv6() } else { node.ipv4() };
+        let daemon = Daemon::start(&world, &config(&world, known, datapath, adjust)?)?;
         Ok(Self { daemon, node, world, _share: share })
     }
 
@@ -102,6 +139,28 @@ impl Stage {
         let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(name) && line.contains(label)).collect();
         ensure!(!lines.is_empty(), "no metric {name} with {label}");
         lines.iter().map(|line| Ok(line.rsplit(' ').next().context("a value")?.parse::<f64>()?)).sum()
+    }
+
+    /// What the packet program made of packets so far: how many had this fate.
+    pub(crate) fn packets(&self, fate: &str) -> Result<f64> {
+        self.metric("switchmaster_packets_total{", &format!("fate=\"{fate}\""))
+    }
+
+    /// Waits until a client's packets are translated: at first its target may still be on its way into the maps. For
+    /// nodes that send back what they hear.
+    pub(crate) fn wait_translated(&self, number: usize) -> Result<()> {
+        wait::until(LIMIT, "packets to be translated", || {
+            let mut stream = self.connect_as(number)?;
+            stream.write_all(b"ping").context("ping")?;
+            stream.read_exact(&mut [0; 4]).context("pong")?;
+            ensure!(self.packets("established")? >= 1.0, "the listener had it");
+            Ok(())
+        })
+    }
+
+    /// Connections that the listener has accepted.
+    pub(crate) fn accepted(&self) -> Result<f64> {
+        self.metric("switchmaster_connections_total{", "writes")
     }
 
     /// Of the verdict program: how often it said so.

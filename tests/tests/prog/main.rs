@@ -2,8 +2,11 @@
 //! and lengths of whatever comes out are verified by a parser that is not ours.
 
 mod gate;
+mod icmp;
 mod left_alone;
 mod life;
+mod memory;
+mod mss;
 mod property;
 mod room;
 mod wire;

@@ -7,6 +7,7 @@ use anyhow::{Result, anyhow};
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 
 use crate::{
+    icmp::{ENDS, Talk},
     wire::Segment,
     world::{Addresses, FIRST_PORT, World},
 };
@@ -58,6 +59,25 @@ fn nothing_but_the_addresses_changes() -> Result<()> {
         let worlds = (addresses(v6), vec(segments(), 1..20));
         runner
             .run(&worlds, |(at, sent)| both_ways(at, &sent).map_err(|error| TestCaseError::fail(format!("{error:#}"))))
+            .map_err(|error| anyhow!("{error}"))?;
+    }
+    Ok(())
+}
+
+/// Nor what is quoted, wherever the quote ends.
+#[test]
+fn nothing_but_the_addresses_changes_in_an_error() -> Result<()> {
+    for v6 in [false, true] {
+        let mut runner =
+            TestRunner::new(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() });
+        let errors_of = |at: Addresses, lengths: &[usize]| -> Result<()> {
+            let mut talk = Talk::begin(at)?;
+            lengths.iter().try_for_each(|length| ENDS.iter().try_for_each(|end| talk.tells(*end, *length)))
+        };
+        runner
+            .run(&(addresses(v6), vec(60..200_usize, 1..20)), |(at, lengths)| {
+                errors_of(at, &lengths).map_err(|error| TestCaseError::fail(format!("{error:#}")))
+            })
             .map_err(|error| anyhow!("{error}"))?;
     }
     Ok(())

@@ -79,7 +79,7 @@ impl Outcome {
     }
 }
 
-fn object() -> Result<Vec<u8>> {
+pub(crate) fn object() -> Result<Vec<u8>> {
     static BUILT: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         build(&workspace, &workspace.join("target/bpf")).map_err(|error| format!("{error:#}"))

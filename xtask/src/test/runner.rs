@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result};
@@ -14,13 +14,24 @@ use crate::{cargo, daemon};
 const THREADS: &str = "4";
 
 pub(crate) fn run(tier: Tier) -> Result<Outcome> {
-    let mut command = cargo();
-    command.args(["test", "--locked", "--no-fail-fast"]).args(tier.arguments()).stdout(Stdio::piped());
-    if tier.needs_daemon() {
-        command.env("SWITCHMASTER_BIN", daemon::program()).args(["--", "--test-threads", THREADS]);
+    let (mut closing, mut passed) = (Vec::new(), true);
+    for arguments in tier.arguments() {
+        let mut command = cargo();
+        command.args(["test", "--locked", "--no-fail-fast"]).args(arguments);
+        if tier.needs_daemon() {
+            command.env("SWITCHMASTER_BIN", daemon::program()).args(["--", "--test-threads", THREADS]);
+        }
+        passed &= follow(command, &mut closing)?;
     }
-    let mut child = command.spawn().context("cargo test")?;
-    let mut closing = Vec::new();
+    if passed && closing.is_empty() {
+        return Ok(Outcome::Skipped("it holds no test".to_owned()));
+    }
+    Ok(if passed { Outcome::Passed(closing) } else { Outcome::Failed(closing) })
+}
+
+/// Whether all of it passed.
+fn follow(mut command: Command, closing: &mut Vec<String>) -> Result<bool> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cargo test")?;
     for line in BufReader::new(child.stdout.take().context("stdout of cargo test")?).lines() {
         let line = line.context("cargo test")?;
         println!("{line}");
@@ -28,9 +39,5 @@ pub(crate) fn run(tier: Tier) -> Result<Outcome> {
             closing.push(line);
         }
     }
-    let status = child.wait().context("cargo test")?;
-    if status.success() && closing.is_empty() {
-        return Ok(Outcome::Skipped("it holds no test".to_owned()));
-    }
-    Ok(if status.success() { Outcome::Passed(closing) } else { Outcome::Failed(closing) })
+    Ok(child.wait().context("cargo test")?.success())
 }

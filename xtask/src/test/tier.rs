@@ -12,7 +12,7 @@ pub(crate) enum Tier {
     Unit,
     /// The built kernel objects against the ABI
     Abi,
-    /// Kernel programs, run by the kernel's test facility
+    /// Kernel programs, run by the kernel's test facility, and the daemon on maps of the kernel
     Prog,
     /// The traffic suite in network namespaces
     Netns,
@@ -27,7 +27,7 @@ impl Tier {
         match self {
             Self::Unit => "pure functions and single modules",
             Self::Abi => "the built kernel objects against the ABI",
-            Self::Prog => "kernel programs, run by the kernel's test facility",
+            Self::Prog => "kernel programs, run by the kernel's test facility, and the daemon on maps of the kernel",
             Self::Netns => "the traffic suite in network namespaces",
             Self::Ha => "real servers, real failovers",
         }
@@ -48,14 +48,15 @@ impl Tier {
         }
     }
 
-    /// After `cargo test`.
-    pub(crate) fn arguments(self) -> Vec<&'static str> {
+    /// After `cargo test`, one list for each time that it runs.
+    pub(crate) fn arguments(self) -> Vec<Vec<&'static str>> {
+        let targets = self.targets().iter().flat_map(|target| ["--test", target]);
+        let suite = ["--package", "switchmaster-tests"].into_iter().chain(targets).collect();
         match self {
-            Self::Unit => vec!["--workspace", "--lib", "--bins"],
-            _ => {
-                let targets = self.targets().iter().flat_map(|target| ["--test", target]);
-                ["--package", "switchmaster-tests"].into_iter().chain(targets).collect()
-            }
+            Self::Unit => vec![vec!["--workspace", "--lib", "--bins"]],
+            // The daemon's half of the packet datapath, on maps and links of the kernel.
+            Self::Prog => vec![suite, vec!["--package", "switchmaster", "--lib", "nat::", "--", "--ignored"]],
+            _ => vec![suite],
         }
     }
 

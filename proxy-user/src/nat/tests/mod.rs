@@ -1,4 +1,4 @@
-//! Those marked as ignored need root: `cargo test -p switchmaster nat:: -- --include-ignored`.
+//! Those marked as ignored need root: `cargo xtask test prog` runs them.
 
 mod audit;
 mod collector;
