@@ -5,6 +5,7 @@ mod gate;
 mod left_alone;
 mod life;
 mod property;
+mod replicas;
 mod room;
 mod wire;
 mod world;
