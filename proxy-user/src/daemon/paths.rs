@@ -92,7 +92,7 @@ fn in_this_version(route: &Route) -> Result<()> {
         return Ok(());
     }
     let why = "the datapath xdp is not in this version";
-    Err(anyhow!("route {}: {why}; use \"auto\", \"sockmap\" or \"copy\"", route.name))
+    Err(anyhow!("route {}: {why}; use \"auto\", \"tc\", \"sockmap\" or \"copy\"", route.name))
 }
 
 /// How the packet program shares out a route's new flows.

@@ -7,5 +7,6 @@ mod life;
 mod property;
 mod replicas;
 mod room;
+mod source_hash;
 mod wire;
 mod world;

@@ -7,14 +7,14 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, ArrayOfMaps, MapData};
 use proxy_ebpf::{
     TargetKey,
-    balance::{self, Balance, LOOKS, Load, Looks, PLACES, SLOTS, Table, kind},
+    balance::{self, Balance, Load, PLACES, SLOTS, Table, kind},
     nat::{Egress, packet},
     state,
 };
 
 use crate::{
     wire::Segment,
-    world::{Addresses, LOOPBACK, REDIRECT, UNSPEC, World, mapped, v4, v6},
+    world::{Addresses, LOOPBACK, REDIRECT, UNSPEC, World, v4, v6},
 };
 
 const GENERATION: u64 = 7;
@@ -25,7 +25,7 @@ fn node(at: Addresses, slot: u16) -> SocketAddr {
 }
 
 /// The clients of these tests have an address each.
-fn address(at: Addresses, number: u32) -> IpAddr {
+pub(crate) fn address(at: Addresses, number: u32) -> IpAddr {
     match at.client.ip() {
         IpAddr::V4(ip) => IpAddr::from((u32::from(ip) + (number << 4)).to_be_bytes()),
         IpAddr::V6(ip) => IpAddr::from((u128::from(ip) + (u128::from(number) << 64)).to_be_bytes()),
@@ -37,7 +37,7 @@ fn client(at: Addresses, number: u16) -> SocketAddr {
 }
 
 /// The slot a SYN of this client was led to.
-fn led(world: &mut World, from: SocketAddr) -> Result<u16> {
+pub(crate) fn led(world: &mut World, from: SocketAddr) -> Result<u16> {
     let at = world.at;
     let outcome = world.send(&Segment::syn(from, at.door))?;
     ensure!(outcome.verdict == REDIRECT, "verdict {}, counted {:?}", outcome.verdict, outcome.counted);
@@ -49,7 +49,7 @@ fn led(world: &mut World, from: SocketAddr) -> Result<u16> {
 }
 
 /// `number` clients after another; how many each of `slots` got, and nobody else any.
-fn shares(world: &mut World, from: u16, number: u16, slots: &[u16]) -> Result<Vec<usize>> {
+pub(crate) fn shares(world: &mut World, from: u16, number: u16, slots: &[u16]) -> Result<Vec<usize>> {
     let at = world.at;
     let mut shares = vec![0; slots.len()];
     for number in from..from + number {
@@ -70,7 +70,7 @@ fn left_to_the_listener(world: &mut World, from: SocketAddr) -> Result<()> {
 
 impl World {
     /// A route to replicas with these slots, all open and listed.
-    fn replicas(at: Addresses, kind: u32, slots: &[u16]) -> Result<Self> {
+    pub(crate) fn replicas(at: Addresses, kind: u32, slots: &[u16]) -> Result<Self> {
         let mut world = Self::open(at, 4096)?;
         // The master's slot is another route's here.
         world.slot_is(0, node(at, 0), state::CLOSED, 0)?;
@@ -88,7 +88,7 @@ impl World {
     }
 
     /// Shuts a slot, and leaves the list as it is.
-    fn shut(&mut self, slot: u16) -> Result<()> {
+    pub(crate) fn shut(&mut self, slot: u16) -> Result<()> {
         self.slot_is(slot, node(self.at, slot), state::CLOSED, 0)
     }
 
@@ -99,7 +99,7 @@ impl World {
         Ok(self.array(balance::names::BALANCE)?.set(balance::of_route(0, v6), record, 0)?)
     }
 
-    fn table(&mut self, v6: bool, table: &Table) -> Result<()> {
+    pub(crate) fn table(&mut self, v6: bool, table: &Table) -> Result<()> {
         let mut inner = Array::<MapData, Table>::create(1, 0)?;
         inner.set(0, table, 0)?;
         let map = self.object().map_mut(balance::names::MAGLEV).context("no tables")?;
@@ -260,59 +260,9 @@ fn a_slot_counts_its_flows_from_the_first_syn_to_the_end() -> Result<()> {
 }
 
 /// A third of the places each, so that the test knows whom a client has to meet.
-fn by_thirds() -> Box<Table> {
+pub(crate) fn by_thirds() -> Box<Table> {
     let places: Vec<u16> = (0..PLACES).map(|place| (place % 3) as u16 + 1).collect();
     places.into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!("as many as there are places"))
-}
-
-/// What the daemon would answer.
-fn drawn_to(table: &Table, client: IpAddr, is_open: impl Fn(u16) -> bool) -> Option<u16> {
-    let mut looks = Looks::of(&mapped(client));
-    (0..LOOKS).map(|_| table[looks.next_place() as usize]).find(|slot| is_open(*slot))
-}
-
-#[test]
-fn source_hash_leads_a_client_to_the_same_replica_and_moves_those_of_a_lost_one_only() -> Result<()> {
-    const CLIENTS: u32 = 600;
-    for at in [v4(), v6()] {
-        let mut world = World::replicas(at, kind::SOURCE_HASH, &[1, 2, 3])?;
-        let table = by_thirds();
-        world.table(at.client.is_ipv6(), &table)?;
-        let ask = |world: &mut World, port: u16| -> Result<Vec<u16>> {
-            (0..CLIENTS).map(|number| led(world, SocketAddr::new(address(at, number), port))).collect()
-        };
-        let first = ask(&mut world, 1000)?;
-        let told: Vec<u16> =
-            (0..CLIENTS).filter_map(|number| drawn_to(&table, address(at, number), |_| true)).collect();
-        ensure!(first == told, "the daemon would lead them elsewhere");
-        for slot in 1..=3 {
-            let share = first.iter().filter(|one| **one == slot).count();
-            ensure!((150..250).contains(&share), "{share} of {CLIENTS} are led to {slot}");
-        }
-        ensure!(ask(&mut world, 1001)? == first, "the same clients were led elsewhere");
-        world.shut(2)?;
-        let without = ask(&mut world, 1002)?;
-        for (number, (before, now)) in (0..).zip(first.iter().zip(&without)) {
-            ensure!(*before == 2 || now == before, "client {number} was moved from {before} to {now}");
-            let told = drawn_to(&table, address(at, number), |slot| slot != 2);
-            ensure!(
-                told.is_none_or(|told| told == *now),
-                "the daemon would lead client {number} to {told:?}, not {now}"
-            );
-        }
-        let took = without.iter().zip(&first).filter(|(now, before)| **before == 2 && **now == 1).count();
-        let lost = first.iter().filter(|slot| **slot == 2).count();
-        ensure!(took > lost / 4 && took < lost * 3 / 4, "one of the others took {took} of {lost}");
-    }
-    Ok(())
-}
-
-/// Until a table is there clients are led in turn, and nobody is turned away.
-#[test]
-fn source_hash_without_a_table() -> Result<()> {
-    let mut world = World::replicas(v4(), kind::SOURCE_HASH, &[1, 2])?;
-    ensure!(shares(&mut world, 0, 10, &[1, 2])? == [5, 5]);
-    Ok(())
 }
 
 /// A client whose SYN went to a replica that died repeats it, and need not wait for that one.
