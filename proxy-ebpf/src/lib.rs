@@ -3,6 +3,7 @@
 //! Fields are plain integers with explicit padding: no bool, enum, Option or usize crosses it.
 #![no_std]
 
+pub mod balance;
 pub mod nat;
 
 /// Names of the maps, as they appear in `bpftool map` and below the pin directory.
@@ -200,6 +201,7 @@ const _: () = {
 mod user {
     use super::{
         Event, Link, Meter, Target, TargetKey,
+        balance::{Balance, Load},
         nat::{Allowed, Clock, Door, Egress, End, Endpoint, Flow, FlowKey, Snat},
     };
 
@@ -216,4 +218,5 @@ mod user {
     }
     pod!(TargetKey, Target, Link, Meter, Event);
     pod!(Endpoint, Allowed, Door, Snat, Egress, FlowKey, End, Flow, Clock);
+    pod!(Balance, Load);
 }

@@ -60,6 +60,59 @@ impl Gate {
     }
 }
 
+/// What a datapath counts of a slot's flows, which are connections without a [`Lease`].
+pub trait Flows: Send + Sync + std::fmt::Debug {
+    /// All of them, and the leases that it was told of.
+    fn taken(&self) -> u64;
+    /// Those whose handshake was finished.
+    fn established(&self) -> u64;
+    fn lease(&self);
+    fn release(&self);
+}
+
+/// How much a slot has to do.
+#[derive(Debug, Default)]
+pub struct Load {
+    leases: AtomicU32,
+    flows: Option<Box<dyn Flows>>,
+}
+
+impl Load {
+    pub fn with(flows: Box<dyn Flows>) -> Self {
+        Self { leases: AtomicU32::new(0), flows: Some(flows) }
+    }
+
+    pub fn leases(&self) -> u32 {
+        self.leases.load(Ordering::Relaxed)
+    }
+
+    /// Established flows.
+    pub fn flows(&self) -> u64 {
+        self.flows.as_ref().map_or(0, |flows| flows.established())
+    }
+
+    /// What slots are compared by: whoever is connected, or about to be.
+    pub fn all(&self) -> u64 {
+        let leases = u64::from(self.leases());
+        // Never less than what is known for certain.
+        self.flows.as_ref().map_or(leases, |flows| flows.taken().max(leases))
+    }
+
+    fn lease(&self) {
+        self.leases.fetch_add(1, Ordering::Relaxed);
+        if let Some(flows) = &self.flows {
+            flows.lease();
+        }
+    }
+
+    fn release(&self) {
+        self.leases.fetch_sub(1, Ordering::Relaxed);
+        if let Some(flows) = &self.flows {
+            flows.release();
+        }
+    }
+}
+
 /// One node that a route leads to: the master, or one of the replicas.
 #[derive(Debug, Clone)]
 pub struct Slot {
@@ -67,14 +120,13 @@ pub struct Slot {
     pub addr: SocketAddr,
     pub generation: u64,
     pub gate: Arc<Gate>,
-    /// Connections that hold a [`Lease`] on this slot.
-    pub load: Arc<AtomicU32>,
+    pub load: Arc<Load>,
 }
 
 impl Slot {
     /// A place on this slot for one connection.
     pub fn lease(&self) -> Lease {
-        self.load.fetch_add(1, Ordering::Relaxed);
+        self.load.lease();
         Lease { key: self.key, generation: self.generation, gate: Arc::clone(&self.gate), load: Arc::clone(&self.load) }
     }
 }
@@ -85,7 +137,7 @@ pub struct Lease {
     pub key: TargetKey,
     pub generation: u64,
     gate: Arc<Gate>,
-    load: Arc<AtomicU32>,
+    load: Arc<Load>,
 }
 
 impl Lease {
@@ -97,7 +149,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.load.fetch_sub(1, Ordering::Relaxed);
+        self.load.release();
     }
 }
 
@@ -107,6 +159,13 @@ pub type Slots = Arc<[Slot]>;
 /// The switch's end of a route's slots.
 pub fn channel() -> (watch::Sender<Slots>, watch::Receiver<Slots>) {
     watch::channel(Slots::from([]))
+}
+
+#[cfg(test)]
+impl From<u32> for Load {
+    fn from(leases: u32) -> Self {
+        Self { leases: leases.into(), flows: None }
+    }
 }
 
 #[cfg(test)]
@@ -150,8 +209,8 @@ mod tests {
             load: Arc::default(),
         };
         let lease = slot.lease();
-        assert_eq!(slot.load.load(Ordering::Relaxed), 1);
+        assert_eq!(slot.load.all(), 1);
         drop(lease);
-        assert_eq!(slot.load.load(Ordering::Relaxed), 0);
+        assert_eq!(slot.load.all(), 0);
     }
 }

@@ -37,9 +37,7 @@ impl Setup {
         let name = &cluster.spec.name;
         let listen = |port| [proxy.address(port), proxy.address6(port)];
         let writes = Route::new("writes", name, "master", datapath, &listen(WRITES));
-        // The packet datapath serves routes to the master only.
-        let for_replicas = if datapath == "tc" { "sockmap" } else { datapath };
-        let reads = Route::new("reads", name, "replica", for_replicas, &listen(READS));
+        let reads = Route::new("reads", name, "replica", datapath, &listen(READS));
         Ok(Self { group: Group::of(cluster), writes, reads, arguments: Vec::new(), launcher: Vec::new() })
     }
 

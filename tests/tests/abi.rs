@@ -12,7 +12,9 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya_obj::Object;
 use proxy_ebpf::{
-    Cookie, Link, Meter, Target, TargetKey, names,
+    Cookie, Link, Meter, Target, TargetKey,
+    balance::{self, Balance, Load},
+    names,
     nat::{self, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, FlowKey, Snat},
 };
 
@@ -40,10 +42,15 @@ const NAT: Maps = &[
     (nat::names::EGRESS, size_of::<TargetKey>(), size_of::<Egress>()),
     (nat::names::FLOW_OF, size_of::<FlowKey>(), size_of::<u32>()),
     (nat::names::FLOWS, size_of::<u32>(), size_of::<Flow>()),
+    (nat::names::TAKEN, size_of::<u32>(), size_of::<u64>()),
     (nat::names::FREE, size_of::<u32>(), size_of::<RawFd>()),
     (nat::names::HALF_OPEN, size_of::<u32>(), size_of::<u64>()),
     (nat::names::CLOCK, size_of::<u32>(), size_of::<Clock>()),
     (nat::names::USAGE, size_of::<u32>(), size_of::<u64>()),
+    (balance::names::BALANCE, size_of::<u32>(), size_of::<Balance>()),
+    (balance::names::TURN, size_of::<u32>(), size_of::<u64>()),
+    (balance::names::MAGLEV, size_of::<u32>(), size_of::<RawFd>()),
+    (balance::names::LOADS, size_of::<u32>(), size_of::<Load>()),
     (nat::names::PACKETS, size_of::<u32>(), size_of::<u64>()),
 ];
 

@@ -9,6 +9,7 @@ use aya_ebpf::{
 
 use proxy_ebpf::{
     Target, TargetKey,
+    balance::{Balance, Load, SLOTS, Table},
     nat::{Address, Allowed, Clock, Door, Egress, Endpoint, Flow, FlowKey, MOST_HALF_OPEN, Snat, packet},
 };
 
@@ -44,6 +45,15 @@ pub(crate) static CLOCK: Array<Clock, 1, MAPPED> = Array::new();
 pub(crate) static USAGE: Array<u64, 256, MAPPED> = Array::new();
 #[btf_map(name = "packets")]
 pub(crate) static PACKETS: PerCpuArray<u64, { packet::COUNT as usize }> = PerCpuArray::new();
+
+#[btf_map(name = "balance")]
+pub(crate) static BALANCE: Array<Balance, 2> = Array::new();
+#[btf_map(name = "turn")]
+pub(crate) static TURN: Array<u64, 2> = Array::new();
+#[btf_map(name = "maglev")]
+pub(crate) static MAGLEV: ArrayOfMaps<Array<Table, 1>, 2> = ArrayOfMaps::new();
+#[btf_map(name = "loads")]
+pub(crate) static LOADS: Array<Load, { SLOTS as usize }, MAPPED> = Array::new();
 
 #[inline(always)]
 pub(crate) fn count(index: u32) {

@@ -47,10 +47,6 @@ pub(super) fn read(section: &Section<'_>, name: Option<Name>, groups: &[Option<N
         let what = "is not in this version: `run` will refuse it";
         section.warn("datapath", Invalid::new(what, "use \"auto\", \"tc\", \"sockmap\" or \"copy\""));
     }
-    if datapath == DatapathChoice::Tc && target == Some(TargetRole::Replica) {
-        let what = "serves routes to the master only in this version: `run` will refuse it";
-        section.warn("datapath", Invalid::new(what, "use \"auto\", \"sockmap\" or \"copy\""));
-    }
     let idle = duration_or_zero("never", secs(1)..=secs(365 * DAY));
     let route = Route {
         balance: section.or("balance", Balance::default(), Section::parsed),

@@ -2,6 +2,7 @@
 //! from here when somebody asks.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -122,14 +123,19 @@ impl House {
 
     fn route_sample(&self, number: usize, route: &RouteState) -> RouteSample {
         let counts: listener::Snapshot = route.counts.snapshot();
-        let connections = {
+        let (slots, flows) = {
             let switch = self.switch();
-            switch.flows(number) + switch.slots(number).iter().map(|slot| u64::from(slot.connections)).sum::<u64>()
+            (switch.slots(number), switch.flows(number))
         };
+        let mut targets = BTreeMap::new();
+        for target in slots.iter().map(target) {
+            *targets.entry(target.addr).or_default() += target.connections;
+        }
         RouteSample {
             name: Arc::clone(&route.config.name),
             datapath: route.datapath,
-            connections,
+            connections: flows + slots.iter().map(|slot| u64::from(slot.connections)).sum::<u64>(),
+            targets,
             parked: counts.parked_now,
             to_node: route.traffic.to_node.load(Ordering::Relaxed),
             to_client: route.traffic.to_client.load(Ordering::Relaxed),
@@ -219,7 +225,7 @@ fn target(slot: &SlotView) -> status::RouteTarget {
         addr: slot.addr,
         state: status::way_word(slot.way).to_owned(),
         generation: slot.generation,
-        connections: u64::from(slot.connections),
+        connections: u64::from(slot.connections) + slot.flows,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{io, num::NonZero, path::Path, sync::Arc, thread::available_parallelism};
 
 use anyhow::{Context as _, Result, anyhow};
+use proxy_ebpf::balance::{SLOTS, kind};
 
 use crate::{
     cli::Failure,
@@ -13,7 +14,6 @@ use crate::{
     nat,
 };
 
-const SLOTS_A_ROUTE: u32 = 256;
 const MOST_WORKERS: usize = 8;
 /// Own addresses that nodes see a packet datapath under: one for each interface that leads to nodes, in either family.
 const MOST_ADDRESSES: u32 = 4;
@@ -66,7 +66,7 @@ pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<P
             }
             (DatapathChoice::Tc, Ok(_)) => {
                 let tc = tc.as_ref().with_context(|| format!("route {}: no packet program", route.name))?;
-                let datapath = Arc::new(tc.route(u16::try_from(number)?, flows[number]));
+                let datapath = Arc::new(tc.route(u16::try_from(number)?, flows[number], balance(route)));
                 Chosen { datapath, reason: "configured".to_owned() }
             }
             (_, Ok(kernel)) => {
@@ -89,12 +89,19 @@ pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<P
 }
 
 fn in_this_version(route: &Route) -> Result<()> {
-    let why = match (route.datapath, route.target) {
-        (DatapathChoice::Xdp, _) => "the datapath xdp is not in this version",
-        (DatapathChoice::Tc, TargetRole::Replica) => "the datapath tc serves routes to the master only in this version",
-        _ => return Ok(()),
-    };
-    Err(anyhow!("route {}: {why}; use \"auto\", \"sockmap\" or \"copy\"", route.name))
+    if route.datapath != DatapathChoice::Xdp {
+        return Ok(());
+    }
+    let why = "the datapath xdp is not in this version";
+    Err(anyhow!("route {}: {why}; use \"auto\", \"tc\", \"sockmap\" or \"copy\"", route.name))
+}
+
+/// How the packet program shares out a route's new flows.
+fn balance(route: &Route) -> u32 {
+    match route.target {
+        TargetRole::Master => kind::MASTER,
+        TargetRole::Replica => nat::balancer::kind_of(route.balance),
+    }
 }
 
 /// The packet program for the routes that ask for it, with sockmap beneath for what it leaves to the listener.
@@ -132,7 +139,7 @@ fn enter_kernel(config: &Config, pin_dir: &Path, workers: usize) -> Result<InKer
     })?;
     let spliced = config.routes.iter().filter(|route| route.datapath != DatapathChoice::Copy);
     let connections = spliced.map(|route| route.max_connections).fold(0, u32::saturating_add);
-    let targets = u32::try_from(config.routes.len())?.saturating_mul(SLOTS_A_ROUTE);
+    let targets = u32::try_from(config.routes.len())?.saturating_mul(SLOTS);
     let mut object = kernel::load(Sizes { targets, connections }, Some(&pins))?;
     let targets = KernelTargets::open(&mut object)?;
     let sockmap = Arc::new(Sockmap::start(object, workers)?);

@@ -20,7 +20,7 @@ mod tcp_info;
 mod worker;
 
 use std::{
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,7 +34,7 @@ pub use self::{
     sockmap::{Error as SockmapError, Sockmap},
     tc::{Claim, Error as TcError, Tc},
 };
-use crate::target::Lease;
+use crate::target::{Lease, Load};
 
 /// A client and the node it was connected to, both non-blocking.
 #[derive(Debug)]
@@ -77,6 +77,15 @@ pub struct Sever {
     pub done: mpsc::UnboundedSender<Severed>,
 }
 
+/// A slot that a node holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    pub key: TargetKey,
+    pub node: SocketAddr,
+    /// It takes new connections.
+    pub open: bool,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Severed {
     pub connections: usize,
@@ -96,6 +105,17 @@ pub trait Datapath: Send + Sync + std::fmt::Debug {
     /// The map will lead `key` to this node next, and leads nowhere yet: what the kernel has to know of the way
     /// there is written now.
     fn lead(&self, _key: TargetKey, _node: SocketAddr) {}
+    /// Among which slots new connections of a route are to be shared out now, and which others it has. The map says so
+    /// already, slot by slot.
+    fn share(&self, _route: u32, _slots: &[Share]) {}
+    /// Counts the connections of a slot, together with those that it carries without one of ours.
+    fn load(&self, _key: TargetKey) -> Load {
+        Load::default()
+    }
+    /// The slot to which it would lead this client by its address, among the usable ones; None: it has no such rule.
+    fn drawn_to(&self, _client: IpAddr, _usable: &dyn Fn(TargetKey) -> bool) -> Option<TargetKey> {
+        None
+    }
     /// The listener takes no more clients: neither is a new connection made elsewhere.
     fn close(&self) {}
     /// Connections that it carries without one of ours: they are in nobody's `adopt`.

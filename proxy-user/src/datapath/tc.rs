@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap as Table},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -23,23 +23,29 @@ use aya::{
 };
 use proxy_ebpf::{
     TargetKey,
+    balance::{self, kind},
     nat::{ALLOWED_MAPPED_BITS, ALLOWED_ROUTE_BITS, Allowed, family, names},
 };
 
-use super::{Connection, Datapath, Sever};
-use crate::nat::{
-    address::encode,
-    collector::Collector,
-    doors::Doors,
-    egress::{Host, Interface},
-    exits::{Exits, Maps},
-    fate::Lingers,
-    flows::{Flows, Usage},
-    heart::Heart,
-    keeper::{Attach, Keeper, Order, Route},
-    ports,
-    reservation::{self, ReservationError},
-    reset::{ResetError, Resetter},
+use super::{Connection, Datapath, Sever, Share};
+use crate::{
+    nat::{
+        address::encode,
+        balancer::{self, Balancer},
+        collector::Collector,
+        doors::Doors,
+        egress::{Host, Interface},
+        exits::{Exits, Maps},
+        fate::Lingers,
+        flows::{Flows, Usage},
+        heart::Heart,
+        keeper::{Attach, Keeper, Order, Route},
+        loads::Loads,
+        ports,
+        reservation::{self, ReservationError},
+        reset::{ResetError, Resetter},
+    },
+    target::Load,
 };
 
 /// How long new flows are made when the daemon is gone.
@@ -50,6 +56,8 @@ pub struct Tc {
     exits: Arc<Mutex<Exits>>,
     orders: Mutex<Sender<Order>>,
     usage: Arc<Usage>,
+    loads: Arc<Loads>,
+    balancer: Arc<Balancer>,
     packets: PerCpuArray<MapData, u64>,
     keeper: Option<JoinHandle<()>>,
 }
@@ -87,6 +95,11 @@ impl Tc {
         program.load()?;
         let flows = Arc::new(Flows::open(&take(&mut object, names::FLOWS)?, &take(&mut object, names::TAKEN)?)?);
         let usage = Arc::new(Usage::open(&take(&mut object, names::USAGE)?)?);
+        let loads = Arc::new(Loads::open(&take(&mut object, balance::names::LOADS)?)?);
+        let balancer = Arc::new(Balancer::new(balancer::Maps {
+            balance: map(&mut object, balance::names::BALANCE)?,
+            maglev: map(&mut object, balance::names::MAGLEV)?,
+        }));
         let exits = Exits::new(
             Maps {
                 egress: map(&mut object, names::EGRESS)?,
@@ -104,7 +117,14 @@ impl Tc {
         let packets = map(&mut object, names::PACKETS)?;
         let mut keeper = Keeper {
             heart: Heart::open(&take(&mut object, names::CLOCK)?, ORPHAN_GRACE)?,
-            collector: Collector::new(flows, Arc::clone(&usage), keys, Vec::new(), Lingers::default()),
+            collector: Collector::new(
+                flows,
+                Arc::clone(&usage),
+                Arc::clone(&loads),
+                keys,
+                Vec::new(),
+                Lingers::default(),
+            ),
             doors: Doors::new(door_map.len()),
             door_of: map(&mut object, names::DOOR_OF)?,
             door_map,
@@ -113,13 +133,14 @@ impl Tc {
             resetter: Resetter::open()?,
             snats: Vec::new(),
             exits: Arc::clone(&exits),
+            balancer: Arc::clone(&balancer),
             unreachable: BTreeSet::new(),
             ended: Table::new(),
         };
         keeper.follow_host();
         let (orders, told) = channel();
         let keeper = thread::Builder::new().name("tc".to_owned()).spawn(move || keeper.run(&told))?;
-        Ok(Self { beneath, exits, orders: Mutex::new(orders), usage, packets, keeper: Some(keeper) })
+        Ok(Self { beneath, exits, orders: Mutex::new(orders), usage, loads, balancer, packets, keeper: Some(keeper) })
     }
 
     /// The program's counters, by `proxy_ebpf::nat::packet`.
@@ -155,13 +176,15 @@ pub struct TcRoute {
     places: Arc<Places>,
     /// Flows and accepted connections together.
     most: u32,
+    /// How new flows are shared out, one of [`kind`].
+    kind: u32,
 }
 
 impl Tc {
-    /// With room for `most` connections.
-    pub fn route(self: &Arc<Self>, number: u16, most: u32) -> TcRoute {
+    /// With room for `most` connections; `kind` is how new flows are shared out, one of [`kind`].
+    pub fn route(self: &Arc<Self>, number: u16, most: u32, kind: u32) -> TcRoute {
         let places = Places { usage: Arc::clone(&self.usage), route: number, accepted: AtomicU64::new(0) };
-        TcRoute { tc: Arc::clone(self), places: Arc::new(places), most }
+        TcRoute { tc: Arc::clone(self), places: Arc::new(places), most, kind }
     }
 }
 
@@ -185,6 +208,25 @@ impl Datapath for TcRoute {
 
     fn resume(&self, key: TargetKey) {
         self.tc.beneath.resume(key);
+    }
+
+    fn share(&self, _route: u32, slots: &[Share]) {
+        if self.kind == kind::MASTER {
+            return;
+        }
+        match self.tc.balancer.share(self.places.route, self.kind, slots) {
+            Ok(false) => {}
+            Ok(true) => self.tc.order(Order::Fill),
+            Err(error) => tracing::error!(%error, "new flows are shared out among the slots that were open before"),
+        }
+    }
+
+    fn load(&self, key: TargetKey) -> Load {
+        Load::with(Box::new(self.tc.loads.slot(key)))
+    }
+
+    fn drawn_to(&self, client: IpAddr, usable: &dyn Fn(TargetKey) -> bool) -> Option<TargetKey> {
+        self.tc.balancer.drawn_to(self.places.route, client, usable)
     }
 
     fn close(&self) {

@@ -1,7 +1,11 @@
 //! Loads an embedded object, with its maps sized from the configuration and `targets` pinned.
 
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use proxy_ebpf::{names, nat::names as nat};
+use proxy_ebpf::{
+    balance::{self, names as sharing},
+    names,
+    nat::names as nat,
+};
 
 use super::bpffs::{BpffsError, PinDir};
 
@@ -57,7 +61,13 @@ pub fn load_tc(routes: u32, flows: u32, pins: &PinDir) -> Result<Ebpf, Error> {
     loader.map_max_entries(nat::FLOWS, flows).map_max_entries(nat::FLOW_OF, flows);
     loader.map_max_entries(nat::TAKEN, flows.div_ceil(u64::BITS));
     loader.map_max_entries(nat::USAGE, routes.max(1)).map_max_entries(nat::ALLOW, routes.max(1) * MOST_NETS);
-    loader.map_max_entries(nat::EGRESS, routes.max(1) * 256);
+    let slots = routes.max(1) * balance::SLOTS;
+    loader.map_max_entries(nat::EGRESS, slots).map_max_entries(sharing::LOADS, slots);
+    // One for each family.
+    let families = balance::of_route(routes.max(1), false);
+    for map in [sharing::BALANCE, sharing::TURN, sharing::MAGLEV] {
+        loader.map_max_entries(map, families);
+    }
     Ok(loader.load(TC)?)
 }
 

@@ -2,10 +2,7 @@
 //! Source-hash is rendezvous hashing: a slot that goes moves its own clients and nobody else's,
 //! and every daemon with the same slots gives the same answer.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::atomic::Ordering,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::{config::Balance, target::Slot};
 
@@ -22,7 +19,7 @@ pub(super) fn pick(
     let mut wheel = slots[start..].iter().chain(&slots[..start]).filter(|slot| usable(slot));
     match balance {
         Balance::RoundRobin => wheel.next(),
-        Balance::LeastConnections => wheel.min_by_key(|slot| slot.load.load(Ordering::Relaxed)),
+        Balance::LeastConnections => wheel.min_by_key(|slot| slot.load.all()),
         Balance::SourceHash => wheel.max_by_key(|slot| (weight(client, slot.addr), slot.addr)),
     }
 }

@@ -61,7 +61,7 @@ impl Service {
     ) -> Self {
         Self {
             name: Arc::clone(&route.name),
-            dialer: Dialer::new(slots.clone(), route.balance, route.connect_timeout),
+            dialer: Dialer::new(slots.clone(), Arc::clone(&datapath), route.balance, route.connect_timeout),
             lot: Lot::new(route.park.limit, route.reconnect_rate, slots),
             park_timeout: route.park.timeout,
             idle_timeout: route.idle_timeout,

@@ -6,7 +6,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -21,6 +21,7 @@ use tokio::{
 use super::{balance::pick, socket};
 use crate::{
     config::Balance,
+    datapath::Datapath,
     target::{Lease, Passage, Slot, Slots},
 };
 
@@ -40,6 +41,7 @@ pub(super) enum Failure {
 #[derive(Debug)]
 pub(super) struct Dialer {
     slots: watch::Receiver<Slots>,
+    datapath: Arc<dyn Datapath>,
     balance: Balance,
     timeout: Duration,
     ticket: AtomicUsize,
@@ -47,8 +49,13 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    pub(super) fn new(slots: watch::Receiver<Slots>, balance: Balance, timeout: Duration) -> Self {
-        Self { slots, balance, timeout, ticket: AtomicUsize::new(0), shunned: Shunned::default() }
+    pub(super) fn new(
+        slots: watch::Receiver<Slots>,
+        datapath: Arc<dyn Datapath>,
+        balance: Balance,
+        timeout: Duration,
+    ) -> Self {
+        Self { slots, datapath, balance, timeout, ticket: AtomicUsize::new(0), shunned: Shunned::default() }
     }
 
     /// Connects to the slot that is `client`'s, or to the next best one.
@@ -79,13 +86,24 @@ impl Dialer {
         tried: &[SocketAddr],
     ) -> Option<&'a Slot> {
         let usable = |slot: &Slot| slot.gate.passes(slot.generation) && !tried.contains(&slot.addr);
-        let find = |usable: &dyn Fn(&Slot) -> bool| pick(self.balance, slots, client, ticket, usable);
+        let find = |usable: &dyn Fn(&Slot) -> bool| {
+            self.drawn_to(slots, client, usable).or_else(|| pick(self.balance, slots, client, ticket, usable))
+        };
         if slots.len() > 1 && self.shunned.any() {
             let now = Instant::now();
             let trusted = |slot: &Slot| usable(slot) && !self.shunned.has(slot.addr, now);
             return find(&trusted).or_else(|| find(&usable));
         }
         find(&usable)
+    }
+
+    /// A client that the datapath leads somewhere by its address is led there from here too.
+    fn drawn_to<'a>(&self, slots: &'a [Slot], client: IpAddr, usable: &dyn Fn(&Slot) -> bool) -> Option<&'a Slot> {
+        if self.balance != Balance::SourceHash {
+            return None;
+        }
+        let of = |key| slots.iter().find(|slot| slot.key == key);
+        of(self.datapath.drawn_to(client, &|key| of(key).is_some_and(usable))?)
     }
 
     async fn attempt(&self, watch: &mut watch::Receiver<Slots>, slot: &Slot) -> Result<(TcpStream, Lease), Failure> {

@@ -139,6 +139,10 @@ fn encode_routes(page: &mut Page<'_>, routes: &[RouteSample]) -> fmt::Result {
         .iter()
         .map(|it| ([("route", Arc::clone(&it.name)), ("datapath", Arc::from(it.datapath))], it.connections));
     page.gauges("connections_active", "Connections paired with a node now", active)?;
+    let targets = routes.iter().flat_map(|it| {
+        it.targets.iter().map(|(node, count)| ([("route", Arc::clone(&it.name)), ("node", text(*node))], *count))
+    });
+    page.gauges("target_connections", "Connections with this node now", targets)?;
     let parked = routes.iter().map(|it| ([("route", Arc::clone(&it.name))], it.parked));
     page.gauges("connections_parked", "Connections that wait for a target now", parked)?;
     let accepted = routes.iter().map(|it| ([("route", Arc::clone(&it.name))], it.accepted));

@@ -1,7 +1,7 @@
 //! The state of the daemon as one scrape sees it. The daemon fills it from the election's verdict,
 //! from discovery's status and from the kernel's counters; nothing here is kept between scrapes.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use proxy_ebpf::{counter, nat::packet};
 
@@ -64,6 +64,8 @@ pub struct RouteSample {
     pub datapath: &'static str,
     /// Connections paired with a node now.
     pub connections: u64,
+    /// The same by node: of a route to replicas there are several.
+    pub targets: BTreeMap<SocketAddr, u64>,
     /// Connections that wait for a target now.
     pub parked: u64,
     pub to_node: u64,

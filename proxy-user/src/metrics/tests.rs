@@ -66,6 +66,7 @@ fn snapshot() -> Snapshot {
         name: Arc::from("writes"),
         datapath: "copy",
         connections: 4,
+        targets: BTreeMap::from([(([10, 0, 0, 1], 6379).into(), 4)]),
         parked: 1,
         to_node: 100,
         to_client: 200,

@@ -9,7 +9,7 @@
 //!    incarnation. Collector and program may both try (the program ends half-open flows for newer ones); one
 //!    of them wins. Who lost leaves everything as it is: also where the program made OPEN of HALF meanwhile.
 //! 4. The winner owns the place: removes the key if it leads to this place, pushes the place to the end of the queue,
-//!    lowers `usage`, in this order. So no key leads to a place in the queue, and nothing is pushed twice.
+//!    lowers `usage` and `loads`, in this order. So no key leads to a place in the queue, and nothing is pushed twice.
 //!
 //! Between 3 and 4 a key leads to a FREE place: for a packet that is no flow. The key cannot be another's by
 //! then, for an insertion over it fails; so to look it up and to remove it may be two calls.
@@ -23,6 +23,7 @@ use proxy_ebpf::nat::{Flow, FlowKey, flow};
 use super::{
     fate::{Fate, Lingers, Reason, Standing, fate},
     flows::{Flows, Usage},
+    loads::Loads,
     pool::{Pool, PoolError},
 };
 
@@ -54,6 +55,7 @@ pub struct Sweep {
 pub struct Collector {
     flows: Arc<Flows>,
     usage: Arc<Usage>,
+    loads: Arc<Loads>,
     keys: HashMap<MapData, FlowKey, u32>,
     pools: Vec<Pool>,
     lingers: Lingers,
@@ -73,11 +75,12 @@ impl Collector {
     pub fn new(
         flows: Arc<Flows>,
         usage: Arc<Usage>,
+        loads: Arc<Loads>,
         keys: HashMap<MapData, FlowKey, u32>,
         pools: Vec<Pool>,
         lingers: Lingers,
     ) -> Self {
-        Self { flows, usage, keys, pools, lingers, next: 0, unfinished: Vec::new() }
+        Self { flows, usage, loads, keys, pools, lingers, next: 0, unfinished: Vec::new() }
     }
 
     /// Looks at the next `most` places, and frees what has ended. `standing` tells of a route and a slot.
@@ -144,6 +147,7 @@ impl Collector {
         if flow.state & flow::MASK == flow::OPEN {
             self.usage.lower(flow.route);
         }
+        self.loads.lower(flow);
         Ok(())
     }
 

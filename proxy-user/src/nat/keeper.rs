@@ -19,6 +19,7 @@ use proxy_ebpf::{
 };
 
 use super::{
+    balancer::Balancer,
     collector::{Collector, Sweep},
     doors::{Change, Doors, Listen, wanted},
     egress::Host,
@@ -42,6 +43,8 @@ pub enum Order {
     Sever(Sever),
     /// The route takes no new flows any more.
     Close(u16),
+    /// Tables of the balancer are to be filled.
+    Fill,
     Stop,
 }
 
@@ -73,6 +76,7 @@ pub struct Keeper {
     pub resetter: Resetter,
     pub snats: Vec<Snat>,
     pub exits: Arc<Mutex<Exits>>,
+    pub balancer: Arc<Balancer>,
     /// Nodes that were told of.
     pub unreachable: BTreeSet<SocketAddr>,
     pub ended: HashMap<(u16, u16), Ended>,
@@ -87,8 +91,10 @@ impl std::fmt::Debug for Keeper {
 impl Keeper {
     pub fn run(mut self, orders: &Receiver<Order>) {
         let mut look = Instant::now() + HOST;
+        let mut unfilled = false;
         loop {
-            match orders.recv_timeout(TURN) {
+            // A table is filled when no order waits any more.
+            match orders.recv_timeout(if unfilled { Duration::ZERO } else { TURN }) {
                 Ok(Order::Sever(order)) => {
                     self.take_fresh();
                     self.sever(&order);
@@ -97,7 +103,9 @@ impl Keeper {
                     self.routes.iter_mut().filter(|it| it.number == route).for_each(|it| it.max_connections = 0);
                     self.follow_host();
                 }
+                Ok(Order::Fill) => unfilled = true,
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) if unfilled => unfilled = self.fill(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if let Err(error) = self.heart.beat() {
@@ -174,6 +182,14 @@ impl Keeper {
         if let Some(error) = failed {
             tracing::warn!(%error, "a flow that has ended keeps its place for now");
         }
+    }
+
+    /// True: there may be more.
+    fn fill(&self) -> bool {
+        self.balancer.fill().unwrap_or_else(|error| {
+            tracing::error!(%error, "a table of source-hash is not written: its clients go by an older one");
+            true
+        })
     }
 
     /// Tells both ends of every flow under the key that it has ended, but for those of the generation to keep.

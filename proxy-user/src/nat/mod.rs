@@ -3,6 +3,7 @@
 //!
 //! - `keeper`: the thread that does all this in turn; `heart`: its sign of life for the kernel;
 //! - `doors`: what clients dial; `egress`, `exits`: how a node is reached, and as whom;
+//! - `balancer`, `maglev`: among which slots new flows are shared out; `loads`: how much each slot has to do;
 //! - `ports`, `sockets`: the source ports that are ours alone;
 //! - `flows`, `pool`: the table of flows and its free places; `collector`: frees what has ended, by the rules in `fate`;
 //! - `segment`, `reset`: the RST to both ends of a flow.
@@ -14,6 +15,7 @@
 
 pub mod address;
 pub mod audit;
+pub mod balancer;
 pub mod collector;
 pub mod doors;
 pub mod egress;
@@ -22,6 +24,8 @@ pub mod fate;
 pub mod flows;
 pub mod heart;
 pub mod keeper;
+pub mod loads;
+pub mod maglev;
 mod mapping;
 mod netlink;
 pub mod pool;

@@ -10,7 +10,7 @@ pub(crate) mod tests;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
 
-use proxy_ebpf::TargetKey;
+use proxy_ebpf::{TargetKey, balance::SLOTS};
 use tokio::sync::{mpsc, watch};
 
 use self::{
@@ -19,14 +19,14 @@ use self::{
 };
 use crate::{
     config::{self, Name},
-    datapath::{Datapath, Sever, Severed},
+    datapath::{Datapath, Sever, Severed, Share},
     election::{Verdict, Way},
     kernel::KernelTargets,
     target::{self, Slots},
 };
 
 /// A route may lead to so many nodes at once; more are not used, and that is logged.
-const MOST_SLOTS: usize = 256;
+const MOST_SLOTS: usize = SLOTS as usize;
 
 /// The switch of all routes, and the only writer of the kernel's map.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ struct RouteSwitch {
     datapath: Arc<dyn Datapath>,
     slots: Vec<SlotState>,
     offer: watch::Sender<Slots>,
+    /// What the datapath was told last.
+    shared: Vec<Share>,
 }
 
 /// What the datapath has to do once map and gates are written.
@@ -59,7 +61,10 @@ pub struct SlotView {
     pub addr: SocketAddr,
     pub way: Way,
     pub generation: u64,
+    /// Those that the listener accepted.
     pub connections: u32,
+    /// Those without a socket of ours.
+    pub flows: u64,
 }
 
 /// Resets under way: one for each route that had to leave a generation.
@@ -78,7 +83,7 @@ impl Switch {
     /// Adds a route, closed; its number is its place.
     pub fn add(&mut self, config: config::Route, datapath: Arc<dyn Datapath>) -> watch::Receiver<Slots> {
         let (offer, slots) = target::channel();
-        self.routes.push(RouteSwitch { config, datapath, slots: Vec::new(), offer });
+        self.routes.push(RouteSwitch { config, datapath, slots: Vec::new(), offer, shared: Vec::new() });
         slots
     }
 
@@ -159,6 +164,11 @@ impl RouteSwitch {
                 Change::Way | Change::None => {}
             }
         }
+        let shares: Vec<Share> = self.slots.iter().filter_map(SlotState::share).collect();
+        if shares != self.shared {
+            self.datapath.share(number, &shares);
+            self.shared = shares;
+        }
         let open: Slots = self.slots.iter().filter_map(SlotState::offer).collect();
         // Whoever waits for a change is woken by a change only, not by every probe's lag.
         let differs = |a: &Slots, b: &Slots| {
@@ -187,7 +197,7 @@ impl RouteSwitch {
                 free.reserve(wanted.target.addr);
             } else if self.slots.len() < MOST_SLOTS {
                 let key = TargetKey { route: number, slot: self.slots.len() as u32 };
-                self.slots.push(SlotState::new(key, wanted.target.addr));
+                self.slots.push(SlotState::new(key, wanted.target.addr, self.datapath.load(key)));
             } else {
                 tracing::warn!(route = %self.config.name, node = %wanted.target.addr, "too many nodes; this one is not used");
             }

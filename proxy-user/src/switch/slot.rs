@@ -1,20 +1,15 @@
 //! One place of a route: which node holds it, under which generation, and what may pass.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use proxy_ebpf::{Target as Entry, TargetKey, state};
 
 use super::{SlotView, plan::Wanted};
 use crate::{
+    datapath::Share,
     election::{Target, Way},
     kernel,
-    target::{Gate, Slot},
+    target::{Gate, Load, Slot},
 };
 
 #[derive(Debug)]
@@ -26,7 +21,7 @@ pub(super) struct SlotState {
     way: Way,
     generation: u64,
     gate: Arc<Gate>,
-    load: Arc<AtomicU32>,
+    load: Arc<Load>,
 }
 
 /// What a step changed.
@@ -42,8 +37,9 @@ pub(super) enum Change {
 }
 
 impl SlotState {
-    pub(super) fn new(key: TargetKey, addr: SocketAddr) -> Self {
-        Self { key, addr, holder: None, way: Way::Closed, generation: 0, gate: Arc::default(), load: Arc::default() }
+    pub(super) fn new(key: TargetKey, addr: SocketAddr, load: Load) -> Self {
+        let (gate, load) = (Arc::default(), Arc::new(load));
+        Self { key, addr, holder: None, way: Way::Closed, generation: 0, gate, load }
     }
 
     pub(super) fn is_for(&self, addr: SocketAddr) -> bool {
@@ -52,7 +48,7 @@ impl SlotState {
 
     /// Nobody holds it and no connection remembers it.
     pub(super) fn is_free(&self) -> bool {
-        self.holder.is_none() && self.load.load(Ordering::Relaxed) == 0
+        self.holder.is_none() && self.load.all() == 0
     }
 
     pub(super) fn reserve(&mut self, addr: SocketAddr) {
@@ -147,13 +143,20 @@ impl SlotState {
         })
     }
 
+    /// The slot as a datapath has it that makes connections by itself.
+    pub(super) fn share(&self) -> Option<Share> {
+        let open = self.way == Way::Open;
+        self.holder.is_some().then_some(Share { key: self.key, node: self.addr, open })
+    }
+
     pub(super) fn view(&self) -> Option<SlotView> {
-        let connections = self.load.load(Ordering::Relaxed);
-        (self.holder.is_some() || connections > 0).then_some(SlotView {
+        let (connections, flows) = (self.load.leases(), self.load.flows());
+        (self.holder.is_some() || self.load.all() > 0).then_some(SlotView {
             addr: self.addr,
             way: self.way,
             generation: self.generation,
             connections,
+            flows,
         })
     }
 }

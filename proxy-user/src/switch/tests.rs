@@ -2,20 +2,45 @@
 
 mod whole;
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use super::*;
 use crate::{
     config::{Balance, DatapathChoice, Fallback, Lag, Park, TargetRole},
     datapath::Connection,
     election::{Reason, Replica, Target},
-    target::Passage,
+    target::{Load, Passage},
 };
 
 #[derive(Debug, Default)]
 struct Notes {
     severed: Mutex<Vec<(TargetKey, u64)>>,
     resumed: Mutex<Vec<TargetKey>>,
+    /// What it was told of the slots: which, and whether they are open.
+    shared: Mutex<Vec<Vec<(u32, bool)>>>,
+    /// Flows that it says each slot has.
+    flows: Arc<AtomicU64>,
+}
+
+/// Of the slots of a datapath without sockets.
+#[derive(Debug)]
+struct Flows(Arc<AtomicU64>);
+
+impl target::Flows for Flows {
+    fn taken(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+    fn established(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+    fn lease(&self) {}
+    fn release(&self) {}
 }
 
 impl Datapath for Notes {
@@ -28,6 +53,12 @@ impl Datapath for Notes {
     }
     fn resume(&self, key: TargetKey) {
         self.resumed.lock().unwrap().push(key);
+    }
+    fn share(&self, _: u32, slots: &[Share]) {
+        self.shared.lock().unwrap().push(slots.iter().map(|slot| (slot.key.slot, slot.open)).collect());
+    }
+    fn load(&self, _: TargetKey) -> Load {
+        Load::with(Box::new(Flows(Arc::clone(&self.flows))))
     }
 }
 
@@ -171,6 +202,37 @@ fn replicas_come_and_go_without_touching_each_other() {
     assert_eq!(lagging, (vec![], vec![(3, 2)]), "it takes no new ones and keeps those it has");
     let promoted = bench.follow(&with(vec![replica(3, true, true, 0)]));
     assert_eq!(promoted, (vec![(0, 0)], vec![(3, 2)]), "one that left is reset, the other is not");
+}
+
+#[test]
+fn a_datapath_is_told_of_each_change_of_the_slots_once() {
+    let mut bench = Bench::new(TargetRole::Replica, Fallback::Master);
+    let with = |replicas: Vec<Replica>| Verdict { replicas, ..master(Way::Open, target(1, 5, None)) };
+    let mut told = |replicas| {
+        bench.follow(&with(replicas));
+        bench.notes.shared.lock().unwrap().drain(..).collect::<Vec<_>>()
+    };
+    let [two, three] = [2, 3].map(|port| replica(port, true, true, 0));
+    assert_eq!(told(vec![two.clone(), three.clone()]), [vec![(0, true), (1, true), (2, false)]], "the master waits");
+    assert!(told(vec![replica(2, true, true, 1), three.clone()]).is_empty(), "a lag within bounds is no change");
+    assert_eq!(told(vec![replica(2, true, true, 11), three]), [vec![(0, false), (1, true), (2, false)]]);
+    assert_eq!(told(vec![two]), [vec![(0, true), (2, false)]], "who left the group is none of the slots");
+    assert_eq!(told(vec![]), [vec![(2, true)]]);
+}
+
+#[test]
+fn a_slot_is_nobody_elses_while_it_has_flows() {
+    let mut bench = Bench::new(TargetRole::Replica, Fallback::None);
+    let with = |port| Verdict { replicas: vec![replica(port, true, true, 0)], ..master(Way::Open, target(1, 5, None)) };
+    bench.follow(&with(2));
+    bench.notes.flows.store(1, Ordering::Relaxed);
+    bench.follow(&with(3));
+    let slots = |bench: &Bench| bench.slots.borrow().iter().map(|slot| slot.key.slot).collect::<Vec<_>>();
+    assert_eq!(slots(&bench), [1]);
+    assert_eq!(bench.switch.slots(0).iter().map(|slot| slot.flows).collect::<Vec<_>>(), [1, 1], "both are shown");
+    bench.notes.flows.store(0, Ordering::Relaxed);
+    bench.follow(&with(4));
+    assert_eq!(slots(&bench), [0], "the first is free again");
 }
 
 #[test]

@@ -48,6 +48,14 @@ pub struct RouteStatus {
     pub severed: u64,
     pub refused: BTreeMap<String, u64>,
     pub switches: u64,
+    pub targets: Vec<Target>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Target {
+    pub addr: SocketAddr,
+    pub state: String,
+    pub connections: u64,
 }
 
 impl Status {

@@ -3,6 +3,7 @@
 
 mod access;
 mod arming;
+mod balance;
 mod failover;
 mod gap;
 mod input;
@@ -20,7 +21,7 @@ mod timeline;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use switchmaster_tests::{Client, Lab, on_each_datapath, on_each_proxy, wait};
+use switchmaster_tests::{Client, Lab, on_each_datapath, wait};
 
 /// Until Sentinels have elected, with room for a vote that was split.
 const FAILOVER: Duration = Duration::from_secs(20);

@@ -9,9 +9,9 @@ use switchmaster_tests::{
     wait,
 };
 
-use crate::{FOLLOW, on_each_proxy};
+use crate::{FOLLOW, on_each_datapath};
 
-on_each_proxy!(round_robin, a_dead_replica_leaves, a_lagging_replica_leaves, fallback_to_the_master);
+on_each_datapath!(round_robin, a_dead_replica_leaves, a_lagging_replica_leaves, fallback_to_the_master);
 
 /// Where `count` new connections end, by node.
 fn spread(lab: &Lab, count: usize) -> Result<Vec<usize>> {

@@ -8,6 +8,8 @@ mod life;
 mod memory;
 mod mss;
 mod property;
+mod replicas;
 mod room;
+mod source_hash;
 mod wire;
 mod world;

@@ -30,7 +30,7 @@ pub(crate) const REDIRECT: u32 = 7;
 pub(crate) const FIRST_PORT: u16 = 20_000;
 const GENERATION: u64 = 7;
 /// Any that exists where the tests run; nothing is sent there.
-const LOOPBACK: u32 = 1;
+pub(crate) const LOOPBACK: u32 = 1;
 const PLACES: u32 = 16_384;
 
 /// The addresses of a test, in one family.
@@ -160,6 +160,15 @@ impl World {
     }
 
     pub(crate) fn lead_to(&mut self, node: SocketAddr, state: u32, live: u64, generation: u64) -> Result<()> {
+        self.lead_slot(0, node, (state, live, generation))
+    }
+
+    pub(crate) fn lead_slot(
+        &mut self,
+        slot: u32,
+        node: SocketAddr,
+        (state, live, generation): (u32, u64, u64),
+    ) -> Result<()> {
         let (family, addr) = match node.ip() {
             IpAddr::V4(ip) => {
                 let mut addr = [0; 16];
@@ -169,14 +178,18 @@ impl World {
             IpAddr::V6(ip) => (10, ip.octets()),
         };
         let target = Target { live, generation, epoch: 1, state, family, port: node.port().to_be_bytes(), addr };
-        Ok(self.hash(TARGETS)?.insert(TargetKey { route: 0, slot: 0 }, target, 0)?)
+        Ok(self.hash(TARGETS)?.insert(TargetKey { route: 0, slot }, target, 0)?)
     }
 
-    fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> Result<HashMap<&mut MapData, K, V>> {
+    pub(crate) fn object(&mut self) -> &mut Ebpf {
+        &mut self.object
+    }
+
+    pub(crate) fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> Result<HashMap<&mut MapData, K, V>> {
         Ok(HashMap::try_from(self.object.map_mut(name).with_context(|| format!("no {name}"))?)?)
     }
 
-    fn array<V: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
+    pub(crate) fn array<V: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
         Ok(Array::try_from(self.object.map_mut(name).with_context(|| format!("no {name}"))?)?)
     }
 

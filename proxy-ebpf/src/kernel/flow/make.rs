@@ -3,6 +3,7 @@
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_coarse_ns};
 
 use super::super::{
+    balance,
     packet::Segment,
     tables::{
         ALLOW, CLOCK, DOORS, EGRESS, FLOW_OF, FLOWS, FREE, HALF_OPEN, TARGETS, USAGE, count, fetch_add, mark, replace,
@@ -11,8 +12,7 @@ use super::super::{
 use super::{free, key, now, of_client, state, state_of, word};
 use proxy_ebpf::{
     Target, TargetKey,
-    nat::{ALLOWED_ROUTE_BITS, Address, Allowed, Door, Egress, End, Flow, MOST_HALF_OPEN, Port, family, flow, packet},
-    state as way,
+    nat::{ALLOWED_ROUTE_BITS, Address, Allowed, Egress, End, Flow, MOST_HALF_OPEN, Port, family, flow, packet},
 };
 
 const AF_INET: u16 = 2;
@@ -27,12 +27,11 @@ pub(crate) fn make(segment: &Segment, number: u16, ingress: u32) -> Result<(u32,
     if unsafe { bpf_ktime_get_coarse_ns() } > clock.beat + clock.grace {
         return Err(packet::ORPHANED);
     }
-    let at = TargetKey { route: u32::from(door.route), slot: 0 };
+    let route = u32::from(door.route);
+    let slot = balance::slot_for(&segment.source, segment.v6, route).ok_or(packet::LISTENER)?;
+    let at = TargetKey { route, slot };
     let target = target_of(at).ok_or(packet::LISTENER)?;
-    if target.state != way::OPEN || target.live == 0 || target.live != target.generation {
-        return Err(packet::LISTENER);
-    }
-    if (target.family == AF_INET) == segment.v6 {
+    if !balance::is_open(&target, segment.v6) {
         return Err(packet::LISTENER);
     }
     if !is_allowed(segment, at.route) {
@@ -55,7 +54,8 @@ pub(crate) fn make(segment: &Segment, number: u16, ingress: u32) -> Result<(u32,
     let found = FLOWS.get_ptr_mut(place).ok_or(packet::NO_PORT)?;
     // SAFETY: the place came out of the queue, so it is ours.
     let flow = unsafe { &mut *found };
-    fill(flow, segment, (number, ingress), door, &target, egress);
+    fill(flow, segment, (number, ingress), at, &target, egress);
+    balance::taken(flow);
     if FLOW_OF.insert(key(segment, number), place, NOEXIST).is_err() {
         free(place, found, state(found));
         // The same SYN on two CPUs at once, or a table that is full.
@@ -91,7 +91,7 @@ fn fill(
     flow: &mut Flow,
     segment: &Segment,
     (number, ingress): (u16, u32),
-    door: &Door,
+    at: TargetKey,
     target: &Target,
     egress: Egress,
 ) {
@@ -104,8 +104,8 @@ fn fill(
     };
     begin(&mut flow.node, addr, target.port, egress.snat as u16, egress.ifindex);
     flow.generation = target.generation as u32;
-    flow.route = door.route;
-    flow.slot = 0;
+    flow.route = at.route as u16;
+    flow.slot = at.slot as u16;
     // Last, and by an instruction that no store passes: from here on packets, and the daemon, may find it.
     let old = state(flow);
     let next = (flow.state & !flow::MASK).wrapping_add(flow::NEXT) | flow::HALF;

@@ -15,6 +15,7 @@ pub(crate) use self::{
     notes::{acked, note},
 };
 use super::{
+    balance,
     packet::{ACK, FIN, RST, Segment},
     tables::{FLOW_OF, FLOWS, FREE, SNATS, USAGE, count, fetch_add, mark, replace},
 };
@@ -87,6 +88,7 @@ pub(crate) fn open(found: *mut Flow, segment: &Segment) {
         if let Some(usage) = USAGE.get_ptr_mut(u32::from(flow.route)) {
             fetch_add(usage, 1);
         }
+        balance::established(flow);
     }
 }
 
@@ -122,19 +124,22 @@ pub(crate) fn free(place: u32, found: *mut Flow, old: u64) -> bool {
         // Nobody else removes the key of a place that is ours, and nobody inserts over it.
         let _removed = FLOW_OF.remove(key);
     }
-    if state_of(old) == flow::OPEN {
-        leave_route(flow);
+    match state_of(old) {
+        flow::HALF => balance::given_up(flow),
+        flow::OPEN => leave_route(flow),
+        _ => {}
     }
     give_back(place, flow);
     true
 }
 
-/// The flow counts among `max_connections` no more.
+/// The flow counts among `max_connections` no more, nor as its slot's.
 #[inline(always)]
 fn leave_route(flow: &Flow) {
     if let Some(usage) = USAGE.get_ptr_mut(u32::from(flow.route)) {
         fetch_add(usage, u64::MAX);
     }
+    balance::left(flow);
 }
 
 #[inline(always)]
@@ -165,7 +170,8 @@ pub(crate) fn state(found: *mut Flow) -> u64 {
     unsafe { word(found).read_volatile() }
 }
 
-/// For a SYN on the addresses of a flow that has ended: the state under which that one has to be freed.
+/// For a SYN on the addresses of a flow that has ended, or whose node has not answered and takes no new flows any more:
+/// the state under which that one has to be freed.
 #[inline(always)]
 pub(crate) fn begins_anew(found: *mut Flow, segment: &Segment) -> Option<u64> {
     if !segment.is_syn() {
@@ -174,7 +180,19 @@ pub(crate) fn begins_anew(found: *mut Flow, segment: &Segment) -> Option<u64> {
     let old = state(found);
     // SAFETY: a place of the array.
     let flow = unsafe { &*found };
-    (is_over(flow) || matches!(gate(flow), Gate::Ended)).then_some(old)
+    let ended = match gate(flow) {
+        _ if is_over(flow) => true,
+        Gate::Ended => true,
+        Gate::Paused => false,
+        Gate::Open => is_half(old) && flow.node.packets == 0 && !is_wanted(flow, segment.v6),
+    };
+    ended.then_some(old)
+}
+
+/// Whether its slot takes new flows still.
+#[inline(always)]
+fn is_wanted(flow: &Flow, v6: bool) -> bool {
+    balance::takes(u32::from(flow.route), u32::from(flow.slot), v6)
 }
 
 /// The port under which the node knows the flow in this place.

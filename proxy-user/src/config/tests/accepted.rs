@@ -135,6 +135,18 @@ fn what_is_unwise_is_a_warning() {
 }
 
 #[test]
+fn a_route_to_replicas_has_its_choice_of_datapaths() {
+    let folder = folder();
+    for datapath in ["auto", "tc", "sockmap", "copy"] {
+        for balance in ["round-robin", "least-connections", "source-hash"] {
+            let text = format!("{MINIMAL}target = \"replica\"\ndatapath = \"{datapath}\"\nbalance = \"{balance}\"\n");
+            let warnings = parse_in(folder.path(), &text).expect("valid").warnings;
+            assert!(warnings.is_empty(), "{datapath}, {balance}: {warnings:?}");
+        }
+    }
+}
+
+#[test]
 fn keys_without_effect_are_warnings() {
     let folder = folder();
     let nodes = MINIMAL.replace("sentinels = [\"10.0.0.10:26379\"]", "nodes = [\"a:1\"]\ncommit = \"majority\"");

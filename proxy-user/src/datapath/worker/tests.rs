@@ -3,7 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -115,7 +115,7 @@ impl Bench {
     }
 
     fn connections(&self) -> u32 {
-        self.slot.load.load(Ordering::Relaxed)
+        self.slot.load.leases()
     }
 }
 

@@ -78,10 +78,33 @@ async fn connections_go_round_the_replicas_and_hold_their_leases() {
         clients.push(rig.client());
         rig.until(|_| rig.adopted() == n).await;
     }
-    let loads = || slots.iter().map(|slot| slot.load.load(std::sync::atomic::Ordering::Relaxed)).collect::<Vec<_>>();
+    let loads = || slots.iter().map(|slot| slot.load.all()).collect::<Vec<_>>();
     assert_eq!(loads(), [3, 3, 3]);
     drop(rig.take(9).await);
     assert_eq!(loads(), [0, 0, 0]);
+}
+
+/// So that a client which was parked meets the replica that its packets would be led to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn source_hash_goes_where_the_datapath_would() {
+    let rig = Rig::start(&Route { balance: Balance::SourceHash, ..route() });
+    let nodes: Vec<_> = (0..3).map(|_| node()).collect();
+    let (_kept, dead) = dead_node();
+    let addresses: Vec<_> = nodes.iter().map(|&(_, addr)| addr).chain([dead]).collect();
+    let key = |slot| TargetKey { route: 0, slot };
+    let slots: Vec<_> = (0..).zip(&addresses).map(|(at, &addr)| Slot { key: key(at), ..slot(addr, 1) }).collect();
+    rig.lead_to(&slots);
+    for (drawn, reached) in [(vec![1], 1), (vec![2, 1], 2), (vec![3, 0], 0), (vec![9, 1], 1)] {
+        *rig.recorder.1.lock().unwrap() = drawn.iter().copied().map(key).collect();
+        let _client = rig.client();
+        let taken = rig.take(1).await;
+        assert_eq!(taken[0].1.node.peer_addr().unwrap(), addresses[reached], "drawn to {drawn:?}");
+    }
+    // Without its word each client has a replica all the same.
+    rig.recorder.1.lock().unwrap().clear();
+    let _clients = [rig.client(), rig.client()];
+    let taken = rig.take(2).await;
+    assert_eq!(taken[0].1.lease.key, taken[1].1.lease.key);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

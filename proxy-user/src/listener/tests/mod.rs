@@ -8,7 +8,7 @@ mod switching;
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
+    net::{IpAddr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -27,9 +27,9 @@ use crate::{
 /// Far more than any step needs, so that it only ends a test that would hang.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Keeps what it was given, with the time.
+/// Keeps what it was given, with the time. The second is the slots that clients are drawn to, dearest first.
 #[derive(Debug, Default)]
-struct Recorder(Mutex<Vec<(Instant, Connection)>>);
+struct Recorder(Mutex<Vec<(Instant, Connection)>>, Mutex<Vec<TargetKey>>);
 
 impl Datapath for Recorder {
     fn name(&self) -> &'static str {
@@ -42,6 +42,10 @@ impl Datapath for Recorder {
 
     fn sever(&self, _: &Sever) {}
     fn resume(&self, _: TargetKey) {}
+
+    fn drawn_to(&self, _: IpAddr, usable: &dyn Fn(TargetKey) -> bool) -> Option<TargetKey> {
+        self.1.lock().unwrap().iter().copied().find(|key| usable(*key))
+    }
 }
 
 /// A running listener, and both sides of it.

@@ -7,17 +7,23 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData, Queue};
 use aya_obj::generated::bpf_map_type::{BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_QUEUE};
-use proxy_ebpf::nat::{Flow, FlowKey, flow};
+use proxy_ebpf::{
+    TargetKey,
+    balance::Load,
+    nat::{Flow, FlowKey, flow},
+};
 
 use super::{
     super::{
         collector::*,
         fate::{Lingers, Reason, Severing, Standing},
         flows::{Flows, Usage},
+        loads::Loads,
         pool::Pool,
     },
     again, map, open, snat,
 };
+use crate::target;
 
 const NOW: u32 = 1_000_000;
 const RST: u32 = 0x04;
@@ -26,6 +32,7 @@ const RST: u32 = 0x04;
 pub(super) struct Stage {
     pub(super) flows: Arc<Flows>,
     pub(super) usage: Arc<Usage>,
+    pub(super) loads: Arc<Loads>,
     pub(super) keys: HashMap<MapData, FlowKey, u32>,
     pub(super) collector: Collector,
     queues: [MapData; 2],
@@ -43,13 +50,14 @@ impl Stage {
     pub(super) fn new() -> Self {
         let flows = Arc::new(Flows::anonymous(16));
         let usage = Arc::new(Usage::anonymous(&[16, 0]));
+        let loads = Arc::new(Loads::anonymous(512));
         let key_map = map(BPF_MAP_TYPE_HASH, 20, 4, 64, 0);
         let queues = [(); 2].map(|()| map(BPF_MAP_TYPE_QUEUE, 0, 4, 8, 0));
         let pools = [0, 8].into_iter().zip(&queues);
         let pools = pools.map(|(first, map)| Pool::new(snat(first, 10_000, 8), queue(again(map))).unwrap()).collect();
-        let tables = (Arc::clone(&flows), Arc::clone(&usage));
-        let collector = Collector::new(tables.0, tables.1, keys(again(&key_map)), pools, Lingers::default());
-        Self { flows, usage, keys: keys(key_map), collector, queues }
+        let tables = (Arc::clone(&flows), Arc::clone(&usage), Arc::clone(&loads));
+        let collector = Collector::new(tables.0, tables.1, tables.2, keys(again(&key_map)), pools, Lingers::default());
+        Self { flows, usage, loads, keys: keys(key_map), collector, queues }
     }
 
     /// Plays the program: a flow in a place, with its key.
@@ -115,6 +123,34 @@ fn a_closed_flow_is_counted_off_once() {
     });
     assert!(stage.sweep().failed.is_none());
     assert_eq!((stage.queued(), stage.usage.of(0)), (vec![3], 16));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_flow_that_ended_is_taken_off_its_slot() {
+    let mut stage = Stage::new();
+    let in_slot = |slot, state| {
+        move |flow: &mut Flow| {
+            reset(flow);
+            (flow.route, flow.slot, flow.state) = (1, slot, flow::NEXT | state);
+        }
+    };
+    let [first, second] = [7, 8].map(|slot| TargetKey { route: 1, slot });
+    stage.loads.set(first, Load { taken: 3, established: 2 });
+    stage.loads.set(second, Load { taken: 1, established: 1 });
+    stage.make(2, in_slot(7, flow::OPEN));
+    stage.make(3, in_slot(7, flow::HALF));
+    stage.make(6, in_slot(7, flow::CLOSED));
+    assert_eq!(stage.sweep().freed.iter().sum::<u32>(), 3);
+    assert_eq!(stage.loads.get(first), Load { taken: 1, established: 1 });
+    assert_eq!(stage.loads.get(second), Load { taken: 1, established: 1 }, "another slot's");
+    // A listener's connection counts as taken, and as no flow.
+    let load = target::Load::with(Box::new(stage.loads.slot(second)));
+    assert_eq!((load.all(), load.leases(), load.flows()), (1, 0, 1));
+    stage.make(4, in_slot(8, flow::OPEN));
+    stage.make(5, in_slot(8, flow::OPEN));
+    stage.sweep();
+    assert_eq!(stage.loads.get(second), Load { taken: 0, established: 0 }, "never below nothing");
 }
 
 #[test]

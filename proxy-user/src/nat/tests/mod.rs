@@ -6,6 +6,7 @@ mod doors;
 mod egress;
 mod fate;
 mod flows;
+mod maglev;
 mod reset;
 mod segment;
 
