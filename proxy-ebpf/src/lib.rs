@@ -4,6 +4,7 @@
 #![no_std]
 
 pub mod nat;
+pub mod parking;
 
 /// Names of the maps, as they appear in `bpftool map` and below the pin directory.
 /// The kernel keeps 15 bytes of a map's name.
@@ -201,6 +202,7 @@ mod user {
     use super::{
         Event, Link, Meter, Target, TargetKey,
         nat::{Allowed, Clock, Door, Egress, End, Endpoint, Flow, FlowKey, Snat},
+        parking::Parked,
     };
 
     /// Gives the ABI types to the crates that want proof that any bytes are a value.
@@ -216,4 +218,5 @@ mod user {
     }
     pod!(TargetKey, Target, Link, Meter, Event);
     pod!(Endpoint, Allowed, Door, Snat, Egress, FlowKey, End, Flow, Clock);
+    pod!(Parked);
 }

@@ -14,6 +14,7 @@ use aya_obj::Object;
 use proxy_ebpf::{
     Cookie, Link, Meter, Target, TargetKey, names,
     nat::{self, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, FlowKey, Snat},
+    parking,
 };
 
 /// Map name, key size, value size. A map of sockets or of maps is given descriptors (and cannot be read
@@ -45,10 +46,13 @@ const NAT: Maps = &[
     (nat::names::CLOCK, size_of::<u32>(), size_of::<Clock>()),
     (nat::names::USAGE, size_of::<u32>(), size_of::<u64>()),
     (nat::names::PACKETS, size_of::<u32>(), size_of::<u64>()),
+    (parking::names::PARKED, 0, 0),
+    (parking::names::TURNS, size_of::<u32>(), size_of::<u64>()),
 ];
 
 /// Every object of the daemon: its maps, and its one program.
-const OBJECTS: [(&str, Maps, &str); 2] = [("sockmap", SOCKMAP, names::VERDICT), ("tc", NAT, nat::names::TC)];
+const OBJECTS: [(&str, Maps, &str); 3] =
+    [("sockmap", SOCKMAP, names::VERDICT), ("tc", NAT, nat::names::TC), ("release", &[], parking::names::RELEASE)];
 
 /// Built once: a build removes what an earlier one made.
 fn object(name: &str) -> Result<Object> {

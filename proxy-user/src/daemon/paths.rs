@@ -114,7 +114,7 @@ fn start_tc(config: &Config, kernel: &InKernel) -> Result<Option<Arc<Tc>>> {
     let flows = MOST_ADDRESSES * nat::ports::DEFAULT.count();
     let object = kernel::load_tc(u32::try_from(config.routes.len())?, flows, &kernel.pins)?;
     let beneath = Arc::<Sockmap>::clone(&kernel.sockmap);
-    let tc = Tc::start(object, routes, beneath).context("the datapath tc does not start")?;
+    let tc = Tc::start(object, kernel::load_release()?, routes, beneath).context("the datapath tc does not start")?;
     Ok(Some(Arc::new(tc)))
 }
 

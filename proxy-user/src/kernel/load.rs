@@ -1,13 +1,14 @@
 //! Loads an embedded object, with its maps sized from the configuration and `targets` pinned.
 
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use proxy_ebpf::{names, nat::names as nat};
+use proxy_ebpf::{names, nat::names as nat, parking::names as parking};
 
 use super::bpffs::{BpffsError, PinDir};
 
 /// The objects, built by this very build (`build.rs`).
 static SOCKMAP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockmap.o"));
 static TC: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tc.o"));
+static RELEASE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/release.o"));
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -57,8 +58,14 @@ pub fn load_tc(routes: u32, flows: u32, pins: &PinDir) -> Result<Ebpf, Error> {
     loader.map_max_entries(nat::FLOWS, flows).map_max_entries(nat::FLOW_OF, flows);
     loader.map_max_entries(nat::TAKEN, flows.div_ceil(u64::BITS));
     loader.map_max_entries(nat::USAGE, routes.max(1)).map_max_entries(nat::ALLOW, routes.max(1) * MOST_NETS);
+    loader.map_max_entries(parking::TURNS, routes.max(1));
     loader.map_max_entries(nat::EGRESS, routes.max(1) * 256);
     Ok(loader.load(TC)?)
+}
+
+/// Loads the program that sends parked SYNs on. It has no map, and is attached to nothing.
+pub fn load_release() -> Result<Ebpf, Error> {
+    Ok(EbpfLoader::new().load(RELEASE)?)
 }
 
 /// Writes the programs' log lines to the daemon's log. Without a runtime (`doctor`) nobody reads them.

@@ -137,12 +137,21 @@ impl Counts {
 
     /// Takes one of `limit` waiting places; false: all are taken.
     pub(super) fn park(&self, limit: u32) -> bool {
-        let room = |now| (now < u64::from(limit)).then_some(now + 1);
-        let parked = self.parked_now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
+        let parked = self.park_if(limit);
         if !parked {
             add(&self.parked[Outcome::Full as usize]);
         }
         parked
+    }
+
+    /// The same for one who may still find another place: not counted where all are taken.
+    pub(super) fn park_if(&self, limit: u32) -> bool {
+        let room = |now| (now < u64::from(limit)).then_some(now + 1);
+        self.parked_now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+    }
+
+    pub(super) fn parked_now(&self) -> u64 {
+        get(&self.parked_now)
     }
 
     /// Gives the place of [`Self::park`] back.

@@ -5,7 +5,8 @@
 //! - `doors`: what clients dial; `egress`, `exits`: how a node is reached, and as whom;
 //! - `ports`, `sockets`: the source ports that are ours alone;
 //! - `flows`, `pool`: the table of flows and its free places; `collector`: frees what has ended, by the rules in `fate`;
-//! - `segment`, `reset`: the RST to both ends of a flow.
+//! - `segment`, `reset`: the RST to both ends of a flow;
+//! - `aside`, `syn`: SYNs that wait for a node, out of the kernel and in again.
 //!
 //! Tested, and called by nobody yet: `audit` (what a killed daemon left), `reservation` (ports reserved for as long as we
 //! run) and `watch` (changes of the network; the keeper looks every second). They are for flows that outlive the daemon.
@@ -13,6 +14,7 @@
 //! Never knows Sentinel or the election: who lives and who has ended is told to it.
 
 pub mod address;
+pub mod aside;
 pub mod audit;
 pub mod collector;
 pub mod doors;
@@ -30,6 +32,7 @@ pub mod reservation;
 pub mod reset;
 pub mod segment;
 pub mod sockets;
+pub mod syn;
 pub mod ticks;
 pub mod watch;
 

@@ -4,6 +4,7 @@
 mod gate;
 mod left_alone;
 mod life;
+mod parking;
 mod property;
 mod room;
 mod wire;

@@ -8,6 +8,7 @@ mod fate;
 mod flows;
 mod reset;
 mod segment;
+mod syn;
 
 use aya::maps::MapData;
 use aya_obj::generated::bpf_map_type;
