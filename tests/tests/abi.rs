@@ -41,6 +41,7 @@ const NAT: Maps = &[
     (nat::names::EGRESS, size_of::<TargetKey>(), size_of::<Egress>()),
     (nat::names::FLOW_OF, size_of::<FlowKey>(), size_of::<u32>()),
     (nat::names::FLOWS, size_of::<u32>(), size_of::<Flow>()),
+    (nat::names::TAKEN, size_of::<u32>(), size_of::<u64>()),
     (nat::names::FREE, size_of::<u32>(), size_of::<RawFd>()),
     (nat::names::HALF_OPEN, size_of::<u32>(), size_of::<u64>()),
     (nat::names::CLOCK, size_of::<u32>(), size_of::<Clock>()),
