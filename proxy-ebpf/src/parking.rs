@@ -32,8 +32,8 @@ pub mod mark {
 /// More than any SYN has without payload: Ethernet, IPv6, and the longest TCP header are 114 bytes.
 pub const LONGEST: usize = 128;
 
-/// A daemon that has been silent for so long takes care of no SYN, in ns: four beats.
-pub const PATIENCE: u64 = 1_000_000_000;
+/// A daemon that has been silent for so long takes care of no SYN, in ns: eight beats.
+pub const PATIENCE: u64 = 2_000_000_000;
 
 /// A frame that was taken aside: a SYN of a route, or the RST of a client that may have one here.
 #[repr(C)]

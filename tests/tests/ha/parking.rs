@@ -4,6 +4,7 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    os::fd::AsRawFd as _,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -133,7 +134,7 @@ fn all_are_packets(lab: &mut Lab, way: &str, switch: impl FnOnce(&mut Lab) -> Re
     thread::scope(|scope| {
         let residents: Vec<_> =
             (0..RESIDENTS).map(|_| scope.spawn(|| live(&namespace, to, &answered, &stop))).collect();
-        let mut work = || -> Result<()> {
+        let work = || -> Result<()> {
             let all = |count: usize| answered.load(Ordering::Relaxed) >= count;
             wait::until_true(FAILOVER, "all residents", || all(RESIDENTS))?;
             let (before, taken) = (accepted(lab)?, fate(lab, "parked")?);
@@ -201,13 +202,13 @@ fn parked_clients_go_on_in_order_and_at_the_rate() {
         ensure!(heard.iter().all(|(_, reply)| reply == "+PONG"), "{heard:?}");
         let times: Vec<Instant> = heard.iter().map(|(at, _)| *at).collect();
         // One turn is 20 ms; threads of a busy machine wake a little late.
-        let slack = Duration::from_millis(15);
+        let slack = Duration::from_millis(30);
         for pair in times.windows(2) {
             ensure!(pair[0] < pair[1] + slack, "one overtook another by {:?}", pair[0] - pair[1]);
         }
         let rate = f64::from(CLIENTS - 1) / (times[times.len() - 1] - times[0]).as_secs_f64();
         println!("reconnect_rate {RATE}: measured {rate:.1}/s");
-        ensure!((rate / f64::from(RATE) - 1.0).abs() < 0.1, "{rate}/s");
+        ensure!((rate / f64::from(RATE) - 1.0).abs() < 0.15, "{rate}/s");
         ensure!(accepted(lab)? == before, "some are with the listener");
         Ok(())
     });
@@ -260,7 +261,6 @@ fn dial_in_vain(namespace: &Namespace, port: u16, to: SocketAddr, patience: Dura
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
         setsockopt(&fd, ReuseAddr, &true)?;
-        use std::os::fd::AsRawFd as _;
         bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
         let _in_progress = connect(fd.as_raw_fd(), &SockaddrIn::from(to));
         wait::pause(patience);

@@ -157,7 +157,7 @@ fn strangers_and_the_daemonless_are_not_parked() -> Result<()> {
     let at = v4();
     let mut world = World::open(at, 64)?;
     world.lead(state::PAUSED, 0, 7)?;
-    world.silent_for(2_000_000_000)?;
+    world.silent_for(3_000_000_000)?;
     left_alone(&mut world, &syn(at).bytes(), packet::LISTENER)?;
     world.silent_for(6_000_000_000)?;
     left_alone(&mut world, &syn(at).bytes(), packet::ORPHANED)?;
@@ -173,7 +173,7 @@ fn a_silent_daemon_holds_nobody() -> Result<()> {
     let at = v4();
     let mut world = World::open(at, 64)?;
     world.turn(turn::HELD)?;
-    world.silent_for(2_000_000_000)?;
+    world.silent_for(3_000_000_000)?;
     world.run(&syn(at).bytes())?.counted(&[packet::NEW, packet::TO_NODE])
 }
 
