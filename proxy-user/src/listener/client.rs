@@ -120,7 +120,7 @@ impl Service {
         if client.has_waited && client.arrived + self.park_timeout <= Instant::now() {
             return Err(why.unwrap_or(Refusal::ParkTimeout));
         }
-        let place = self.lot.stay(By::Socket, client.number, client.arrived);
+        let place = self.lot.stay(By::Socket, client.number, client.arrived, client.has_waited);
         let stay = stay.insert(place.map_err(|refusal| match refusal {
             Refusal::ParkFull => why.unwrap_or(refusal),
             other => other,
@@ -200,6 +200,6 @@ fn why_not(failure: &Failure) -> Option<Refusal> {
 
 fn end(stay: Option<Stay<'_>>, outcome: Outcome) {
     if let Some(stay) = stay {
-        stay.end(outcome);
+        stay.end(Some(outcome));
     }
 }

@@ -150,14 +150,12 @@ impl Counts {
         self.parked_now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
     }
 
-    pub(super) fn parked_now(&self) -> u64 {
-        get(&self.parked_now)
-    }
-
-    /// Gives the place of [`Self::park`] back.
-    pub(super) fn unpark(&self, outcome: Outcome) {
+    /// Gives the place of [`Self::park`] back; without an outcome, the client waits on in another.
+    pub(super) fn unpark(&self, outcome: Option<Outcome>) {
         self.parked_now.fetch_sub(1, Ordering::Relaxed);
-        add(&self.parked[outcome as usize]);
+        if let Some(outcome) = outcome {
+            add(&self.parked[outcome as usize]);
+        }
     }
 }
 
@@ -207,7 +205,7 @@ mod tests {
     fn waiting_places_are_bounded_and_come_back() {
         let counts = Counts::default();
         assert!(counts.park(2) && counts.park(2) && !counts.park(2));
-        counts.unpark(Outcome::Left);
+        counts.unpark(Some(Outcome::Left));
         assert!(counts.park(2));
         let seen = counts.snapshot();
         assert_eq!((seen.parked_now, seen.parked(Outcome::Left), seen.parked(Outcome::Full)), (2, 1, 1));

@@ -30,8 +30,8 @@ struct Waiting {
     syn: Syn,
     ticket: Ticket,
     seen: Instant,
-    /// Dropped when its client has left.
-    _stays: oneshot::Sender<()>,
+    /// Dropped when its client has left; it says something when the listener has taken it over.
+    stays: oneshot::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -45,7 +45,7 @@ struct Gone {
 /// What is to be done about a SYN that came in.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// It waits from now on, until the receiver fails.
+    /// It waits from now on, until the receiver fails, or hears that the listener has it.
     Wait(Ticket, oneshot::Receiver<()>),
     /// It waits already.
     Merged,
@@ -82,7 +82,7 @@ impl Ledger {
             None => fresh(),
         };
         let (stays, leaves) = oneshot::channel();
-        self.waiting.insert(syn.ends, Waiting { syn, ticket, seen: now, _stays: stays });
+        self.waiting.insert(syn.ends, Waiting { syn, ticket, seen: now, stays });
         Step::Wait(ticket, leaves)
     }
 
@@ -109,9 +109,9 @@ impl Ledger {
         Some(syn)
     }
 
-    /// The same for one whose client has left.
-    pub(super) fn drop_out(&mut self, ends: &Ends, ticket: Ticket) {
-        self.remove(ends, ticket);
+    /// The same for one that has no place here any more, and will not be known.
+    pub(super) fn drop_out(&mut self, ends: &Ends, ticket: Ticket) -> Option<Syn> {
+        self.remove(ends, ticket).map(|waiting| waiting.syn)
     }
 
     /// From when on its client counts as gone if it stays silent; `None` if it is not here.
@@ -120,9 +120,15 @@ impl Ledger {
         Some(waiting.seen + (waiting.seen - ticket.arrived) + PATIENCE)
     }
 
-    /// The listener has accepted a connection: the ticket of its SYN, if that was parked before.
+    /// The listener has accepted a connection: the ticket of its SYN, if that was parked before. One that still waits
+    /// has come again and was not taken aside: its wait is the listener's from now on.
     pub(super) fn claim(&mut self, ends: &Ends, now: Instant) -> Option<Ticket> {
         self.forget_old(now);
+        if let Some(Waiting { ticket, stays, .. }) = self.waiting.remove(ends) {
+            // Its turn may have come at this moment.
+            let _gone = stays.send(());
+            return Some(ticket);
+        }
         self.gone.remove(ends).map(|gone| gone.ticket)
     }
 

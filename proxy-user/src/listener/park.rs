@@ -74,12 +74,14 @@ impl Lot {
         self.with(|queue| queue.pass(Instant::now()))
     }
 
-    /// A place to wait for the client that arrived as number `number`.
-    pub(super) fn stay(&self, by: By, number: u64, arrived: Instant) -> Result<Stay<'_>, Refusal> {
+    /// A place to wait for the client that arrived as number `number`; `again`: it has waited before.
+    pub(super) fn stay(&self, by: By, number: u64, arrived: Instant, again: bool) -> Result<Stay<'_>, Refusal> {
         if self.with(|queue| queue.ended()) {
             return Err(Refusal::Draining);
         }
         let parked = match by {
+            // Its SYN had a place, and may not have given it back yet.
+            By::Socket if again => self.counts.park_if(u32::MAX),
             By::Socket => self.counts.park(self.limit),
             // Where it finds no place its client comes as a socket, and is counted as that.
             By::Syn => self.counts.park_if(self.limit),
@@ -87,7 +89,7 @@ impl Lot {
         if !parked {
             return Err(Refusal::ParkFull);
         }
-        Ok(Stay { lot: self, by, number, arrived, position: Position::Aside, outcome: Outcome::Left })
+        Ok(Stay { lot: self, by, number, arrived, position: Position::Aside, outcome: Some(Outcome::Left) })
     }
 
     /// How many SYNs may wait. Who sends them need not be who he says he is: a part of the places is left to clients
@@ -152,10 +154,9 @@ impl Lot {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let done = act(&mut queue);
         if let Some(gate) = &self.gate {
-            let full =
-                || queue.syns() >= self.most_syns() as usize || self.counts.parked_now() >= u64::from(self.limit);
             gate.set(match queue.turn(Instant::now()) {
-                Turn::Held if full() => Turn::Listener,
+                // With room for nobody there is nobody to be told apart from others.
+                Turn::Held if self.most_syns() == 0 => Turn::Listener,
                 turn => turn,
             });
         }
@@ -183,7 +184,8 @@ pub(super) struct Stay<'a> {
     number: u64,
     arrived: Instant,
     position: Position,
-    outcome: Outcome,
+    /// None: the wait goes on elsewhere.
+    outcome: Option<Outcome>,
 }
 
 impl Stay<'_> {
@@ -199,7 +201,7 @@ impl Stay<'_> {
         Ok(())
     }
 
-    pub(super) fn end(mut self, outcome: Outcome) {
+    pub(super) fn end(mut self, outcome: Option<Outcome>) {
         self.outcome = outcome;
     }
 

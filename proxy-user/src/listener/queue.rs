@@ -81,11 +81,6 @@ impl Queue {
         self.road == Road::Ended
     }
 
-    /// SYNs that wait for their turn.
-    pub(super) fn syns(&self) -> usize {
-        self.syns.waiting.len()
-    }
-
     /// Whether a new arrival may go at once.
     pub(super) fn pass(&mut self, now: Instant) -> bool {
         if self.road != Road::Open || !self.sockets.waiting.is_empty() || !self.syns.waiting.is_empty() {

@@ -103,23 +103,24 @@ impl Desk {
     }
 
     async fn park(&self, ends: Ends, ticket: Ticket, leaves: oneshot::Receiver<()>) {
-        let Ok(mut stay) = self.service.lot.stay(By::Syn, ticket.number, ticket.arrived) else {
-            return self.send_on(&ends, ticket, Onward::Listener);
+        let Ok(mut stay) = self.service.lot.stay(By::Syn, ticket.number, ticket.arrived, false) else {
+            let syn = self.ledger().drop_out(&ends, ticket);
+            return syn.iter().for_each(|syn| self.send(syn, Onward::Listener));
         };
         let outcome = tokio::select! {
             biased;
-            turn = stay.turn() => turn.map_or(Outcome::Drained, |()| Outcome::Served),
-            _ = leaves => Outcome::Left,
-            () = sleep_until(ticket.arrived + self.service.park_timeout) => Outcome::TimedOut,
-            () = self.silence(&ends, ticket) => Outcome::Left,
+            left = leaves => left.is_err().then_some(Outcome::Left),
+            turn = stay.turn() => Some(turn.map_or(Outcome::Drained, |()| Outcome::Served)),
+            () = sleep_until(ticket.arrived + self.service.park_timeout) => Some(Outcome::TimedOut),
+            () = self.silence(&ends, ticket) => Some(Outcome::Left),
         };
         match outcome {
-            Outcome::Served => {
+            Some(Outcome::Served) => {
                 self.send_on(&ends, ticket, Onward::Node);
                 sleep(HANDSHAKE).await;
             }
-            Outcome::Left | Outcome::Full => self.ledger().drop_out(&ends, ticket),
-            Outcome::TimedOut | Outcome::Drained => self.send_on(&ends, ticket, Onward::Listener),
+            Some(Outcome::TimedOut | Outcome::Drained) => self.send_on(&ends, ticket, Onward::Listener),
+            Some(Outcome::Left | Outcome::Full) | None => drop(self.ledger().drop_out(&ends, ticket)),
         }
         stay.end(outcome);
     }

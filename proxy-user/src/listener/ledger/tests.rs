@@ -102,6 +102,15 @@ fn whose_time_is_up_goes_to_the_listener_and_is_known_there() {
 }
 
 #[test]
+fn one_that_waits_and_comes_to_the_listener_all_the_same_takes_its_ticket_along() {
+    let mut desk = Desk::new();
+    let (ticket, mut leaves) = desk.wait(syn(1, 7));
+    assert_eq!(desk.ledger.claim(&syn(1, 7).ends, desk.now), Some(ticket));
+    assert_eq!(leaves.try_recv(), Ok(()), "it has not left");
+    assert_eq!(desk.ledger.take(&syn(1, 7).ends, ticket, Onward::Node, desk.now), None, "it is not sent on as well");
+}
+
+#[test]
 fn no_more_wait_than_may_and_whoever_was_here_keeps_its_ticket() {
     let mut desk = Desk::new();
     let (ticket, _) = desk.wait(syn(1, 7));
@@ -125,7 +134,7 @@ fn who_is_silent_for_too_long_has_left() {
         assert!(matches!(desk.arrive(syn(1, 7)), Step::Merged));
         assert!(silent(&desk) > SECOND * next, "its next one is due in {next} s");
     }
-    desk.ledger.drop_out(&ends, ticket);
+    assert!(desk.ledger.drop_out(&ends, ticket).is_some());
     assert_eq!(desk.ledger.silent_from(&ends, ticket), None);
 }
 

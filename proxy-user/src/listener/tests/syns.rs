@@ -194,10 +194,10 @@ async fn the_park_has_one_limit_and_keeps_room_for_those_who_shook_hands() {
         wire.syn(client, 7).await;
     }
     wire.rig.parked(3).await;
-    wire.until_turn(Turn::Listener).await;
-    // Taken aside a moment before the kernel heard of it.
     wire.syn(4, 7).await;
     assert_eq!(wire.all(1).await, [(4, Onward::Listener)]);
+    // Who waits is not sent away for coming again.
+    wire.syn(1, 7).await;
     let _waits = wire.rig.client();
     wire.rig.parked(4).await;
     let heard = hear_of(wire.rig.client()).await;
@@ -206,7 +206,36 @@ async fn the_park_has_one_limit_and_keeps_room_for_those_who_shook_hands() {
     assert_eq!((seen.parked(Outcome::Full), seen.refused(Refusal::ParkFull)), (1, 1));
     wire.arrivals.send(Arrival::Gone(wire.ends(2), 8)).await.unwrap();
     wire.rig.parked(3).await;
-    wire.until_turn(Turn::Held).await;
+    wire.syn(5, 7).await;
+    wire.rig.parked(4).await;
+    assert_eq!(wire.gate.sent.lock().unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nobody_may_wait_the_kernel_takes_none_aside() {
+    let wire = Wire::start(&Route { park: Park { limit: 0, timeout: PATIENCE }, ..route() });
+    wire.until_turn(Turn::Listener).await;
+    let (_node, addr) = node();
+    wire.rig.lead_to(&[slot(addr, 1)]);
+    wire.until_turn(Turn::Free).await;
+}
+
+/// The kernel had no room for a SYN that came again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_waits_and_comes_to_the_listener_all_the_same_waits_on_there() {
+    let wire = Wire::start(&Route { park: Park { limit: 1, timeout: PATIENCE }, ..route() });
+    let client = dialler();
+    wire.syn(port(&client), 7).await;
+    wire.rig.parked(1).await;
+    client.connect(&wire.rig.address.into()).unwrap();
+    wire.rig.until(|seen| seen.accepted == 1 && seen.parked_now == 1).await;
+    let (_node, addr) = node();
+    wire.rig.lead_to(&[slot(addr, 1)]);
+    wire.rig.take(1).await;
+    wire.rig.parked(0).await;
+    let seen = wire.rig.counts.snapshot();
+    assert_eq!((seen.parked(Outcome::Served), seen.parked(Outcome::Left)), (1, 0), "it is one client");
+    assert_eq!(wire.gate.sent.lock().unwrap().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
