@@ -108,13 +108,19 @@ impl Counts {
         add(&self.accepted);
     }
 
-    /// When the first connection of the newest generation that has one was given to the datapath.
+    /// When the first connection of the newest generation that has one was given to the datapath, or its parked SYN
+    /// was sent on.
     pub fn first_of_generation(&self) -> watch::Receiver<Option<Instant>> {
         self.first.subscribe()
     }
 
     pub(super) fn handed_over(&self, generation: u64) {
         add(&self.handed_over);
+        self.went_on(generation);
+    }
+
+    /// A client goes to a node of this generation, by whichever way.
+    pub(super) fn went_on(&self, generation: u64) {
         // One load for nearly every connection: the first of a generation comes once in a switch.
         if self.newest.load(Ordering::Relaxed) < generation
             && self.newest.fetch_max(generation, Ordering::Relaxed) < generation

@@ -92,6 +92,11 @@ impl Lot {
         Ok(Stay { lot: self, by, number, arrived, position: Position::Aside, outcome: Some(Outcome::Left) })
     }
 
+    /// The generation that new connections are made under; 0: none.
+    pub(super) fn generation(&self) -> u64 {
+        self.slots.borrow().iter().map(|slot| slot.generation).max().unwrap_or(0)
+    }
+
     /// How many SYNs may wait. Who sends them need not be who he says he is: a part of the places is left to clients
     /// that have shown it by a handshake, with the listener.
     pub(super) fn most_syns(&self) -> u32 {

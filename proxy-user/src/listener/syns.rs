@@ -117,6 +117,7 @@ impl Desk {
         match outcome {
             Some(Outcome::Served) => {
                 self.send_on(&ends, ticket, Onward::Node);
+                self.service.counts.went_on(self.service.lot.generation());
                 sleep(HANDSHAKE).await;
             }
             Some(Outcome::TimedOut | Outcome::Drained) => self.send_on(&ends, ticket, Onward::Listener),
