@@ -5,6 +5,7 @@
 
 pub mod balance;
 pub mod nat;
+pub mod parking;
 
 /// Names of the maps, as they appear in `bpftool map` and below the pin directory.
 /// The kernel keeps 15 bytes of a map's name.
@@ -203,6 +204,7 @@ mod user {
         Event, Link, Meter, Target, TargetKey,
         balance::{Balance, Load},
         nat::{Allowed, Clock, Door, Egress, End, Endpoint, Flow, FlowKey, Snat},
+        parking::Parked,
     };
 
     /// Gives the ABI types to the crates that want proof that any bytes are a value.
@@ -219,4 +221,5 @@ mod user {
     pod!(TargetKey, Target, Link, Meter, Event);
     pod!(Endpoint, Allowed, Door, Snat, Egress, FlowKey, End, Flow, Clock);
     pod!(Balance, Load);
+    pod!(Parked);
 }

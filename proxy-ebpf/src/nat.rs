@@ -207,7 +207,10 @@ pub mod packet {
         NO_FLOW = "no_flow", "No SYN and of no flow: left to the stack, whose own connection it may be.";
         NEW = "new", "A SYN that made a flow.";
         ESTABLISHED = "established", "A handshake that its client finished.";
-        LISTENER = "listener", "A SYN left to the listener: no open target, or one of another family.";
+        PARKED = "parked", "A SYN taken aside: no open target, or others wait before it.";
+        UNPARKED = "unparked", "A SYN left to the listener: it could not be taken aside.";
+        TURNED = "turned", "A SYN that was parked and goes to the listener: its time was up, or there was no room.";
+        LISTENER = "listener", "A SYN left to the listener: no way to the target, one of another family, or no room to park it.";
         FULL = "full", "A SYN left to the listener: the route has max_connections.";
         NOT_ALLOWED = "not_allowed", "A SYN left to the listener, which refuses it: not in `allow`.";
         DUPLICATE = "duplicate", "A SYN whose flow was made at the same time: dropped, TCP sends it again.";

@@ -16,6 +16,7 @@ use proxy_ebpf::{
     balance::{self, Balance, Load},
     names,
     nat::{self, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, FlowKey, Snat},
+    parking,
 };
 
 /// Map name, key size, value size. A map of sockets or of maps is given descriptors (and cannot be read
@@ -52,10 +53,13 @@ const NAT: Maps = &[
     (balance::names::MAGLEV, size_of::<u32>(), size_of::<RawFd>()),
     (balance::names::LOADS, size_of::<u32>(), size_of::<Load>()),
     (nat::names::PACKETS, size_of::<u32>(), size_of::<u64>()),
+    (parking::names::PARKED, 0, 0),
+    (parking::names::TURNS, size_of::<u32>(), size_of::<u64>()),
 ];
 
 /// Every object of the daemon: its maps, and its one program.
-const OBJECTS: [(&str, Maps, &str); 2] = [("sockmap", SOCKMAP, names::VERDICT), ("tc", NAT, nat::names::TC)];
+const OBJECTS: [(&str, Maps, &str); 3] =
+    [("sockmap", SOCKMAP, names::VERDICT), ("tc", NAT, nat::names::TC), ("release", &[], parking::names::RELEASE)];
 
 /// Built once: a build removes what an earlier one made.
 fn object(name: &str) -> Result<Object> {

@@ -15,22 +15,59 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
-use proxy_ebpf::nat::packet;
+use proxy_ebpf::{nat::packet, parking::mark};
 
 use self::kernel::{
+    aside,
     nat::{Verdict, handle},
     packet::Packet,
     tables::count,
 };
 
-struct Skb(TcContext);
+struct Skb {
+    ctx: TcContext,
+    released: bool,
+}
 
 #[classifier]
 fn nat_tc(ctx: TcContext) -> i32 {
-    match handle(&Skb(ctx)) {
+    let mark = take_mark(&ctx);
+    if mark == mark::TO_LISTENER {
+        count(packet::TURNED);
+        return TC_ACT_UNSPEC;
+    }
+    let skb = Skb { ctx, released: mark == mark::TO_NODE };
+    match handle(&skb) {
         Verdict::Send { ifindex } => send(ifindex),
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Drop => TC_ACT_SHOT,
+        Verdict::Aside { route } if aside::take(&skb.ctx, route, skb.ingress()) => {
+            count(packet::PARKED);
+            TC_ACT_SHOT
+        }
+        Verdict::Aside { .. } => {
+            count(packet::UNPARKED);
+            TC_ACT_UNSPEC
+        }
+        Verdict::Show { route } => {
+            // If it is not heard, the place is free when its time is up.
+            let _unheard = aside::take(&skb.ctx, route, skb.ingress());
+            TC_ACT_UNSPEC
+        }
+    }
+}
+
+/// The daemon's mark on a frame that it sent in again. Whoever routes or filters by marks sees none.
+#[inline(always)]
+fn take_mark(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is the kernel's own, and a program at tc may write this word of it.
+    let mark = unsafe { &mut (*ctx.skb.skb).mark };
+    match *mark {
+        ours @ (mark::TO_NODE | mark::TO_LISTENER) => {
+            *mark = 0;
+            ours
+        }
+        _ => 0,
     }
 }
 
@@ -47,43 +84,48 @@ fn send(ifindex: u32) -> i32 {
 impl Packet for Skb {
     #[inline(always)]
     fn data(&self) -> usize {
-        self.0.data()
+        self.ctx.data()
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
-        self.0.data_end()
+        self.ctx.data_end()
     }
 
     #[inline(always)]
     fn len(&self) -> u32 {
-        self.0.len()
+        self.ctx.len()
     }
 
     #[inline(always)]
     fn ingress(&self) -> u32 {
         // SAFETY: the context is the kernel's own.
-        unsafe { (*self.0.skb.skb).ifindex }
+        unsafe { (*self.ctx.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn is_released(&self) -> bool {
+        self.released
     }
 
     #[inline(always)]
     fn is_plain(&self) -> bool {
         const PACKET_HOST: u32 = 0;
         // SAFETY: as above.
-        let skb = unsafe { &*self.0.skb.skb };
+        let skb = unsafe { &*self.ctx.skb.skb };
         skb.pkt_type == PACKET_HOST && skb.vlan_present == 0
     }
 
     #[inline(always)]
     fn pull(&self, len: u32) -> bool {
         // SAFETY: as above.
-        unsafe { bpf_skb_pull_data(self.0.skb.skb, len) == 0 }
+        unsafe { bpf_skb_pull_data(self.ctx.skb.skb, len) == 0 }
     }
 
     /// The helper knows what the NIC or GSO is still to fill in, and that ports are no part of it then.
     #[inline(always)]
     fn correct(&self, offset: usize, addresses: u32, old: u32, new: u32) -> bool {
-        let (skb, offset) = (self.0.skb.skb, offset as u32);
+        let (skb, offset) = (self.ctx.skb.skb, offset as u32);
         let [addresses, old, new] = [addresses, old, new].map(u64::from);
         // SAFETY: as above.
         let addressed = unsafe { bpf_l4_csum_replace(skb, offset, 0, addresses, u64::from(BPF_F_PSEUDO_HDR)) };
@@ -95,7 +137,7 @@ impl Packet for Skb {
     fn mtu(&self, ifindex: u32) -> Option<u32> {
         let mut mtu = 0;
         // SAFETY: the context is the kernel's own. What it says of this packet does not matter, only the MTU.
-        unsafe { bpf_check_mtu(self.0.skb.skb.cast(), ifindex, &raw mut mtu, 0, 0) };
+        unsafe { bpf_check_mtu(self.ctx.skb.skb.cast(), ifindex, &raw mut mtu, 0, 0) };
         (mtu != 0).then_some(mtu)
     }
 }

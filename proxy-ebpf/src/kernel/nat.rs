@@ -4,9 +4,10 @@
 //! no such connection and answers with RST. An ICMP error passes where an answer to what it quotes would.
 
 use super::{
+    aside,
     flow::{self, Gate},
     icmp, mss,
-    packet::{self as wire, Packet, SYN, Segment},
+    packet::{self as wire, Packet, RST, SYN, Segment},
     rewrite::{Side, hops_left, rewrite},
     tables::{DOOR_OF, DOORS, SNAT_OF, SNATS, count},
 };
@@ -21,12 +22,23 @@ pub(crate) enum Verdict {
     /// Leave it to the stack, as it came.
     Pass,
     Drop,
+    /// Take it aside for the daemon; the stack has it where that cannot be done.
+    Aside {
+        route: u16,
+    },
+    /// Show it to the daemon, and leave it to the stack.
+    Show {
+        route: u16,
+    },
 }
 
 /// Why a packet is not sent on.
 enum Not {
     Passed(u32),
     Dropped(u32),
+    /// By route.
+    TakenAside(u16),
+    Shown(u16),
 }
 
 pub(crate) fn handle(packet: &impl Packet) -> Verdict {
@@ -39,6 +51,11 @@ pub(crate) fn handle(packet: &impl Packet) -> Verdict {
         Err(Not::Dropped(reason)) => {
             count(reason);
             Verdict::Drop
+        }
+        Err(Not::TakenAside(route)) => Verdict::Aside { route },
+        Err(Not::Shown(route)) => {
+            count(packet::NO_FLOW);
+            Verdict::Show { route }
         }
     }
 }
@@ -101,7 +118,7 @@ fn receiver(segment: &Segment) -> Option<Receiver> {
 #[inline(always)]
 fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<u32, Not> {
     let (place, found) = match flow::of_client(segment, door) {
-        None if !segment.is_syn() => return Err(Not::Passed(packet::NO_FLOW)),
+        None if !segment.is_syn() => return Err(no_flow(segment, door)),
         None => begin(packet, segment, door)?,
         Some((place, found)) => match flow::begins_anew(found, segment) {
             Some(old) => {
@@ -146,11 +163,22 @@ fn to_node(packet: &impl Packet, segment: &Segment, place: u32, found: *mut Flow
 }
 
 #[inline(always)]
-fn begin(packet: &impl Packet, segment: &Segment, door: u16) -> Result<(u32, *mut Flow), Not> {
-    flow::make(segment, door, packet.ingress()).map_err(|reason| match reason {
+fn begin(packet: &impl Packet, segment: &Segment, number: u16) -> Result<(u32, *mut Flow), Not> {
+    let door = DOORS.get(u32::from(number)).ok_or(Not::Passed(packet::LISTENER))?;
+    flow::make(segment, (number, door), packet.ingress(), packet.is_released()).map_err(|reason| match reason {
         packet::DUPLICATE => Not::Dropped(reason),
+        packet::PARKED => Not::TakenAside(door.route),
         _ => Not::Passed(reason),
     })
+}
+
+/// A client that gives up while its SYN is parked may say so.
+#[inline(always)]
+fn no_flow(segment: &Segment, number: u16) -> Not {
+    match DOORS.get(u32::from(number)) {
+        Some(door) if segment.flags & RST != 0 && aside::is_held(door.route) => Not::Shown(door.route),
+        _ => Not::Passed(packet::NO_FLOW),
+    }
 }
 
 #[inline(always)]

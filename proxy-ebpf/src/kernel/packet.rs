@@ -25,6 +25,8 @@ pub(crate) trait Packet {
     fn ingress(&self) -> u32;
     /// It is for this host, and on no VLAN: a tag beside the packet would go out with it, on another link.
     fn is_plain(&self) -> bool;
+    /// The daemon has sent it in again, because it is its turn.
+    fn is_released(&self) -> bool;
     /// Makes so many bytes readable; pointers taken before are void.
     fn pull(&self, len: u32) -> bool;
     /// Corrects the checksum at `offset`: by the sum of what has changed in the pseudo-header, and for a word of what it

@@ -13,7 +13,7 @@ use proxy_ebpf::{
     nat::{Address, Allowed, Clock, Door, Egress, Endpoint, Flow, FlowKey, MOST_HALF_OPEN, Snat, packet},
 };
 
-const MAPPED: usize = BPF_F_MMAPABLE as usize;
+pub(crate) const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map(name = "targets")]
 pub(crate) static TARGETS: HashMap<TargetKey, Target, 1024> = HashMap::new();

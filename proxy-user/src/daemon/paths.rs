@@ -122,7 +122,7 @@ fn start_tc(config: &Config, flows: &[u32], kernel: &InKernel) -> Result<Option<
     let places = MOST_ADDRESSES * nat::ports::DEFAULT.count();
     let object = kernel::load_tc(u32::try_from(config.routes.len())?, places, &kernel.pins)?;
     let beneath = Arc::<Sockmap>::clone(&kernel.sockmap);
-    let tc = Tc::start(object, routes, beneath).context("the datapath tc does not start")?;
+    let tc = Tc::start(object, kernel::load_release()?, routes, beneath).context("the datapath tc does not start")?;
     Ok(Some(Arc::new(tc)))
 }
 

@@ -15,6 +15,7 @@ mod room;
 mod selftest;
 mod sockmap;
 mod splice;
+mod syn;
 mod tc;
 mod tcp_info;
 mod worker;
@@ -32,6 +33,7 @@ pub use self::{
     copy::Copy,
     selftest::{SelfTestError, selftest},
     sockmap::{Error as SockmapError, Sockmap},
+    syn::{Arrival, Ends, Onward, Syn, SynError, SynGate, Syns, Turn},
     tc::{Claim, Error as TcError, Tc},
 };
 use crate::target::{Lease, Load};
@@ -121,6 +123,10 @@ pub trait Datapath: Send + Sync + std::fmt::Debug {
     /// Connections that it carries without one of ours: they are in nobody's `adopt`.
     fn flows(&self) -> u64 {
         0
+    }
+    /// The SYNs of the route, where it takes them aside: its listener asks once, and parks them from then on.
+    fn syns(&self) -> Option<Syns> {
+        None
     }
     /// A place for a connection that the listener accepts, where those without count too; None: all `most` are taken.
     fn claim(&self, _most: u32) -> Option<Claim> {

@@ -25,12 +25,14 @@ use proxy_ebpf::{
     TargetKey,
     balance::{self, kind},
     nat::{ALLOWED_MAPPED_BITS, ALLOWED_ROUTE_BITS, Allowed, family, names},
+    parking,
 };
 
-use super::{Connection, Datapath, Sever, Share};
+use super::{Connection, Datapath, Sever, Share, Syns};
 use crate::{
     nat::{
         address::encode,
+        aside::{Aside, AsideError},
         balancer::{self, Balancer},
         collector::Collector,
         doors::Doors,
@@ -59,6 +61,7 @@ pub struct Tc {
     loads: Arc<Loads>,
     balancer: Arc<Balancer>,
     packets: PerCpuArray<MapData, u64>,
+    aside: Aside,
     keeper: Option<JoinHandle<()>>,
 }
 
@@ -74,6 +77,8 @@ pub enum Error {
     Mapping(#[from] crate::nat::MappingError),
     #[error(transparent)]
     Reset(#[from] ResetError),
+    #[error(transparent)]
+    Aside(#[from] AsideError),
     #[error("it needs the tcx links of Linux 6.6")]
     Kernel,
     #[error(transparent)]
@@ -83,8 +88,13 @@ pub enum Error {
 }
 
 impl Tc {
-    /// Serves `routes`; `beneath` has the connections that the listener accepts.
-    pub fn start(mut object: Ebpf, routes: Vec<Route>, beneath: Arc<dyn Datapath>) -> Result<Self, Error> {
+    /// Serves `routes`; `release` sends parked SYNs on, and `beneath` has the connections that the listener accepts.
+    pub fn start(
+        mut object: Ebpf,
+        release: Ebpf,
+        routes: Vec<Route>,
+        beneath: Arc<dyn Datapath>,
+    ) -> Result<Self, Error> {
         // Before, programs hang on netlink filters, which outlive the process and whoever writes their maps.
         if KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(6, 6, 0)) {
             return Err(Error::Kernel);
@@ -115,6 +125,9 @@ impl Tc {
         let keys = map(&mut object, names::FLOW_OF)?;
         let door_map: aya::maps::Array<_, _> = map(&mut object, names::DOORS)?;
         let packets = map(&mut object, names::PACKETS)?;
+        let turns = take(&mut object, parking::names::TURNS)?;
+        let numbers = routes.iter().map(|route| route.number);
+        let aside = Aside::start(map(&mut object, parking::names::PARKED)?, &turns, release, numbers)?;
         let mut keeper = Keeper {
             heart: Heart::open(&take(&mut object, names::CLOCK)?, ORPHAN_GRACE)?,
             collector: Collector::new(
@@ -140,7 +153,17 @@ impl Tc {
         keeper.follow_host();
         let (orders, told) = channel();
         let keeper = thread::Builder::new().name("tc".to_owned()).spawn(move || keeper.run(&told))?;
-        Ok(Self { beneath, exits, orders: Mutex::new(orders), usage, loads, balancer, packets, keeper: Some(keeper) })
+        Ok(Self {
+            beneath,
+            exits,
+            orders: Mutex::new(orders),
+            usage,
+            loads,
+            balancer,
+            packets,
+            aside,
+            keeper: Some(keeper),
+        })
     }
 
     /// The program's counters, by `proxy_ebpf::nat::packet`.
@@ -235,6 +258,10 @@ impl Datapath for TcRoute {
 
     fn flows(&self) -> u64 {
         self.places.usage.of(self.places.route).saturating_sub(self.places.accepted.load(Ordering::Relaxed))
+    }
+
+    fn syns(&self) -> Option<Syns> {
+        self.tc.aside.of(self.places.route)
     }
 
     /// What the listener may accept by itself is no limit here: it has to do with open files, and flows take none.

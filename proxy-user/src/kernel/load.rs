@@ -5,6 +5,7 @@ use proxy_ebpf::{
     balance::{self, names as sharing},
     names,
     nat::names as nat,
+    parking::names as parking,
 };
 
 use super::bpffs::{BpffsError, PinDir};
@@ -12,6 +13,7 @@ use super::bpffs::{BpffsError, PinDir};
 /// The objects, built by this very build (`build.rs`).
 static SOCKMAP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockmap.o"));
 static TC: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tc.o"));
+static RELEASE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/release.o"));
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -68,7 +70,13 @@ pub fn load_tc(routes: u32, flows: u32, pins: &PinDir) -> Result<Ebpf, Error> {
     for map in [sharing::BALANCE, sharing::TURN, sharing::MAGLEV] {
         loader.map_max_entries(map, families);
     }
+    loader.map_max_entries(parking::TURNS, routes.max(1));
     Ok(loader.load(TC)?)
+}
+
+/// Loads the program that sends parked SYNs on. It has no map, and is attached to nothing.
+pub fn load_release() -> Result<Ebpf, Error> {
+    Ok(EbpfLoader::new().load(RELEASE)?)
 }
 
 /// Writes the programs' log lines to the daemon's log. Without a runtime (`doctor`) nobody reads them.

@@ -7,6 +7,6 @@ mod targets;
 
 pub use self::{
     bpffs::{BpffsError, DEFAULT_DIR, PinDir},
-    load::{Error, Sizes, load, load_tc},
+    load::{Error, Sizes, load, load_release, load_tc},
     targets::{KernelTargets, encode},
 };

@@ -1,7 +1,15 @@
 //! Takes connections from one listening socket. Promises: one bad connection does not stop the
 //! next; a lack of files or memory slows the loop down, is logged once a minute, and never spins.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use nix::errno::Errno;
 use tokio::{
@@ -16,7 +24,9 @@ use super::{
     admit::Admission,
     client::{Client, Service},
     counts::{AcceptError, Refusal},
+    ledger::Ticket,
     reply, socket,
+    syns::Desk,
     throttle::Throttle,
 };
 use crate::config;
@@ -32,20 +42,29 @@ pub(super) struct Door {
     name: config::Name,
     admission: Admission,
     service: Arc<Service>,
-    /// Arrivals so far.
-    arrivals: std::sync::atomic::AtomicU64,
+    /// Arrivals of the route so far, by whichever way.
+    numbers: Arc<AtomicU64>,
+    /// Of a route whose SYNs are parked.
+    desk: Option<Arc<Desk>>,
     patience: Arc<Semaphore>,
     tasks: TaskTracker,
     troubles: Throttle,
 }
 
 impl Door {
-    pub(super) fn new(route: &config::Route, service: Arc<Service>, tasks: TaskTracker) -> Self {
+    pub(super) fn new(
+        route: &config::Route,
+        service: Arc<Service>,
+        numbers: Arc<AtomicU64>,
+        desk: Option<Arc<Desk>>,
+        tasks: TaskTracker,
+    ) -> Self {
         Self {
             name: Arc::clone(&route.name),
             admission: Admission::new(route),
             service,
-            arrivals: 0.into(),
+            numbers,
+            desk,
             patience: Arc::new(Semaphore::new(PATIENCE)),
             tasks,
             troubles: Throttle::default(),
@@ -93,10 +112,17 @@ impl Door {
                 return self.turn_away(stream, refusal);
             }
         };
-        let number = self.arrivals.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let client = Client { stream, ip, number, arrived: Instant::now(), place };
+        let waited = self.ticket(&stream, peer);
+        let fresh = || Ticket { number: self.numbers.fetch_add(1, Ordering::Relaxed), arrived: Instant::now() };
+        let Ticket { number, arrived } = waited.unwrap_or_else(fresh);
+        let client = Client { stream, ip, number, arrived, has_waited: waited.is_some(), place };
         let service = Arc::clone(&self.service);
         self.tasks.spawn(async move { service.serve(client).await });
+    }
+
+    /// That of its SYN, if it waited before.
+    fn ticket(&self, stream: &TcpStream, peer: SocketAddr) -> Option<Ticket> {
+        self.desk.as_ref()?.claim(peer, stream.local_addr().ok()?)
     }
 
     fn turn_away(&self, stream: TcpStream, refusal: Refusal) {

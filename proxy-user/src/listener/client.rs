@@ -15,12 +15,13 @@ use super::{
     counts::{Counts, Outcome, Refusal},
     leave::left,
     park::{Lot, Stay},
+    queue::By,
     reply,
     throttle::Throttle,
 };
 use crate::{
     config,
-    datapath::{Connection, Datapath, Place, Traffic},
+    datapath::{Connection, Datapath, Place, SynGate, Traffic},
     target::{Lease, Slots},
 };
 
@@ -32,6 +33,8 @@ pub(super) struct Client {
     /// Counts the arrivals of the route.
     pub(super) number: u64,
     pub(super) arrived: Instant,
+    /// Its SYN was parked from then on.
+    pub(super) has_waited: bool,
     pub(super) place: Place,
 }
 
@@ -41,7 +44,7 @@ pub(super) struct Service {
     name: config::Name,
     dialer: Dialer,
     pub(super) lot: Lot,
-    park_timeout: Duration,
+    pub(super) park_timeout: Duration,
     idle_timeout: Duration,
     datapath: Arc<dyn Datapath>,
     pub(super) counts: Arc<Counts>,
@@ -58,11 +61,12 @@ impl Service {
         datapath: Arc<dyn Datapath>,
         counts: Arc<Counts>,
         traffic: Arc<Traffic>,
+        gate: Option<Arc<dyn SynGate>>,
     ) -> Self {
         Self {
             name: Arc::clone(&route.name),
             dialer: Dialer::new(slots.clone(), Arc::clone(&datapath), route.balance, route.connect_timeout),
-            lot: Lot::new(route.park.limit, route.reconnect_rate, slots),
+            lot: Lot::new(route.park.limit, route.reconnect_rate, slots, Arc::clone(&counts), gate),
             park_timeout: route.park.timeout,
             idle_timeout: route.idle_timeout,
             datapath,
@@ -113,7 +117,10 @@ impl Service {
                 }
             }
         }
-        let place = self.lot.stay(&self.counts, client.number, client.arrived);
+        if client.has_waited && client.arrived + self.park_timeout <= Instant::now() {
+            return Err(why.unwrap_or(Refusal::ParkTimeout));
+        }
+        let place = self.lot.stay(By::Socket, client.number, client.arrived, client.has_waited);
         let stay = stay.insert(place.map_err(|refusal| match refusal {
             Refusal::ParkFull => why.unwrap_or(refusal),
             other => other,
@@ -193,6 +200,6 @@ fn why_not(failure: &Failure) -> Option<Refusal> {
 
 fn end(stay: Option<Stay<'_>>, outcome: Outcome) {
     if let Some(stay) = stay {
-        stay.end(outcome);
+        stay.end(Some(outcome));
     }
 }

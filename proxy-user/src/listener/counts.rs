@@ -108,13 +108,19 @@ impl Counts {
         add(&self.accepted);
     }
 
-    /// When the first connection of the newest generation that has one was given to the datapath.
+    /// When the first connection of the newest generation that has one was given to the datapath, or its parked SYN
+    /// was sent on.
     pub fn first_of_generation(&self) -> watch::Receiver<Option<Instant>> {
         self.first.subscribe()
     }
 
     pub(super) fn handed_over(&self, generation: u64) {
         add(&self.handed_over);
+        self.went_on(generation);
+    }
+
+    /// A client goes to a node of this generation, by whichever way.
+    pub(super) fn went_on(&self, generation: u64) {
         // One load for nearly every connection: the first of a generation comes once in a switch.
         if self.newest.load(Ordering::Relaxed) < generation
             && self.newest.fetch_max(generation, Ordering::Relaxed) < generation
@@ -137,18 +143,25 @@ impl Counts {
 
     /// Takes one of `limit` waiting places; false: all are taken.
     pub(super) fn park(&self, limit: u32) -> bool {
-        let room = |now| (now < u64::from(limit)).then_some(now + 1);
-        let parked = self.parked_now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
+        let parked = self.park_if(limit);
         if !parked {
             add(&self.parked[Outcome::Full as usize]);
         }
         parked
     }
 
-    /// Gives the place of [`Self::park`] back.
-    pub(super) fn unpark(&self, outcome: Outcome) {
+    /// The same for one who may still find another place: not counted where all are taken.
+    pub(super) fn park_if(&self, limit: u32) -> bool {
+        let room = |now| (now < u64::from(limit)).then_some(now + 1);
+        self.parked_now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+    }
+
+    /// Gives the place of [`Self::park`] back; without an outcome, the client waits on in another.
+    pub(super) fn unpark(&self, outcome: Option<Outcome>) {
         self.parked_now.fetch_sub(1, Ordering::Relaxed);
-        add(&self.parked[outcome as usize]);
+        if let Some(outcome) = outcome {
+            add(&self.parked[outcome as usize]);
+        }
     }
 }
 
@@ -198,7 +211,7 @@ mod tests {
     fn waiting_places_are_bounded_and_come_back() {
         let counts = Counts::default();
         assert!(counts.park(2) && counts.park(2) && !counts.park(2));
-        counts.unpark(Outcome::Left);
+        counts.unpark(Some(Outcome::Left));
         assert!(counts.park(2));
         let seen = counts.snapshot();
         assert_eq!((seen.parked_now, seen.parked(Outcome::Left), seen.parked(Outcome::Full)), (2, 1, 1));

@@ -3,7 +3,8 @@
 //! through to a node the switch has left; after the hand-over nothing of a connection remains here.
 //!
 //! The way of a client: `accept` -> `admit` -> `client` -> (`park`) -> `connect` -> the datapath,
-//! or `reply` with the reason. `queue`, `pace` and `balance` decide, and do no I/O.
+//! or `reply` with the reason. Where the datapath takes packets aside: `syns` -> `park` -> the datapath.
+//! `queue`, `pace`, `ledger` and `balance` decide, and do no I/O.
 
 mod accept;
 mod admit;
@@ -14,29 +15,35 @@ mod connect;
 mod counts;
 mod holder;
 mod leave;
+mod ledger;
 mod pace;
 mod park;
 mod queue;
 mod reply;
 mod socket;
+mod syns;
 mod throttle;
 
 #[cfg(test)]
 mod tests;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{accept::Door, client::Service};
+use self::{accept::Door, client::Service, syns::Desk};
 pub use self::{
     bind::BindError,
     counts::{AcceptError, Counts, Outcome, Refusal, Snapshot},
 };
 use crate::{
     config,
-    datapath::{Datapath, Traffic},
+    datapath::{Datapath, Syns, Traffic},
     target::Slots,
 };
 
@@ -71,9 +78,17 @@ impl Listener {
     ) -> io::Result<()> {
         let sockets = self.sockets.into_iter().map(|(_, socket)| TcpListener::from_std(socket));
         let sockets = sockets.collect::<io::Result<Vec<_>>>()?;
-        let service = Arc::new(Service::new(&self.route, slots, datapath, counts, traffic));
-        let tasks = TaskTracker::new();
-        let door = Arc::new(Door::new(&self.route, Arc::clone(&service), tasks.clone()));
+        let syns = datapath.syns();
+        let gate = syns.as_ref().map(|syns| Arc::clone(&syns.gate));
+        let service = Arc::new(Service::new(&self.route, slots, datapath, counts, traffic, gate));
+        let (tasks, numbers) = (TaskTracker::new(), Arc::<AtomicU64>::default());
+        let desk = syns.map(|Syns { gate, arrivals }| {
+            let desk = Desk::new(&self.route.name, Arc::clone(&service), gate, Arc::clone(&numbers), tasks.clone());
+            let desk = Arc::new(desk);
+            tasks.spawn(Arc::clone(&desk).keep(arrivals, stop.clone()));
+            desk
+        });
+        let door = Arc::new(Door::new(&self.route, Arc::clone(&service), numbers, desk, tasks.clone()));
         for socket in sockets {
             tasks.spawn(Arc::clone(&door).keep(socket, stop.clone()));
         }

@@ -4,7 +4,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,9 +17,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     counts::{Counts, Outcome, Refusal},
     pace::Pace,
-    queue::Queue,
+    queue::{By, Queue},
 };
-use crate::target::Slots;
+use crate::{
+    datapath::{SynGate, Turn},
+    target::Slots,
+};
 
 /// The pause after a failed connection, drawn anew each time so that daemons do not beat in step.
 const PAUSE_MS: std::ops::RangeInclusive<u64> = 20..=100;
@@ -32,6 +35,9 @@ pub(super) struct Lot {
     seen: Mutex<Seen>,
     /// Rung when the usher has to look again.
     bell: Notify,
+    counts: Arc<Counts>,
+    /// What tells the kernel whose turn it is, where it takes SYNs aside.
+    gate: Option<Arc<dyn SynGate>>,
 }
 
 /// The slots as the queue knows them: node and generation.
@@ -43,13 +49,21 @@ struct Seen {
 }
 
 impl Lot {
-    pub(super) fn new(limit: u32, rate: u32, slots: watch::Receiver<Slots>) -> Self {
+    pub(super) fn new(
+        limit: u32,
+        rate: u32,
+        slots: watch::Receiver<Slots>,
+        counts: Arc<Counts>,
+        gate: Option<Arc<dyn SynGate>>,
+    ) -> Self {
         let lot = Self {
             limit,
             queue: Mutex::new(Queue::new(Pace::new(rate))),
             slots,
             seen: Mutex::default(),
             bell: Notify::new(),
+            counts,
+            gate,
         };
         lot.follow();
         lot
@@ -57,30 +71,48 @@ impl Lot {
 
     /// Whether a new client may go on without waiting.
     pub(super) fn pass(&self) -> bool {
-        self.queue().pass(Instant::now())
+        self.with(|queue| queue.pass(Instant::now()))
     }
 
-    /// A place to wait for the client that arrived as number `number`.
-    pub(super) fn stay<'a>(&'a self, counts: &'a Counts, number: u64, arrived: Instant) -> Result<Stay<'a>, Refusal> {
-        if self.queue().ended() {
+    /// A place to wait for the client that arrived as number `number`; `again`: it has waited before.
+    pub(super) fn stay(&self, by: By, number: u64, arrived: Instant, again: bool) -> Result<Stay<'_>, Refusal> {
+        if self.with(|queue| queue.ended()) {
             return Err(Refusal::Draining);
         }
-        if !counts.park(self.limit) {
+        let parked = match by {
+            // Its SYN had a place, and may not have given it back yet.
+            By::Socket if again => self.counts.park_if(u32::MAX),
+            By::Socket => self.counts.park(self.limit),
+            // Where it finds no place its client comes as a socket, and is counted as that.
+            By::Syn => self.counts.park_if(self.limit),
+        };
+        if !parked {
             return Err(Refusal::ParkFull);
         }
-        Ok(Stay { lot: self, counts, number, arrived, position: Position::Aside, outcome: Outcome::Left })
+        Ok(Stay { lot: self, by, number, arrived, position: Position::Aside, outcome: Some(Outcome::Left) })
+    }
+
+    /// The generation that new connections are made under; 0: none.
+    pub(super) fn generation(&self) -> u64 {
+        self.slots.borrow().iter().map(|slot| slot.generation).max().unwrap_or(0)
+    }
+
+    /// How many SYNs may wait. Who sends them need not be who he says he is: a part of the places is left to clients
+    /// that have shown it by a handshake, with the listener.
+    pub(super) fn most_syns(&self) -> u32 {
+        self.limit - self.limit / 4
     }
 
     /// A connection was made: there is no doubt about the node.
     pub(super) fn succeeded(&self) {
-        if self.queue().succeeded() {
+        if self.with(Queue::succeeded) {
             self.bell.notify_one();
         }
     }
 
     /// A connection could not be made, or there is nobody to connect to.
     pub(super) fn failed(&self) {
-        self.queue().failed(Instant::now() + pause());
+        self.with(|queue| queue.failed(Instant::now() + pause()));
         self.bell.notify_one();
     }
 
@@ -98,7 +130,7 @@ impl Lot {
             seen.known.clone_from(&now);
         }
         seen.last = now;
-        self.queue().follow(open, new, Instant::now());
+        self.with(|queue| queue.follow(open, new, Instant::now()));
     }
 
     /// Lets clients through as they fall due, until `stop`; then ends every wait.
@@ -107,7 +139,7 @@ impl Lot {
         slots.mark_changed();
         let mut switch_lives = true;
         while !stop.is_cancelled() {
-            let again = self.queue().release(Instant::now(), pause());
+            let again = self.with(|queue| queue.release(Instant::now(), pause()));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -119,11 +151,21 @@ impl Lot {
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
             }
         }
-        self.queue().end();
+        self.with(Queue::end);
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    /// All that is done to the queue goes through here: the kernel hears at once what it means for new SYNs.
+    fn with<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> T {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = act(&mut queue);
+        if let Some(gate) = &self.gate {
+            gate.set(match queue.turn(Instant::now()) {
+                // With room for nobody there is nobody to be told apart from others.
+                Turn::Held if self.most_syns() == 0 => Turn::Listener,
+                turn => turn,
+            });
+        }
+        done
     }
 }
 
@@ -143,11 +185,12 @@ enum Position {
 #[derive(Debug)]
 pub(super) struct Stay<'a> {
     lot: &'a Lot,
-    counts: &'a Counts,
+    by: By,
     number: u64,
     arrived: Instant,
     position: Position,
-    outcome: Outcome,
+    /// None: the wait goes on elsewhere.
+    outcome: Option<Outcome>,
 }
 
 impl Stay<'_> {
@@ -155,7 +198,7 @@ impl Stay<'_> {
     /// head of the queue again. Cancel safe: the place remains, its part in the queue does not.
     pub(super) async fn turn(&mut self) -> Result<(), Refusal> {
         self.step_aside();
-        let turn = self.lot.queue().join(self.number, self.arrived);
+        let turn = self.lot.with(|queue| queue.join(self.by, self.number, self.arrived));
         self.position = Position::Queued;
         self.lot.bell.notify_one();
         turn.await.map_err(|_| Refusal::Draining)?;
@@ -163,21 +206,24 @@ impl Stay<'_> {
         Ok(())
     }
 
-    pub(super) fn end(mut self, outcome: Outcome) {
+    pub(super) fn end(mut self, outcome: Option<Outcome>) {
         self.outcome = outcome;
     }
 
     fn step_aside(&mut self) {
-        let mut queue = self.lot.queue();
-        let was_through = match self.position {
-            Position::Aside => false,
-            Position::Queued => !queue.leave(self.number) && !queue.ended(),
-            Position::Trying => true,
-        };
-        self.position = Position::Aside;
+        let position = std::mem::replace(&mut self.position, Position::Aside);
+        let was_through = self.lot.with(|queue| {
+            let was_through = match position {
+                Position::Aside => false,
+                Position::Queued => !queue.leave(self.by, self.number) && !queue.ended(),
+                Position::Trying => true,
+            };
+            if was_through {
+                queue.back(self.by);
+            }
+            was_through
+        });
         if was_through {
-            queue.back();
-            drop(queue);
             self.lot.bell.notify_one();
         }
     }
@@ -185,7 +231,8 @@ impl Stay<'_> {
 
 impl Drop for Stay<'_> {
     fn drop(&mut self) {
+        // First: the step that follows tells the kernel whether there is room.
+        self.lot.counts.unpark(self.outcome);
         self.step_aside();
-        self.counts.unpark(self.outcome);
     }
 }

@@ -6,7 +6,8 @@
 //! - `balancer`, `maglev`: among which slots new flows are shared out; `loads`: how much each slot has to do;
 //! - `ports`, `sockets`: the source ports that are ours alone;
 //! - `flows`, `pool`: the table of flows and its free places; `collector`: frees what has ended, by the rules in `fate`;
-//! - `segment`, `reset`: the RST to both ends of a flow.
+//! - `segment`, `reset`: the RST to both ends of a flow;
+//! - `aside`, `syn`: SYNs that wait for a node, out of the kernel and in again.
 //!
 //! Tested, and called by nobody yet: `audit` (what a killed daemon left), `reservation` (ports reserved for as long as we
 //! run) and `watch` (changes of the network; the keeper looks every second). They are for flows that outlive the daemon.
@@ -14,6 +15,7 @@
 //! Never knows Sentinel or the election: who lives and who has ended is told to it.
 
 pub mod address;
+pub mod aside;
 pub mod audit;
 pub mod balancer;
 pub mod collector;
@@ -34,6 +36,7 @@ pub mod reservation;
 pub mod reset;
 pub mod segment;
 pub mod sockets;
+pub mod syn;
 pub mod ticks;
 pub mod watch;
 

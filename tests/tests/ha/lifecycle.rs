@@ -1,8 +1,11 @@
 //! The daemon's own life: draining on SIGTERM, a second instance, connections that wait in vain.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use redis::Value;
 use switchmaster_tests::{
     Client, Daemon, Lab, Spec, Subscriber,
@@ -83,6 +86,12 @@ fn masterdown(client: &mut Client) -> Result<()> {
     client.wait_end(FOLLOW).map(|_| ())
 }
 
+/// A client that waits wherever it is kept waiting: in its connect, or after it.
+fn dial(lab: &Lab) -> Result<JoinHandle<Result<Client>>> {
+    let (namespace, to) = (lab.client()?.clone(), lab.writes_address()?);
+    Ok(thread::spawn(move || Client::connect(&namespace, to)))
+}
+
 fn park_times_out(datapath: &str) {
     check(Lab::start(Spec::bare(1), datapath, with_a_small_park), |lab| {
         lab.cluster.kill_master()?;
@@ -109,14 +118,14 @@ fn a_full_park_refuses(datapath: &str) {
             ensure!(status.group(lab.group_name())?.way != "open", "it is open");
             Ok(())
         })?;
-        let _first = lab.writes()?;
+        let first = dial(lab)?;
         wait::until_true(FOLLOW, "a parked connection", || {
             lab.daemon.status().is_ok_and(|status| status.route("writes").is_ok_and(|route| route.parked == 1))
         })?;
         let start = Instant::now();
         masterdown(&mut lab.writes()?)?;
         ensure!(start.elapsed() < PARK / 2, "it was refused only after {:?}", start.elapsed());
-        Ok(())
+        first.join().ok().context("the first client panicked")?.map(|_| ())
     });
 }
 
@@ -150,14 +159,17 @@ fn a_switch_during_the_drain(datapath: &str) {
         let old = lab.cluster.master()?;
         lab.cluster.nodes[old].freeze()?;
         let mut parked = wait::until(Duration::from_secs(5), "a parked connection", || {
-            let client = lab.writes()?;
+            // Where it is the SYN that waits, it waits on for a while without its client.
+            let client = Client::connect_within(lab.client()?, lab.writes_address()?, Duration::from_millis(200)).ok();
             let status = lab.daemon.status()?;
             ensure!(status.route("writes")?.parked > 0, "none; the group is {}", status.group(lab.group_name())?.way);
             Ok(client)
         })?;
         let start = Instant::now();
         lab.daemon.terminate()?;
-        parked.wait_end(Duration::from_secs(2))?;
+        if let Some(parked) = &mut parked {
+            parked.wait_end(Duration::from_secs(2))?;
+        }
         let (_, error) = subscriber.wait_ended(Duration::from_secs(9))?;
         ensure!(error.contains("reset"), "it ended by FIN, not by RST: {error}");
         let status = lab.daemon.wait(FOLLOW)?;

@@ -8,6 +8,7 @@ mod failover;
 mod gap;
 mod input;
 mod lifecycle;
+mod parking;
 mod partition;
 mod pause;
 mod pins;

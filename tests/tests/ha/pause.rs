@@ -3,7 +3,7 @@
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -69,14 +69,19 @@ fn executed(lab: &Lab, node: usize) -> Result<String> {
         .map(|line| line.split(',').next().unwrap_or_default().to_owned())
 }
 
-fn paused(lab: &Lab, old: usize, leaver: Client, echoed: &AtomicU64) -> Result<Client> {
+/// Dials, asks, and waits for its answer, wherever it is kept waiting.
+fn newcomer(lab: &Lab) -> Result<JoinHandle<Result<()>>> {
+    let (namespace, to) = (lab.client()?.clone(), lab.writes_address()?);
+    Ok(thread::spawn(move || Client::connect_within(&namespace, to, FOLLOW)?.ping()))
+}
+
+fn paused(lab: &Lab, old: usize, leaver: Client, echoed: &AtomicU64) -> Result<JoinHandle<Result<()>>> {
     // What had been handed over before has arrived by now.
     wait::pause(Duration::from_millis(100));
     let (before, back) = (executed(lab, old)?, echoed.load(Ordering::Relaxed));
     drop(leaver);
     wait::pause(Duration::from_millis(50));
-    let mut next = Client::connect_within(lab.client()?, lab.writes_address()?, FOLLOW)?;
-    next.send(&redis::cmd("PING"))?;
+    let next = newcomer(lab)?;
     wait::pause(Duration::from_millis(150));
     ensure!(lab.daemon.status()?.group(lab.group_name())?.way == "paused", "the pause was too short for this test");
     let (after, more) = (executed(lab, old)?, echoed.load(Ordering::Relaxed));
@@ -106,10 +111,11 @@ fn streams_stand_still_and_go_on(datapath: &str) {
             let work = || -> Result<()> {
                 wait::until_true(FOLLOW, "a stream", || echoed.load(Ordering::Relaxed) > 500)?;
                 let old = hang_a_failover(lab)?;
-                let mut next = paused(lab, old, leaver, &echoed)?;
+                let next = paused(lab, old, leaver, &echoed)?;
                 lab.daemon.wait_way(lab.group_name(), "open", FOLLOW)?;
                 let opened = Instant::now();
-                next.receive().context("the client that came in the pause")?;
+                let served = next.join().ok().context("the client that came in the pause panicked")?;
+                served.context("the client that came in the pause")?;
                 ensure!(opened.elapsed() < Duration::from_secs(1), "it was served after {:?}", opened.elapsed());
                 let before = echoed.load(Ordering::Relaxed);
                 wait::until_true(FOLLOW, "the streams to go on", || echoed.load(Ordering::Relaxed) > before + 500)?;

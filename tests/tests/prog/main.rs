@@ -7,6 +7,7 @@ mod left_alone;
 mod life;
 mod memory;
 mod mss;
+mod parking;
 mod property;
 mod replicas;
 mod room;

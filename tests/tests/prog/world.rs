@@ -6,19 +6,22 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::LazyLock,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, ArrayOfMaps, HashMap, LpmTrie, MapData, PerCpuArray, Queue, lpm_trie::Key},
+    maps::{Array, ArrayOfMaps, HashMap, LpmTrie, MapData, PerCpuArray, Queue, RingBuf, lpm_trie::Key},
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use ebpf_build::build;
+use nix::time::{ClockId, clock_gettime};
 use proxy_ebpf::{
     Target, TargetKey,
     names::TARGETS,
     nat::{ALLOWED_ROUTE_BITS, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, Snat, family, names, packet},
+    parking::{self, Parked},
     state,
 };
 
@@ -58,6 +61,7 @@ pub(crate) fn v6() -> Addresses {
 
 pub(crate) struct World {
     object: Ebpf,
+    ring: RingBuf<MapData>,
     pub(crate) at: Addresses,
     seen: Vec<u64>,
 }
@@ -67,6 +71,7 @@ pub(crate) struct World {
 pub(crate) struct Outcome {
     pub(crate) verdict: u32,
     pub(crate) packet: Vec<u8>,
+    pub(crate) mark: u32,
     /// By how much each counter rose, by name.
     pub(crate) counted: BTreeMap<&'static str, u64>,
 }
@@ -104,7 +109,8 @@ impl World {
         let mut object = loader.load(&object()?).context("load")?;
         let program: &mut SchedClassifier = object.program_mut(names::TC).context("the program")?.try_into()?;
         program.load()?;
-        let mut world = Self { object, at, seen: vec![0; packet::COUNT as usize] };
+        let ring = RingBuf::try_from(object.take_map(parking::names::PARKED).context("no ring")?)?;
+        let mut world = Self { object, ring, at, seen: vec![0; packet::COUNT as usize] };
         world.furnish(ports)?;
         world.lead(state::OPEN, GENERATION, GENERATION)?;
         Ok(world)
@@ -223,13 +229,44 @@ impl World {
     }
 
     pub(crate) fn run(&mut self, packet: &[u8]) -> Result<Outcome> {
+        self.run_marked(packet, 0)
+    }
+
+    /// With a mark beside the packet.
+    pub(crate) fn run_marked(&mut self, packet: &[u8], mark: u32) -> Result<Outcome> {
         let mut out = vec![0; packet.len() + 256];
+        // The beginning of `struct __sk_buff`: length, type of packet, mark.
+        let (context, mut context_out) = ([0, 0, mark], [0_u32; 48]);
         let program: &mut SchedClassifier = self.object.program_mut(names::TC).context("the program")?.try_into()?;
-        let options = TestRunOptions { data_in: Some(packet), data_out: Some(&mut out), ..TestRunOptions::default() };
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ctx_in: Some(bytemuck::cast_slice(&context)),
+            ctx_out: Some(bytemuck::cast_slice_mut(&mut context_out)),
+            ..TestRunOptions::default()
+        };
         let result = program.test_run(options).context("test run")?;
         out.truncate(result.data_size_out as usize);
         let counted = self.counted()?;
-        Ok(Outcome { verdict: result.return_value, packet: out, counted })
+        Ok(Outcome { verdict: result.return_value, packet: out, mark: context_out[2], counted })
+    }
+
+    /// What the program has taken aside, one by one.
+    pub(crate) fn parked(&mut self) -> Result<Option<Parked>> {
+        let Some(item) = self.ring.next() else { return Ok(None) };
+        let record = bytemuck::try_pod_read_unaligned(&item).map_err(|error| anyhow!("a record: {error}"))?;
+        Ok(Some(record))
+    }
+
+    /// Says whose turn it is, as the daemon does.
+    pub(crate) fn turn(&mut self, turn: u64) -> Result<()> {
+        Ok(self.array(parking::names::TURNS)?.set(0, turn, 0)?)
+    }
+
+    /// The daemon was last alive so long ago, in ns.
+    pub(crate) fn silent_for(&mut self, silence: u64) -> Result<()> {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+        self.beat(Duration::from(now).as_nanos() as u64 - silence)
     }
 
     fn counted(&mut self) -> Result<BTreeMap<&'static str, u64>> {

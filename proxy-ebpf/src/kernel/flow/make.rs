@@ -3,16 +3,16 @@
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_coarse_ns};
 
 use super::super::{
+    aside::{Turn, turn_of},
     balance,
     packet::Segment,
-    tables::{
-        ALLOW, CLOCK, DOORS, EGRESS, FLOW_OF, FLOWS, FREE, HALF_OPEN, TARGETS, USAGE, count, fetch_add, mark, replace,
-    },
+    tables::{ALLOW, CLOCK, EGRESS, FLOW_OF, FLOWS, FREE, HALF_OPEN, TARGETS, USAGE, count, fetch_add, mark, replace},
 };
 use super::{free, key, now, of_client, state, state_of, word};
 use proxy_ebpf::{
     Target, TargetKey,
-    nat::{ALLOWED_ROUTE_BITS, Address, Allowed, Egress, End, Flow, MOST_HALF_OPEN, Port, family, flow, packet},
+    nat::{ALLOWED_ROUTE_BITS, Address, Allowed, Door, Egress, End, Flow, MOST_HALF_OPEN, Port, family, flow, packet},
+    state as way,
 };
 
 const AF_INET: u16 = 2;
@@ -20,28 +20,44 @@ const NOEXIST: u64 = 1;
 
 /// Makes a flow for a SYN. The error is the counter of the reason why there is none.
 #[inline(always)]
-pub(crate) fn make(segment: &Segment, number: u16, ingress: u32) -> Result<(u32, *mut Flow), u32> {
-    let door = DOORS.get(u32::from(number)).ok_or(packet::LISTENER)?;
+pub(crate) fn make(
+    segment: &Segment,
+    (number, door): (u16, &Door),
+    ingress: u32,
+    released: bool,
+) -> Result<(u32, *mut Flow), u32> {
     let clock = CLOCK.get(0).ok_or(packet::ORPHANED)?;
     // SAFETY: no arguments.
-    if unsafe { bpf_ktime_get_coarse_ns() } > clock.beat + clock.grace {
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    if now > clock.beat + clock.grace {
         return Err(packet::ORPHANED);
     }
     let route = u32::from(door.route);
-    let slot = balance::slot_for(&segment.source, segment.v6, route).ok_or(packet::LISTENER)?;
+    if !is_allowed(segment, route) {
+        return Err(packet::NOT_ALLOWED);
+    }
+    let shut = match turn_of(door.route, clock, now, released) {
+        Turn::Listener => return Err(packet::LISTENER),
+        Turn::Held => return Err(packet::PARKED),
+        Turn::Free => packet::PARKED,
+        Turn::Unparked => packet::LISTENER,
+    };
+    // One that was parked and finds no replica of its family is the listener's: it would only be sent here again.
+    let nobody = if released { packet::LISTENER } else { shut };
+    let slot = balance::slot_for(&segment.source, segment.v6, route).ok_or(nobody)?;
     let at = TargetKey { route, slot };
-    let target = target_of(at).ok_or(packet::LISTENER)?;
+    let target = target_of(at).ok_or(shut)?;
+    if target.state != way::OPEN || target.live == 0 || target.live != target.generation {
+        return Err(shut);
+    }
     if !balance::is_open(&target, segment.v6) {
         return Err(packet::LISTENER);
-    }
-    if !is_allowed(segment, at.route) {
-        return Err(packet::NOT_ALLOWED);
     }
     // SAFETY: two words that change only with the target.
     let egress = *unsafe { EGRESS.get(at) }.ok_or(packet::LISTENER)?;
     // The entry may have become another's while it was read (see `gate`), and the way another node's.
     if target_of(at).is_none_or(|again| !is_same(&again, &target)) {
-        return Err(packet::LISTENER);
+        return Err(shut);
     }
     let usage = USAGE.get_ptr_mut(at.route).ok_or(packet::LISTENER)?;
     // Half-open flows count in `half_open`: whoever floods must not use up the route's places.

@@ -147,13 +147,14 @@ async fn the_task_of_a_client_is_small() {
         listener::client::{Client, Service},
     };
     let (slots, seen) = target::channel();
-    let service = Arc::new(Service::new(&route(), seen, Arc::<Recorder>::default(), Arc::default(), Arc::default()));
+    let service =
+        Arc::new(Service::new(&route(), seen, Arc::<Recorder>::default(), Arc::default(), Arc::default(), None));
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let place = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
     let place = Place::new(place, Claim::default());
     let ip = stream.peer_addr().unwrap().ip();
-    let client = Client { stream, ip, number: 0, arrived: tokio::time::Instant::now(), place };
+    let client = Client { stream, ip, number: 0, arrived: tokio::time::Instant::now(), has_waited: false, place };
     let size = size_of_val(&service.serve(client));
     println!("a client's task: {size} bytes");
     assert!(size < 2048, "{size}");

@@ -5,6 +5,7 @@ mod door;
 mod limits;
 mod parking;
 mod switching;
+mod syns;
 
 use std::{
     io::{Read as _, Write as _},
@@ -80,11 +81,16 @@ fn route() -> Route {
 
 impl Rig {
     fn start(route: &Route) -> Self {
+        let recorder = Arc::<Recorder>::default();
+        let datapath: Arc<dyn Datapath> = recorder.clone();
+        Self::over(route, datapath, recorder)
+    }
+
+    fn over(route: &Route, datapath: Arc<dyn Datapath>, recorder: Arc<Recorder>) -> Self {
         let listener = Listener::bind(route).unwrap();
         let addresses = listener.addresses();
         let (slots, seen) = target::channel();
-        let (recorder, counts, stop) = (Arc::<Recorder>::default(), Arc::<Counts>::default(), CancellationToken::new());
-        let datapath: Arc<dyn Datapath> = recorder.clone();
+        let (counts, stop) = (Arc::<Counts>::default(), CancellationToken::new());
         let run = listener.run(seen, datapath, Arc::clone(&counts), Arc::<Traffic>::default(), stop.clone());
         Self { address: addresses[0], addresses, slots, recorder, counts, stop, run: tokio::spawn(run) }
     }

@@ -9,6 +9,7 @@ mod flows;
 mod maglev;
 mod reset;
 mod segment;
+mod syn;
 
 use aya::maps::MapData;
 use aya_obj::generated::bpf_map_type;
