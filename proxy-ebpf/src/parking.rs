@@ -6,7 +6,7 @@ pub mod names {
     /// Ring buffer of [`super::Parked`].
     pub const PARKED: &str = "parked";
     /// Array of `u64`, by route: one of [`super::turn`], mapped into the daemon's memory.
-    pub const TURNS: &str = "turns";
+    pub const SYN_TURNS: &str = "syn_turns";
     /// The program that sends a frame in again, run by the daemon for each.
     pub const RELEASE: &str = "release";
 }

@@ -54,7 +54,7 @@ const NAT: Maps = &[
     (balance::names::LOADS, size_of::<u32>(), size_of::<Load>()),
     (nat::names::PACKETS, size_of::<u32>(), size_of::<u64>()),
     (parking::names::PARKED, 0, 0),
-    (parking::names::TURNS, size_of::<u32>(), size_of::<u64>()),
+    (parking::names::SYN_TURNS, size_of::<u32>(), size_of::<u64>()),
 ];
 
 /// Every object of the daemon: its maps, and its one program.

@@ -20,8 +20,8 @@ const RING: usize = 1 << 20;
 
 #[btf_map(name = "parked")]
 static PARKED: RingBuf<Parked, RING> = RingBuf::new();
-#[btf_map(name = "turns")]
-static TURNS: Array<u64, 256, MAPPED> = Array::new();
+#[btf_map(name = "syn_turns")]
+static SYN_TURNS: Array<u64, 256, MAPPED> = Array::new();
 
 /// What becomes of a SYN that comes in now.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(crate) fn turn_of(route: u16, clock: &Clock, now: u64, released: bool) -> Tu
     if released {
         return Turn::Free;
     }
-    match TURNS.get(u32::from(route)) {
+    match SYN_TURNS.get(u32::from(route)) {
         Some(&turn::FREE) => Turn::Free,
         Some(&turn::HELD) => Turn::Held,
         Some(_) => Turn::Listener,
@@ -54,7 +54,7 @@ pub(crate) fn turn_of(route: u16, clock: &Clock, now: u64, released: bool) -> Tu
 /// Whether SYNs of the route may be parked now.
 #[inline(always)]
 pub(crate) fn is_held(route: u16) -> bool {
-    TURNS.get(u32::from(route)) == Some(&turn::HELD)
+    SYN_TURNS.get(u32::from(route)) == Some(&turn::HELD)
 }
 
 /// False where it cannot be taken: it is too long, or the daemon has not read what came before.

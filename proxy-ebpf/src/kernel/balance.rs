@@ -32,6 +32,12 @@ pub(crate) fn slot_for(client: &Address, v6: bool, route: u32) -> Option<u32> {
     drawn.or_else(|| in_turn(balance, route, turn, v6))
 }
 
+/// Whether the route shares clients of this family out to anybody.
+#[inline(always)]
+pub(crate) fn has_slots(route: u32, v6: bool) -> bool {
+    BALANCE.get(of_route(route, v6)).is_some_and(|balance| balance.kind != kind::MASTER && balance.count > 0)
+}
+
 /// The first open slot on the client's own way over the table.
 #[inline(always)]
 fn drawn_to(client: &Address, at: u32, route: u32, v6: bool) -> Option<u32> {

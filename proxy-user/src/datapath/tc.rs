@@ -125,7 +125,7 @@ impl Tc {
         let keys = map(&mut object, names::FLOW_OF)?;
         let door_map: aya::maps::Array<_, _> = map(&mut object, names::DOORS)?;
         let packets = map(&mut object, names::PACKETS)?;
-        let turns = take(&mut object, parking::names::TURNS)?;
+        let turns = take(&mut object, parking::names::SYN_TURNS)?;
         let numbers = routes.iter().map(|route| route.number);
         let aside = Aside::start(map(&mut object, parking::names::PARKED)?, &turns, release, numbers)?;
         let mut keeper = Keeper {
@@ -153,17 +153,8 @@ impl Tc {
         keeper.follow_host();
         let (orders, told) = channel();
         let keeper = thread::Builder::new().name("tc".to_owned()).spawn(move || keeper.run(&told))?;
-        Ok(Self {
-            beneath,
-            exits,
-            orders: Mutex::new(orders),
-            usage,
-            loads,
-            balancer,
-            packets,
-            aside,
-            keeper: Some(keeper),
-        })
+        let orders = Mutex::new(orders);
+        Ok(Self { beneath, exits, orders, usage, loads, balancer, packets, aside, keeper: Some(keeper) })
     }
 
     /// The program's counters, by `proxy_ebpf::nat::packet`.

@@ -63,6 +63,7 @@ pub fn load_tc(routes: u32, flows: u32, pins: &PinDir) -> Result<Ebpf, Error> {
     loader.map_max_entries(nat::FLOWS, flows).map_max_entries(nat::FLOW_OF, flows);
     loader.map_max_entries(nat::TAKEN, flows.div_ceil(u64::BITS));
     loader.map_max_entries(nat::USAGE, routes.max(1)).map_max_entries(nat::ALLOW, routes.max(1) * MOST_NETS);
+    loader.map_max_entries(parking::SYN_TURNS, routes.max(1));
     let slots = routes.max(1) * balance::SLOTS;
     loader.map_max_entries(nat::EGRESS, slots).map_max_entries(sharing::LOADS, slots);
     // One for each family.
@@ -70,7 +71,6 @@ pub fn load_tc(routes: u32, flows: u32, pins: &PinDir) -> Result<Ebpf, Error> {
     for map in [sharing::BALANCE, sharing::TURN, sharing::MAGLEV] {
         loader.map_max_entries(map, families);
     }
-    loader.map_max_entries(parking::TURNS, routes.max(1));
     Ok(loader.load(TC)?)
 }
 

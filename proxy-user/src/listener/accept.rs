@@ -113,8 +113,9 @@ impl Door {
             }
         };
         let waited = self.ticket(&stream, peer);
-        let fresh = || Ticket { number: self.numbers.fetch_add(1, Ordering::Relaxed), arrived: Instant::now() };
-        let Ticket { number, arrived } = waited.unwrap_or_else(fresh);
+        let fresh =
+            || Ticket { number: self.numbers.fetch_add(1, Ordering::Relaxed), arrived: Instant::now(), returns: 0 };
+        let Ticket { number, arrived, .. } = waited.unwrap_or_else(fresh);
         let client = Client { stream, ip, number, arrived, has_waited: waited.is_some(), place };
         let service = Arc::clone(&self.service);
         self.tasks.spawn(async move { service.serve(client).await });

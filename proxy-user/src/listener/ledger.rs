@@ -17,11 +17,17 @@ const MEMORY: Duration = Duration::from_secs(2);
 /// time within twice as long as before; some still begin with three seconds.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// So often a SYN is sent on once more because it came back. The way closes and opens while it is under way, or the
+/// kernel finds nobody where the switch sees somebody: then the listener has to serve it.
+const MOST_RETURNS: u8 = 3;
+
 /// A client's turn among all that came to the route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket {
     pub(super) number: u64,
     pub(super) arrived: Instant,
+    /// How often its SYN was sent on and came back.
+    pub(super) returns: u8,
 }
 
 #[derive(Debug)]
@@ -76,9 +82,11 @@ impl Ledger {
         }
         let before = self.gone.remove(&syn.ends).filter(|gone| gone.sequence == syn.sequence);
         let ticket = match before {
-            Some(Gone { onward: Onward::Listener, .. }) => return self.turn_away(syn, before.as_ref(), now),
+            Some(Gone { onward: Onward::Listener, .. } | Gone { ticket: Ticket { returns: MOST_RETURNS, .. }, .. }) => {
+                return self.turn_away(syn, before.as_ref(), now);
+            }
             _ if self.waiting.len() >= most as usize => return self.turn_away(syn, before.as_ref(), now),
-            Some(gone) => gone.ticket,
+            Some(Gone { ticket, .. }) => Ticket { returns: ticket.returns + 1, ..ticket },
             None => fresh(),
         };
         let (stays, leaves) = oneshot::channel();

@@ -89,7 +89,7 @@ impl Desk {
         let (ends, now) = (syn.ends, Instant::now());
         let fresh = || {
             let number = self.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            Ticket { number, arrived: now }
+            Ticket { number, arrived: now, returns: 0 }
         };
         let step = self.ledger().arrive(syn, now, self.service.lot.most_syns(), fresh);
         match step {

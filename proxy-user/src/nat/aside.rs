@@ -1,6 +1,6 @@
 //! The way of parked SYNs between the kernel and the listeners: out of the ring buffer, to the listener of their route,
 //! and in again where they came in. Promises: none is kept here; whoever nobody takes goes to the listener's socket.
-//! Needs the maps `parked` and `turns`, the object `release`, and a runtime.
+//! Needs the maps `parked` and `syn_turns`, the object `release`, and a runtime.
 
 use std::{
     collections::HashMap,
@@ -68,7 +68,7 @@ impl Aside {
         let program: &mut SchedClassifier =
             release.program_mut(names::RELEASE).ok_or(AsideError::Missing)?.try_into()?;
         program.load()?;
-        let kernel = Arc::new(Kernel { release, turns: Mapping::new(names::TURNS, turns)? });
+        let kernel = Arc::new(Kernel { release, turns: Mapping::new(names::SYN_TURNS, turns)? });
         let (listeners, arrivals) = routes
             .into_iter()
             .map(|route| {

@@ -14,7 +14,7 @@ use proxy_ebpf::{
 
 use crate::{
     wire::Segment,
-    world::{Addresses, LOOPBACK, REDIRECT, UNSPEC, World, v4, v6},
+    world::{Addresses, LOOPBACK, REDIRECT, SHOT, UNSPEC, World, v4, v6},
 };
 
 const GENERATION: u64 = 7;
@@ -58,6 +58,14 @@ pub(crate) fn shares(world: &mut World, from: u16, number: u16, slots: &[u16]) -
         shares[at] += 1;
     }
     Ok(shares)
+}
+
+/// Until the route leads somewhere.
+fn parked(world: &mut World, from: SocketAddr) -> Result<()> {
+    let outcome = world.send(&Segment::syn(from, world.at.door))?;
+    outcome.counted(&[packet::PARKED])?;
+    ensure!(outcome.verdict == SHOT && world.parked()?.is_some(), "it is nowhere");
+    Ok(())
 }
 
 fn left_to_the_listener(world: &mut World, from: SocketAddr) -> Result<()> {
@@ -155,7 +163,7 @@ fn a_replica_that_is_shut_is_passed_over_whatever_the_list_says() -> Result<()> 
 }
 
 #[test]
-fn with_every_replica_shut_the_listener_sees_to_it() -> Result<()> {
+fn with_every_replica_shut_a_client_waits() -> Result<()> {
     let at = v4();
     for kind in [kind::ROUND_ROBIN, kind::LEAST_CONNECTIONS, kind::SOURCE_HASH] {
         let mut world = World::replicas(at, kind, &[1, 2, 3])?;
@@ -164,9 +172,9 @@ fn with_every_replica_shut_the_listener_sees_to_it() -> Result<()> {
         for slot in 1..=3 {
             world.shut(slot)?;
         }
-        left_to_the_listener(&mut world, from)?;
+        parked(&mut world, from)?;
         world.list(false, kind, &[])?;
-        left_to_the_listener(&mut world, from)?;
+        parked(&mut world, from)?;
         ensure!(world.usage()? == 0 && world.load(1)?.taken == 0, "places are counted for flows that were not made");
     }
     Ok(())
@@ -202,7 +210,7 @@ fn a_list_that_makes_no_sense_leads_to_no_stranger() -> Result<()> {
         let record = Balance { kind, count: u32::MAX, slots: [u16::MAX; SLOTS as usize] };
         world.array(balance::names::BALANCE)?.set(0, record, 0)?;
         for number in 0..10 {
-            left_to_the_listener(&mut world, client(at, number))?;
+            parked(&mut world, client(at, number))?;
         }
     }
     Ok(())
@@ -279,7 +287,7 @@ fn a_syn_that_nobody_answered_goes_elsewhere_when_its_replica_is_left() -> Resul
         world.slot_is(slot, node(at, slot), state::ESTABLISHED_ONLY, GENERATION)?;
     }
     world.send(&Segment::syn(answered, at.door))?.counted(&[packet::TO_NODE])?;
-    left_to_the_listener(&mut world, unheard)?;
+    parked(&mut world, unheard)?;
     world.slot_is(second, node(at, second), state::OPEN, GENERATION)?;
     ensure!(led(&mut world, unheard)? == second);
     ensure!(world.load(first)?.taken == 0, "the flow that was given up is counted: {:?}", world.load(first)?);

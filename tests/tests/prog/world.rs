@@ -260,7 +260,7 @@ impl World {
 
     /// Says whose turn it is, as the daemon does.
     pub(crate) fn turn(&mut self, turn: u64) -> Result<()> {
-        Ok(self.array(parking::names::TURNS)?.set(0, turn, 0)?)
+        Ok(self.array(parking::names::SYN_TURNS)?.set(0, turn, 0)?)
     }
 
     /// The daemon was last alive so long ago, in ns.

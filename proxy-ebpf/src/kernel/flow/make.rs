@@ -12,7 +12,6 @@ use super::{free, key, now, of_client, state, state_of, word};
 use proxy_ebpf::{
     Target, TargetKey,
     nat::{ALLOWED_ROUTE_BITS, Address, Allowed, Door, Egress, End, Flow, MOST_HALF_OPEN, Port, family, flow, packet},
-    state as way,
 };
 
 const AF_INET: u16 = 2;
@@ -42,16 +41,14 @@ pub(crate) fn make(
         Turn::Free => packet::PARKED,
         Turn::Unparked => packet::LISTENER,
     };
-    // One that was parked and finds no replica of its family is the listener's: it would only be sent here again.
-    let nobody = if released { packet::LISTENER } else { shut };
-    let slot = balance::slot_for(&segment.source, segment.v6, route).ok_or(nobody)?;
+    // The listener leads to nodes of the other family as well.
+    let Some(slot) = balance::slot_for(&segment.source, segment.v6, route) else {
+        return Err(if balance::has_slots(route, !segment.v6) { packet::LISTENER } else { shut });
+    };
     let at = TargetKey { route, slot };
     let target = target_of(at).ok_or(shut)?;
-    if target.state != way::OPEN || target.live == 0 || target.live != target.generation {
-        return Err(shut);
-    }
     if !balance::is_open(&target, segment.v6) {
-        return Err(packet::LISTENER);
+        return Err(if balance::is_open(&target, !segment.v6) { packet::LISTENER } else { shut });
     }
     // SAFETY: two words that change only with the target.
     let egress = *unsafe { EGRESS.get(at) }.ok_or(packet::LISTENER)?;

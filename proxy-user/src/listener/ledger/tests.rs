@@ -21,7 +21,7 @@ impl Desk {
     }
 
     fn arrive(&mut self, syn: Syn) -> Step {
-        let ticket = Ticket { number: self.number, arrived: self.now };
+        let ticket = Ticket { number: self.number, arrived: self.now, returns: 0 };
         self.number += 1;
         self.ledger.arrive(syn, self.now, MOST, || ticket)
     }
@@ -83,10 +83,23 @@ fn one_that_comes_back_has_its_old_place() {
     desk.wait(syn(2, 7));
     desk.ledger.take(&syn(1, 7).ends, ticket, Onward::Node, desk.now);
     desk.pass(SECOND);
-    assert_eq!(desk.wait(syn(1, 7)).0, ticket, "the way had closed again");
-    desk.ledger.take(&syn(1, 7).ends, ticket, Onward::Node, desk.now);
+    let again = desk.wait(syn(1, 7)).0;
+    assert_eq!((again.number, again.arrived), (ticket.number, ticket.arrived), "the way had closed again");
+    desk.ledger.take(&syn(1, 7).ends, again, Onward::Node, desk.now);
     desk.pass(MEMORY);
-    assert_ne!(desk.wait(syn(1, 7)).0, ticket, "much later it is another one");
+    assert_ne!(desk.wait(syn(1, 7)).0.number, ticket.number, "much later it is another one");
+}
+
+/// Else it would go round for ever where the kernel finds nobody and the switch does.
+#[test]
+fn one_that_comes_back_again_and_again_is_the_listeners() {
+    let mut desk = Desk::new();
+    for _ in 0..=MOST_RETURNS {
+        let (ticket, _) = desk.wait(syn(1, 7));
+        assert!(desk.ledger.take(&syn(1, 7).ends, ticket, Onward::Node, desk.now).is_some());
+    }
+    assert!(matches!(desk.arrive(syn(1, 7)), Step::Listener(_)));
+    assert_eq!(desk.ledger.claim(&syn(1, 7).ends, desk.now).map(|ticket| ticket.number), Some(0));
 }
 
 #[test]
