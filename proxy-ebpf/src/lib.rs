@@ -202,7 +202,7 @@ mod user {
     use super::{
         Event, Link, Meter, Target, TargetKey,
         balance::{Balance, Load},
-        nat::{Allowed, Clock, Door, Egress, End, Endpoint, Flow, FlowKey, Snat},
+        nat::{Allowed, Clock, Door, Egress, End, Endpoint, Flow, FlowKey, Life, Snat},
     };
 
     /// Gives the ABI types to the crates that want proof that any bytes are a value.
@@ -217,6 +217,6 @@ mod user {
         )*};
     }
     pod!(TargetKey, Target, Link, Meter, Event);
-    pod!(Endpoint, Allowed, Door, Snat, Egress, FlowKey, End, Flow, Clock);
+    pod!(Endpoint, Allowed, Door, Snat, Egress, FlowKey, End, Flow, Clock, Life);
     pod!(Balance, Load);
 }
