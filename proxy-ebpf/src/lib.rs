@@ -203,7 +203,7 @@ mod user {
     use super::{
         Event, Link, Meter, Target, TargetKey,
         balance::{Balance, Load},
-        nat::{Allowed, Clock, Door, Egress, End, Endpoint, Flow, FlowKey, Snat},
+        nat::{Allowed, Clock, Door, Egress, End, Endpoint, Flow, FlowKey, Life, Snat},
         parking::Parked,
     };
 
@@ -219,7 +219,7 @@ mod user {
         )*};
     }
     pod!(TargetKey, Target, Link, Meter, Event);
-    pod!(Endpoint, Allowed, Door, Snat, Egress, FlowKey, End, Flow, Clock);
+    pod!(Endpoint, Allowed, Door, Snat, Egress, FlowKey, End, Flow, Clock, Life);
     pod!(Balance, Load);
     pod!(Parked);
 }

@@ -32,9 +32,17 @@ pub mod names {
     pub const USAGE: &str = "usage";
     /// Per-CPU counters, indexed by [`super::packet`].
     pub const PACKETS: &str = "packets";
+    /// Array of one [`super::Life`]: the daemon's own, pinned last.
+    pub const LIFE: &str = "life";
+    /// Array of [`super::RouteName`], by route: the daemon's own.
+    pub const ROUTE_NAMES: &str = "route_names";
     /// The program at tc ingress.
     pub const TC: &str = "nat_tc";
 }
+
+/// Which layout all of this is: one more whenever a record, or what it means, changes. Flows outlive the daemon, and
+/// the next one may be of another version.
+pub const ABI: u32 = 1;
 
 /// An IPv6 address, or an IPv4 one as ::ffff:a.b.c.d (which no IPv6 packet may carry).
 pub type Address = [u8; 16];
@@ -175,6 +183,23 @@ pub struct Clock {
     pub half_open: u64,
 }
 
+/// What the next daemon has to know of whoever made the maps, before it believes the rest of them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// [`ABI`]; first for all time.
+    pub abi: u32,
+    /// The source ports of each address.
+    pub first_port: u16,
+    pub last_port: u16,
+    /// The network namespace, as its inode.
+    pub netns: u64,
+}
+
+/// What a route is called and where it leads, in words, filled up with zeros: its number outlives the daemon, its place
+/// in the configuration may not.
+pub type RouteName = [u8; 160];
+
 /// How many flows may be half-open; one more ends the oldest. A power of two.
 pub const MOST_HALF_OPEN: u32 = 8192;
 
@@ -241,5 +266,6 @@ const _: () = {
     assert!(size_of::<Flow>() == 128);
     assert!(core::mem::offset_of!(Flow, node) == 64);
     assert!(size_of::<Clock>() == 24);
+    assert!(size_of::<Life>() == 16);
     assert!(MOST_HALF_OPEN.is_power_of_two());
 };

@@ -1,4 +1,4 @@
-//! The command line: `run`, `check`, `doctor`, `status`, `events`. Every flag has an environment variable of the
+//! The command line: `run`, `check`, `doctor`, `status`, `purge`, `events`. Every flag has an environment variable of the
 //! same name with `SWITCHMASTER_` before it. No flag takes a secret: they take where one is.
 
 mod check;
@@ -42,6 +42,8 @@ pub enum Command {
     Doctor(Doctor),
     /// Say what the daemon on this host does: masters, routes, connections.
     Status(Status),
+    /// Remove what a daemon that was killed left in the kernel: its connections are reset.
+    Purge(Purge),
     /// Say what happened: each switch with its stages, who said what, and when.
     Events(Events),
 }
@@ -86,6 +88,9 @@ pub struct Doctor {
     /// Judge by this datapath alone: exit 0 if it works here, 77 if only privileges are missing, else 1.
     #[arg(long, value_name = "NAME", env = "SWITCHMASTER_DATAPATH")]
     pub datapath: Option<config::DatapathChoice>,
+    /// The folder of the daemon's pins, as for `run`.
+    #[arg(long, value_name = "DIR", default_value = kernel::DEFAULT_DIR, env = "SWITCHMASTER_PIN_DIR")]
+    pub pin_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -96,6 +101,16 @@ pub struct Status {
     /// Where the daemon's admin server listens, as in [admin]: "127.0.0.1:9180" or "unix:/run/switchmaster.sock".
     #[arg(long, value_name = "ADDR", default_value_t = default_admin(), env = "SWITCHMASTER_ADMIN")]
     pub admin: AdminListen,
+}
+
+#[derive(Debug, Args)]
+pub struct Purge {
+    /// The folder of the daemon's pins, as for `run`.
+    #[arg(long, value_name = "DIR", default_value = kernel::DEFAULT_DIR, env = "SWITCHMASTER_PIN_DIR")]
+    pub pin_dir: PathBuf,
+    /// Also from under a daemon that runs: its packet datapath ends until it is restarted.
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -21,5 +21,6 @@ pub mod listener;
 pub mod log;
 pub mod metrics;
 pub mod nat;
+pub mod purge;
 pub mod switch;
 pub mod target;

@@ -7,7 +7,7 @@ use clap::Parser as _;
 use switchmaster::{
     admin::client,
     cli::{self, Cli, Command, Exit, Failure},
-    daemon, datapath, doctor, log,
+    daemon, datapath, doctor, log, purge,
 };
 
 fn main() -> ExitCode {
@@ -39,7 +39,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Check(check) => Ok(cli::check(&check.config, &mut io::stdout(), &mut io::stderr())?.into()),
         Command::Doctor(asked) => {
             let self_test: doctor::SelfTest = Box::new(|| datapath::selftest().map_err(|error| error.to_string()));
-            let report = doctor::run(doctor::Input { datapath: asked.datapath, sockmap_self_test: Some(self_test) });
+            let report = doctor::run(doctor::Input {
+                datapath: asked.datapath,
+                sockmap_self_test: Some(self_test),
+                pin_dir: asked.pin_dir,
+            });
             if asked.json {
                 println!("{}", report.to_json()?);
             } else {
@@ -50,6 +54,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Status(status) => {
             let endpoint = status.admin.to_string().parse().context("--admin")?;
             print!("{}", runtime()?.block_on(client::show(&endpoint, status.json))?);
+            Ok(Exit::Done.into())
+        }
+        Command::Purge(asked) => {
+            print!("{}", purge::command(&asked.pin_dir, asked.force)?);
             Ok(Exit::Done.into())
         }
         Command::Events(asked) => {

@@ -32,6 +32,18 @@ pub struct Status {
     pub waiting_for: Vec<String>,
     pub groups: Vec<Group>,
     pub routes: Vec<Route>,
+    /// What would outlive the daemon; absent: nothing, it has no place in the kernel.
+    pub pins: Option<Pins>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pins {
+    pub folder: String,
+    pub links: usize,
+    pub maps: usize,
+    /// Flows of a daemon that was killed were gone on with.
+    pub taken_over: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

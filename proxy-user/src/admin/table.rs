@@ -6,7 +6,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use serde_json::Value;
 
-use super::status::{Group, Route, Status};
+use super::status::{Group, Pins, Route, Status};
 
 /// Ends with a newline. Control characters from the wire never reach the terminal.
 pub fn table(status: &Status) -> String {
@@ -21,7 +21,16 @@ pub fn table(status: &Status) -> String {
         text.push('\n');
         text.push_str(&aligned(&status.routes.iter().map(route_row).collect::<Vec<_>>(), 0));
     }
+    if let Some(pins) = status.pins.as_ref().filter(|pins| pins.links > 0) {
+        text.push('\n');
+        text.push_str(&aligned(&[vec![pins_line(pins)]], 0));
+    }
     text
+}
+
+fn pins_line(pins: &Pins) -> String {
+    let whence = if pins.taken_over { ", taken over from a daemon that was killed" } else { "" };
+    format!("pinned in {}: {} links, {} maps{whence}", pins.folder, pins.links, pins.maps)
 }
 
 fn head(status: &Status) -> Vec<String> {
@@ -254,6 +263,15 @@ route writes:  open  0.0.0.0:6379  -> master of mymaster at 10.0.0.1:6379  sockm
 50 connections, 0 parked, 3 severed, 1 switches, 5 refused (not-allowed 1, park-full 4)
 ";
         assert_eq!(table(&status()), expected);
+    }
+
+    #[test]
+    fn pins_are_told_of_where_flows_would_outlive_the_daemon() {
+        let pins = Pins { folder: "/sys/fs/bpf/switchmaster".into(), links: 2, maps: 17, taken_over: true };
+        let told = table(&Status { pins: Some(pins.clone()), ..status() });
+        let line = "\npinned in /sys/fs/bpf/switchmaster: 2 links, 17 maps, taken over from a daemon that was killed\n";
+        assert!(told.ends_with(line), "{told}");
+        assert_eq!(table(&Status { pins: Some(Pins { links: 0, ..pins }), ..status() }), table(&status()));
     }
 
     #[test]

@@ -103,6 +103,9 @@ pub struct Routes {
     /// The folder where events outlive the daemon.
     #[arg(long, value_name = "DIR", env = "SWITCHMASTER_STATE_DIR")]
     state_dir: Option<String>,
+    /// How long new connections reach the last proven master when the daemon is dead (datapath tc).
+    #[arg(long, value_name = "TIME", env = "SWITCHMASTER_ORPHAN_GRACE")]
+    orphan_grace: Option<String>,
 }
 
 /// The name of a variable that holds a secret. Someone may give the secret itself by mistake, so it prints
@@ -157,6 +160,7 @@ impl Routes {
             ("--admin-listen", one(&self.admin_listen)),
             ("--admin-token-file", one(&self.admin_token_file)),
             ("--state-dir", one(&self.state_dir)),
+            ("--orphan-grace", one(&self.orphan_grace)),
         ];
         all.into_iter().filter_map(|(flag, values)| Some(Setting { flag, values: values? })).collect()
     }

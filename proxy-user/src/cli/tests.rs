@@ -90,7 +90,8 @@ fn every_flag_has_its_environment_variable() {
     let commands = command.get_subcommands().chain([&command]);
     let mut seen = 0;
     for arg in commands.flat_map(clap::Command::get_arguments) {
-        let Some(long) = arg.get_long().filter(|long| !["help", "version", "json", "follow"].contains(long)) else {
+        let Some(long) = arg.get_long().filter(|long| !["help", "version", "json", "follow", "force"].contains(long))
+        else {
             continue;
         };
         let env = arg.get_env().unwrap_or_else(|| panic!("--{long} has no variable")).to_string_lossy().into_owned();

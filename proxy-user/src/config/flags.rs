@@ -43,7 +43,7 @@ const TLS: &str = "group[0].tls";
 const SENTINEL_TLS: &str = "group[0].sentinel_tls";
 const ROUTE: &str = "route[0]";
 
-const FLAGS: [Flag; 31] = [
+const FLAGS: [Flag; 32] = [
     flag("--listen", ROUTE, "listen", Shape::Many),
     flag("--target", ROUTE, "target", Shape::One),
     flag("--datapath", ROUTE, "datapath", Shape::One),
@@ -75,6 +75,7 @@ const FLAGS: [Flag; 31] = [
     flag("--admin-listen", ADMIN, "listen", Shape::One),
     flag("--admin-token-file", ADMIN, "token_file", Shape::One),
     flag("--state-dir", ROOT, "state_dir", Shape::One),
+    flag("--orphan-grace", ROOT, "orphan_grace", Shape::One),
 ];
 
 /// The flag for a path of the tree; the path itself if no flag leads there.

@@ -37,6 +37,8 @@ pub use self::{
 pub struct Config {
     /// Where events outlive the daemon; absent: they do not.
     pub state_dir: Option<PathBuf>,
+    /// How long the kernel lets new connections to the last proven master when the daemon is dead.
+    pub orphan_grace: Duration,
     pub admin: Option<Admin>,
     pub groups: Vec<Group>,
     pub routes: Vec<Route>,

@@ -9,6 +9,7 @@ use super::{
     context::Context,
     errors::Invalid,
     group,
+    quantity::{duration, secs},
     raw::Value,
     route, schema,
     section::{Placed, Section},
@@ -22,6 +23,7 @@ pub(super) fn read(context: &Context<'_>, value: &Value) -> Option<Config> {
         // It is made at the start if it is missing.
         if path.is_dir() || !path.exists() { Ok(path) } else { Err(no_folder(&path, "valid: a folder of its own")) }
     });
+    let orphan_grace = root.or("orphan_grace", secs(5), duration(secs(1)..=secs(3600)));
     let admin = root.section("admin", &schema::ADMIN).map(|section| admin(&section));
     let groups = root.sections("group", &schema::GROUP);
     let routes = root.sections("route", &schema::ROUTE);
@@ -44,7 +46,7 @@ pub(super) fn read(context: &Context<'_>, value: &Value) -> Option<Config> {
     };
     let groups = groups.into_iter().map(|read| Some(read?.group)).collect::<Option<_>>()?;
     let routes = routes.into_iter().map(|read| Some(read?.route)).collect::<Option<_>>()?;
-    Some(Config { state_dir, admin, groups, routes, local })
+    Some(Config { state_dir, orphan_grace, admin, groups, routes, local })
 }
 
 fn value_of(name: &Option<Placed<Name>>) -> Option<Name> {

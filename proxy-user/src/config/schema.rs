@@ -9,7 +9,7 @@ pub(super) struct Table {
 }
 
 pub(super) const ROOT: Table =
-    Table { title: "the top level", keys: &["admin", "group", "route", "local", "state_dir"] };
+    Table { title: "the top level", keys: &["admin", "group", "route", "local", "state_dir", "orphan_grace"] };
 
 pub(super) const ADMIN: Table = Table { title: "[admin]", keys: &["listen", "token_file"] };
 

@@ -18,8 +18,9 @@ use crate::{
     admin::{Latch, status},
     clock,
     config::Name,
+    datapath::Hold,
     discovery::{Discovery, Seen, Tally},
-    election::{Election, Rules, Target, Verdict, Way},
+    election::{Election, Inherited, Reason, Rules, Target, Verdict, Way},
     events::{Change, Timeline},
     metrics::Metrics,
 };
@@ -88,19 +89,47 @@ impl GroupState {
     }
 }
 
+/// What a group's loop begins with.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) election: Election,
+    pub(super) seen: mpsc::Receiver<Seen>,
+    pub(super) unproven: Option<Latch>,
+    /// Until the master is proven here, or takes no new connections: else the heartbeat would vouch for it.
+    pub(super) hold: Option<Arc<Hold>>,
+}
+
+impl Start {
+    /// `inherited`: what another daemon had in force.
+    pub(super) fn new(
+        rules: Rules,
+        seen: mpsc::Receiver<Seen>,
+        unproven: Latch,
+        inherited: Option<(Arc<Hold>, (Target, Way))>,
+    ) -> Self {
+        let (election, hold) = match inherited {
+            None => (Election::new(rules), None),
+            Some((hold, (master, found))) => {
+                let since = clock::now();
+                let inherited = Inherited { master, found, open_until: hold.orphaned_at(), since };
+                (Election::resume(rules, inherited, since), Some(hold))
+            }
+        };
+        Self { election, seen, unproven: Some(unproven), hold }
+    }
+}
+
 /// Runs until `stop`. If discovery ends before, nobody would notice a failover any more: the group is
 /// closed, and the daemon ends with it.
-pub(super) async fn run(
-    house: Arc<House>,
-    index: usize,
-    rules: Rules,
-    mut seen: mpsc::Receiver<Seen>,
-    stop: CancellationToken,
-    mut unproven: Option<Latch>,
-) {
-    let mut election = Election::new(rules);
+pub(super) async fn run(house: Arc<House>, index: usize, start: Start, stop: CancellationToken) {
+    let Start { mut election, mut seen, mut unproven, mut hold } = start;
     let mut hurried = None;
     let timeline = &house.groups[index].timeline;
+    if let Some(master) = &election.verdict().master {
+        timeline.took_over(master);
+        follow(&house, index, election.verdict());
+        hold.take_if(|_| !is_open_unproven(election.verdict()));
+    }
     loop {
         let deadline = election.deadline();
         let changed = tokio::select! {
@@ -131,9 +160,8 @@ pub(super) async fn run(
             hurried = hurry;
             house.groups[index].discovery.hurry(hurry.unwrap_or_else(clock::now));
         }
-        if election.verdict().way == Way::Open {
-            drop(unproven.take());
-        }
+        unproven.take_if(|_| is_open_proven(election.verdict()));
+        hold.take_if(|_| !is_open_unproven(election.verdict()));
     }
     if !stop.is_cancelled() {
         follow(&house, index, &Verdict::closed());
@@ -147,7 +175,10 @@ fn follow(house: &Arc<House>, index: usize, verdict: &Verdict) {
         let mut switch = house.switch();
         (clock::now(), switch.follow(index, verdict))
     };
-    let aftermath = group.timeline.followed(Change { before: &before, after: verdict, at });
+    // What another daemon proved is no news; that it is proven here is.
+    let nothing = Verdict::closed();
+    let told = |verdict| if is_taken_over(verdict) { &nothing } else { verdict };
+    let aftermath = group.timeline.followed(Change { before: told(&before), after: told(verdict), at });
     if group.take(verdict) {
         house.metrics.switched(&group.name);
     }
@@ -162,6 +193,18 @@ fn follow(house: &Arc<House>, index: usize, verdict: &Verdict) {
     if let Some(aftermath) = aftermath.filter(|_| verdict.way == Way::Open && anew) {
         house.await_first_connections(index, at, &aftermath);
     }
+}
+
+fn is_taken_over(verdict: &Verdict) -> bool {
+    verdict.reason == Reason::TakenOver
+}
+
+fn is_open_proven(verdict: &Verdict) -> bool {
+    verdict.way == Way::Open && !is_taken_over(verdict)
+}
+
+fn is_open_unproven(verdict: &Verdict) -> bool {
+    verdict.way == Way::Open && is_taken_over(verdict)
 }
 
 fn tell(group: &GroupState, before: &Verdict, verdict: &Verdict) {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -17,6 +18,7 @@ use crate::{
     datapath::{Sockmap, Tc, Traffic},
     discovery,
     events::{Aftermath, Event, Log, Tally},
+    kernel,
     listener::{self, Counts},
     metrics::{GroupSample, Metrics, NodeRole, NodeSample, RouteSample, SentinelSample, Snapshot, Source},
     switch::{Severing, SlotView, Switch},
@@ -35,6 +37,8 @@ pub(super) struct House {
     pub(super) events: Arc<Log>,
     pub(super) sockmap: Option<Arc<Sockmap>>,
     pub(super) tc: Option<Arc<Tc>>,
+    /// The folder of our pins, and whether another daemon's flows were among them.
+    pub(super) pins: Option<(PathBuf, bool)>,
     pub(super) switch: Mutex<Switch>,
 }
 
@@ -154,9 +158,16 @@ impl StatusSource for House {
             uptime_ms: status::milliseconds(now.duration_since(self.started)),
             groups: self.groups.iter().map(|group| self.group_status(group, now)).collect(),
             routes: self.routes.iter().enumerate().map(|(number, route)| self.route_status(number, route)).collect(),
+            pins: self.pins.as_ref().and_then(|(folder, taken_over)| pins_status(folder, *taken_over)),
             ..Status::default()
         }
     }
+}
+
+fn pins_status(folder: &Path, taken_over: bool) -> Option<status::Pins> {
+    let pinned = kernel::pinned(folder).ok()?;
+    let (links, maps) = (pinned.links.len(), pinned.maps.len());
+    Some(status::Pins { folder: folder.display().to_string(), links, maps, taken_over })
 }
 
 impl Source for House {

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     drain::Tasks,
-    group::{Counted, GroupState},
+    group::{Counted, GroupState, Start},
     house::{House, RouteState},
 };
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
     election::Rules,
     events::{Log, Writer},
     listener::Listener,
-    metrics::Metrics,
+    metrics::{self, Metrics},
     switch::Switch,
 };
 
@@ -59,7 +59,7 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
     let (events, writer) = events(config.state_dir.as_deref(), &metrics)?;
     let writer = writer.map(|writer| tokio::task::spawn_blocking(|| writer.run()));
     let mut switch = Switch::new(paths.targets);
-    let mut discoveries = Vec::new();
+    let mut starts = Vec::new();
     let mut groups = Vec::new();
     for group in &config.groups {
         let (out, seen) = mpsc::channel::<Seen>(SEEN_BUFFER);
@@ -69,7 +69,7 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
         let timeline = events.timeline(Arc::clone(&group.name));
         let discovery = discovery::start(group, out, tally, stop.clone());
         groups.push(GroupState::new(Arc::clone(&group.name), discovery, timeline));
-        discoveries.push((Rules::from(group), seen, latch));
+        starts.push((Rules::from(group), seen, latch));
     }
     let mut routes = Vec::new();
     let mut slots = Vec::new();
@@ -85,6 +85,19 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
             traffic: Arc::default(),
         });
     }
+    let kept = switch.take_over(&paths.numbers).context("the targets that an earlier daemon left")?;
+    // Dropped when every group has proven its master, or given it up.
+    let hold = paths.tc.as_ref().filter(|_| paths.taken_over).map(|tc| {
+        tc.take_over(kept);
+        tc.hold()
+    });
+    let starts: Vec<Start> = (starts.into_iter().enumerate())
+        .map(|(group, (rules, seen, latch))| {
+            let inherited = hold.as_ref().zip(switch.taken_over(group));
+            Start::new(rules, seen, latch, inherited.map(|(hold, found)| (Arc::clone(hold), found)))
+        })
+        .collect();
+    drop(hold);
     let house = Arc::new(House {
         started: Instant::now(),
         groups,
@@ -94,13 +107,16 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
         events: Arc::clone(&events),
         sockmap: paths.sockmap,
         tc: paths.tc,
+        pins: paths.pins.as_ref().map(|pins| (pins.path().to_owned(), paths.taken_over)),
         switch: Mutex::new(switch),
     });
-    metrics.read_from(Arc::<House>::clone(&house));
+    let source: Arc<dyn metrics::Source> = Arc::<House>::clone(&house);
+    metrics.read_from(&source);
+    drop(source);
 
     let mut tasks = Tasks { groups: JoinSet::new(), listeners: JoinSet::new() };
-    for (index, (rules, seen, latch)) in discoveries.into_iter().enumerate() {
-        tasks.groups.spawn(group::run(Arc::clone(&house), index, rules, seen, stop.clone(), Some(latch)));
+    for (index, start) in starts.into_iter().enumerate() {
+        tasks.groups.spawn(group::run(Arc::clone(&house), index, start, stop.clone()));
     }
     for (((listener, slots), chosen), route) in listeners.into_iter().zip(slots).zip(paths.chosen).zip(&house.routes) {
         let (counts, traffic) = (Arc::clone(&route.counts), Arc::clone(&route.traffic));
@@ -126,6 +142,13 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
     }
     if let Some(admin) = admin {
         let _out_of_time = timeout(AT_MOST, admin).await;
+    }
+    if let Some(tc) = house.tc.clone() {
+        // Joins a thread: at most for a turn of it.
+        let _panicked = tokio::task::spawn_blocking(move || tc.stop()).await;
+    }
+    if let Some(pins) = paths.pins {
+        pins.release();
     }
     tracing::info!("stopped");
     result

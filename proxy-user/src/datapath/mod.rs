@@ -34,7 +34,7 @@ pub use self::{
     selftest::{SelfTestError, selftest},
     sockmap::{Error as SockmapError, Sockmap},
     syn::{Arrival, Ends, Onward, Syn, SynError, SynGate, Syns, Turn},
-    tc::{Claim, Error as TcError, Tc},
+    tc::{Claim, Error as TcError, Hold, Setup as TcSetup, Tc},
 };
 use crate::target::{Lease, Load};
 
@@ -117,6 +117,10 @@ pub trait Datapath: Send + Sync + std::fmt::Debug {
     /// The slot to which it would lead this client by its address, among the usable ones; None: it has no such rule.
     fn drawn_to(&self, _client: IpAddr, _usable: &dyn Fn(TargetKey) -> bool) -> Option<TargetKey> {
         None
+    }
+    /// Its connections go on when the daemon is killed, and the next one finds them.
+    fn outlives(&self) -> bool {
+        false
     }
     /// The listener takes no more clients: neither is a new connection made elsewhere.
     fn close(&self) {}

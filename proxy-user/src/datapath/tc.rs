@@ -2,56 +2,59 @@
 //! two ends' own. Whatever the program leaves to the stack is accepted by the listener and served by the
 //! datapath beneath. Needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_NET_RAW.
 
+mod allow;
+mod attached;
+mod route;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap as Table},
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
         mpsc::{Sender, channel},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aya::{
     Ebpf,
-    maps::{LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
-    programs::{ProgramError, SchedClassifier, TcAttachType, tc::SchedClassifierLinkId},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    pin::PinError,
+    programs::{ProgramError, SchedClassifier},
     util::KernelVersion,
 };
 use proxy_ebpf::{
-    TargetKey,
-    balance::{self, kind},
-    nat::{ALLOWED_MAPPED_BITS, ALLOWED_ROUTE_BITS, Allowed, family, names},
+    TargetKey, balance,
+    nat::{Door, Endpoint, names},
     parking,
 };
 
-use super::{Connection, Datapath, Sever, Share, Syns};
+pub use self::route::Claim;
+use self::{attached::Attached, route::TcRoute};
+use super::Datapath;
 use crate::{
+    kernel::Links,
     nat::{
-        address::encode,
         aside::{Aside, AsideError},
+        audit::{self, Audit},
         balancer::{self, Balancer},
-        collector::Collector,
+        collector::{CollectError, Collector},
         doors::Doors,
-        egress::{Host, Interface},
-        exits::{Exits, Maps},
+        exits::{ExitError, Exits, Maps},
         fate::Lingers,
         flows::{Flows, Usage},
         heart::Heart,
-        keeper::{Attach, Keeper, Order, Route},
+        keeper::{Keeper, Order, Route},
         loads::Loads,
         ports,
         reservation::{self, ReservationError},
         reset::{ResetError, Resetter},
     },
-    target::Load,
+    switch::Kept,
 };
-
-/// How long new flows are made when the daemon is gone.
-const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 
 pub struct Tc {
     beneath: Arc<dyn Datapath>,
@@ -62,7 +65,37 @@ pub struct Tc {
     balancer: Arc<Balancer>,
     packets: PerCpuArray<MapData, u64>,
     aside: Aside,
-    keeper: Option<JoinHandle<()>>,
+    /// Until when an earlier daemon's last beat lets new flows to the masters that it had proven.
+    rest: Instant,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What outlives the daemon, and where.
+#[derive(Debug)]
+pub struct Setup {
+    pub links: PathBuf,
+    pub maps: PathBuf,
+    /// How long new flows are made when the daemon is dead.
+    pub orphan_grace: Duration,
+    /// Where an earlier daemon led, whose flows live; `None`: there was none.
+    pub left: Option<BTreeMap<TargetKey, SocketAddr>>,
+}
+
+/// As long as one is held, new flows are made no longer than an earlier daemon's last beat allows.
+#[derive(Debug)]
+pub struct Hold(Arc<Tc>);
+
+impl Hold {
+    /// When that is over.
+    pub fn orphaned_at(&self) -> Instant {
+        self.0.rest
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.order(Order::Beat);
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -81,19 +114,32 @@ pub enum Error {
     Aside(#[from] AsideError),
     #[error("it needs the tcx links of Linux 6.6")]
     Kernel,
+    #[error("its link cannot be pinned: {0}")]
+    Pin(#[from] PinError),
+    #[error("the pin of an earlier link cannot be removed: {0}")]
+    Unpin(#[source] io::Error),
     #[error(transparent)]
     Ports(#[from] ReservationError),
+    #[error("what an earlier daemon left: {0}")]
+    Exits(#[from] ExitError),
+    #[error("what an earlier daemon left: {0}")]
+    Flows(#[from] CollectError),
     #[error("its thread does not start: {0}")]
     Thread(#[from] io::Error),
 }
 
+/// Between two looks at what is counted: longer than a packet is in the program.
+const MOMENT: Duration = Duration::from_millis(5);
+
 impl Tc {
-    /// Serves `routes`; `release` sends parked SYNs on, and `beneath` has the connections that the listener accepts.
+    /// Serves `routes`; `release` sends parked SYNs on, and `beneath` has the connections that the listener accepts. Flows that an earlier daemon left go on,
+    /// and new ones for as long as that has allowed: until a [`Hold`] is dropped.
     pub fn start(
         mut object: Ebpf,
         release: Ebpf,
         routes: Vec<Route>,
         beneath: Arc<dyn Datapath>,
+        setup: Setup,
     ) -> Result<Self, Error> {
         // Before, programs hang on netlink filters, which outlive the process and whoever writes their maps.
         if KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(6, 6, 0)) {
@@ -110,7 +156,7 @@ impl Tc {
             balance: map(&mut object, balance::names::BALANCE)?,
             maglev: map(&mut object, balance::names::MAGLEV)?,
         }));
-        let exits = Exits::new(
+        let mut exits = Exits::new(
             Maps {
                 egress: map(&mut object, names::EGRESS)?,
                 snat_of: map(&mut object, names::SNAT_OF)?,
@@ -119,30 +165,36 @@ impl Tc {
             },
             ports::DEFAULT,
             flows.places(),
+            setup.maps,
         );
-        let exits = Arc::new(Mutex::new(exits));
-        allow(map(&mut object, names::ALLOW)?, &routes)?;
+        allow::write(map(&mut object, names::ALLOW)?, &routes)?;
         let keys = map(&mut object, names::FLOW_OF)?;
-        let door_map: aya::maps::Array<_, _> = map(&mut object, names::DOORS)?;
+        let collector =
+            Collector::new(flows, Arc::clone(&usage), Arc::clone(&loads), keys, Vec::new(), Lingers::default());
+        let (door_of, door_map) = (map(&mut object, names::DOOR_OF)?, map(&mut object, names::DOORS)?);
+        let (doors, audit) = match &setup.left {
+            None => (new_doors(&door_map), None),
+            Some(led) => {
+                audit::recount(&collector, || thread::park_timeout(MOMENT));
+                let withheld = exits.take_over(led)?;
+                (left_doors(&door_of, &door_map)?, Some(Audit::begin(&collector, &withheld, Instant::now())?))
+            }
+        };
         let packets = map(&mut object, names::PACKETS)?;
         let turns = take(&mut object, parking::names::SYN_TURNS)?;
         let numbers = routes.iter().map(|route| route.number);
         let aside = Aside::start(map(&mut object, parking::names::PARKED)?, &turns, release, numbers)?;
+        let exits = Arc::new(Mutex::new(exits));
         let mut keeper = Keeper {
-            heart: Heart::open(&take(&mut object, names::CLOCK)?, ORPHAN_GRACE)?,
-            collector: Collector::new(
-                flows,
-                Arc::clone(&usage),
-                Arc::clone(&loads),
-                keys,
-                Vec::new(),
-                Lingers::default(),
-            ),
-            doors: Doors::new(door_map.len()),
-            door_of: map(&mut object, names::DOOR_OF)?,
+            heart: Heart::open(&take(&mut object, names::CLOCK)?, setup.orphan_grace)?,
+            beats: setup.left.is_none(),
+            audit,
+            collector,
+            doors,
+            door_of,
             door_map,
             routes,
-            attach: Box::new(Attached { object, links: BTreeMap::new(), refused: BTreeSet::new() }),
+            attach: Box::new(Attached::new(object, Links::new(setup.links, names::TC))),
             resetter: Resetter::open()?,
             snats: Vec::new(),
             exits: Arc::clone(&exits),
@@ -150,11 +202,37 @@ impl Tc {
             unreachable: BTreeSet::new(),
             ended: Table::new(),
         };
+        let rest = keeper.heart.rest().unwrap_or_default();
         keeper.follow_host();
         let (orders, told) = channel();
         let keeper = thread::Builder::new().name("tc".to_owned()).spawn(move || keeper.run(&told))?;
-        let orders = Mutex::new(orders);
-        Ok(Self { beneath, exits, orders, usage, loads, balancer, packets, aside, keeper: Some(keeper) })
+        let (orders, keeper) = (Mutex::new(orders), Mutex::new(Some(keeper)));
+        let rest = Instant::now() + rest;
+        Ok(Self { beneath, exits, orders, usage, loads, balancer, packets, aside, rest, keeper })
+    }
+
+    pub fn hold(self: &Arc<Self>) -> Arc<Hold> {
+        Arc::new(Hold(Arc::clone(self)))
+    }
+
+    /// With room for `most` connections; `kind` is how new flows are shared out, one of [`balance::kind`].
+    pub fn route(self: &Arc<Self>, number: u16, most: u32, kind: u32) -> TcRoute {
+        TcRoute::new(Arc::clone(self), number, most, kind)
+    }
+
+    /// Ends the flows of an earlier daemon that nobody goes on with.
+    pub fn take_over(&self, kept: Kept) {
+        self.order(Order::TakeOver(kept));
+    }
+
+    /// Writes to no map any more. What becomes of flows and program is the pins' affair.
+    pub fn stop(&self) {
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(keeper) = keeper {
+            self.order(Order::Stop);
+            // What it panicked of is in the log.
+            let _ended = keeper.join();
+        }
     }
 
     /// The program's counters, by `proxy_ebpf::nat::packet`.
@@ -183,188 +261,20 @@ impl std::fmt::Debug for Tc {
     }
 }
 
-/// The packet datapath of one route.
-#[derive(Debug)]
-pub struct TcRoute {
-    tc: Arc<Tc>,
-    places: Arc<Places>,
-    /// Flows and accepted connections together.
-    most: u32,
-    /// How new flows are shared out, one of [`kind`].
-    kind: u32,
-}
-
-impl Tc {
-    /// With room for `most` connections; `kind` is how new flows are shared out, one of [`kind`].
-    pub fn route(self: &Arc<Self>, number: u16, most: u32, kind: u32) -> TcRoute {
-        let places = Places { usage: Arc::clone(&self.usage), route: number, accepted: AtomicU64::new(0) };
-        TcRoute { tc: Arc::clone(self), places: Arc::new(places), most, kind }
-    }
-}
-
-impl Datapath for TcRoute {
-    fn name(&self) -> &'static str {
-        "tc"
-    }
-
-    fn lead(&self, key: TargetKey, node: SocketAddr) {
-        self.tc.lead(key, node);
-    }
-
-    fn adopt(&self, connection: Connection) {
-        self.tc.beneath.adopt(connection);
-    }
-
-    fn sever(&self, order: &Sever) {
-        self.tc.order(Order::Sever(order.clone()));
-        self.tc.beneath.sever(order);
-    }
-
-    fn resume(&self, key: TargetKey) {
-        self.tc.beneath.resume(key);
-    }
-
-    fn share(&self, _route: u32, slots: &[Share]) {
-        if self.kind == kind::MASTER {
-            return;
-        }
-        match self.tc.balancer.share(self.places.route, self.kind, slots) {
-            Ok(false) => {}
-            Ok(true) => self.tc.order(Order::Fill),
-            Err(error) => tracing::error!(%error, "new flows are shared out among the slots that were open before"),
-        }
-    }
-
-    fn load(&self, key: TargetKey) -> Load {
-        Load::with(Box::new(self.tc.loads.slot(key)))
-    }
-
-    fn drawn_to(&self, client: IpAddr, usable: &dyn Fn(TargetKey) -> bool) -> Option<TargetKey> {
-        self.tc.balancer.drawn_to(self.places.route, client, usable)
-    }
-
-    fn close(&self) {
-        self.tc.order(Order::Close(self.places.route));
-    }
-
-    fn flows(&self) -> u64 {
-        self.places.usage.of(self.places.route).saturating_sub(self.places.accepted.load(Ordering::Relaxed))
-    }
-
-    fn syns(&self) -> Option<Syns> {
-        self.tc.aside.of(self.places.route)
-    }
-
-    /// What the listener may accept by itself is no limit here: it has to do with open files, and flows take none.
-    fn claim(&self, _accepted: u32) -> Option<Claim> {
-        let places = &self.places;
-        places.usage.claim(places.route, self.most).then(|| {
-            places.accepted.fetch_add(1, Ordering::Relaxed);
-            Claim(Some(Arc::clone(places)))
-        })
-    }
-}
-
-/// The places of a route, flows and accepted connections together.
-#[derive(Debug)]
-struct Places {
-    usage: Arc<Usage>,
-    route: u16,
-    accepted: AtomicU64,
-}
-
-/// An accepted connection's place; of a route without a packet datapath it is none.
-#[derive(Debug, Default)]
-pub struct Claim(Option<Arc<Places>>);
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if let Some(places) = self.0.take() {
-            places.accepted.fetch_sub(1, Ordering::Relaxed);
-            places.usage.give_back(places.route);
-        }
-    }
-}
-
 impl Drop for Tc {
     fn drop(&mut self) {
-        self.order(Order::Stop);
-        if let Some(keeper) = self.keeper.take() {
-            // What it panicked of is in the log.
-            let _ended = keeper.join();
-        }
+        self.stop();
     }
 }
 
-/// The program, and where it is attached: to nothing any more when this is dropped, or the process ends.
-struct Attached {
-    object: Ebpf,
-    links: BTreeMap<u32, SchedClassifierLinkId>,
-    /// Told of, and tried again all the same.
-    refused: BTreeSet<u32>,
+fn new_doors(map: &Array<MapData, Door>) -> Doors {
+    Doors::new(map.len())
 }
 
-impl Attach for Attached {
-    fn follow(&mut self, host: &Host) -> BTreeSet<u32> {
-        let there: BTreeSet<u32> = host.interfaces.iter().map(|interface| interface.ifindex).collect();
-        self.refused.retain(|ifindex| there.contains(ifindex));
-        let gone: Vec<u32> = self.links.keys().filter(|ifindex| !there.contains(ifindex)).copied().collect();
-        for ifindex in gone {
-            if let Some(link) = self.links.remove(&ifindex)
-                && let Ok(program) = self.program()
-            {
-                // Nothing is left to be detached where the interface itself is gone.
-                let _gone = program.detach(link);
-            }
-        }
-        for interface in &host.interfaces {
-            if !self.links.contains_key(&interface.ifindex) {
-                self.attach(interface);
-            }
-        }
-        self.links.keys().copied().collect()
-    }
-}
-
-impl Attached {
-    fn attach(&mut self, interface: &Interface) {
-        let link = self.program().and_then(|program| Ok(program.attach(&interface.name, TcAttachType::Ingress)?));
-        let (ifindex, interface) = (interface.ifindex, &interface.name);
-        match link {
-            Ok(link) => {
-                tracing::info!(interface, "packets are translated where they come in");
-                self.refused.remove(&ifindex);
-                self.links.insert(ifindex, link);
-            }
-            Err(error) if self.refused.insert(ifindex) => {
-                tracing::warn!(%error, interface, "the program cannot be attached; clients that come in here go to the listener");
-            }
-            Err(_) => {}
-        }
-    }
-
-    fn program(&mut self) -> Result<&mut SchedClassifier, Error> {
-        Ok(self.object.program_mut(names::TC).ok_or(Error::Missing(names::TC))?.try_into()?)
-    }
-}
-
-/// Who may dial each route.
-fn allow(mut trie: LpmTrie<MapData, Allowed, u32>, routes: &[Route]) -> Result<(), MapError> {
-    for route in routes {
-        let mut insert = |bits, addr, families| {
-            trie.insert(&Key::new(bits, Allowed { route: u32::from(route.number).to_be_bytes(), addr }), families, 0)
-        };
-        let Some(nets) = &route.allow else {
-            insert(ALLOWED_ROUTE_BITS, [0; 16], family::ALL)?;
-            continue;
-        };
-        for net in nets {
-            let (before, families) =
-                if net.addr().is_ipv4() { (ALLOWED_MAPPED_BITS, family::V4) } else { (ALLOWED_ROUTE_BITS, family::V6) };
-            insert(before + u32::from(net.prefix_len()), encode(net.network()), families)?;
-        }
-    }
-    Ok(())
+fn left_doors(open: &HashMap<MapData, Endpoint, u32>, map: &Array<MapData, Door>) -> Result<Doors, MapError> {
+    let doors = (0..map.len()).map(|number| map.get(&number, 0)).collect::<Result<Vec<_>, _>>()?;
+    let open = open.iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(Doors::adopt(map.len(), doors, open))
 }
 
 fn map<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &'static str) -> Result<T, Error> {

@@ -7,13 +7,14 @@ mod diag;
 mod kernel;
 mod limits;
 mod mounts;
+mod pins;
 mod print;
 mod privileges;
 
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 use serde::Serialize;
 
@@ -29,6 +30,8 @@ pub struct Input {
     pub datapath: Option<DatapathChoice>,
     /// None: this build has none, and sockmap is judged by the probes alone.
     pub sockmap_self_test: Option<SelfTest>,
+    /// Where a daemon pins.
+    pub pin_dir: PathBuf,
 }
 
 impl fmt::Debug for Input {
@@ -84,7 +87,7 @@ pub fn run(input: Input) -> Report {
     let datapaths = datapaths::judge(&held, &support, (&bpffs, pinning), input.sockmap_self_test);
     let mut checks = vec![kernel::check(), kernel::sockmap_floor()];
     checks.extend(privileges::checks(&held));
-    checks.extend([bpffs, mounts::cgroup2(), bpf::btf()]);
+    checks.extend([bpffs, pins::check(&input.pin_dir), mounts::cgroup2(), bpf::btf()]);
     checks.extend(support.checks());
     checks.extend([limits::unprivileged_bpf(), limits::open_files(), diag::sock_destroy(&held)]);
     Report { checks, datapaths, asked: input.datapath.and_then(datapaths::name) }

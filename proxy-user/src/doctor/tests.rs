@@ -100,7 +100,7 @@ fn the_report_prints_and_serialises() {
 #[test]
 fn it_works_without_privileges() {
     if std::env::var_os(AS_NOBODY).is_some() {
-        let report = run(Input { datapath: Some(DatapathChoice::Sockmap), sockmap_self_test: None });
+        let report = run(Input { datapath: Some(DatapathChoice::Sockmap), ..Input::default() });
         println!("{report}");
         assert_eq!(sockmap(&report).verdict, Verdict::MissingPrivilege);
         assert_eq!(report.exit_code(), 77);

@@ -113,6 +113,11 @@ impl Majority {
         Call::Follow(Target { addr: agreed.addr, epoch: agreed.epoch, id: id.map(str::to_owned) }).into()
     }
 
+    /// A majority has reached this epoch before our time.
+    pub(super) fn inherit(&mut self, epoch: u64) {
+        self.floor = self.floor.max(epoch);
+    }
+
     /// The highest epoch that any majority has reached.
     pub(super) fn floor(&self) -> u64 {
         self.floor

@@ -7,6 +7,7 @@
 mod address;
 mod arming;
 mod ballot;
+mod inherited;
 mod majority;
 mod node;
 mod observation;
@@ -27,12 +28,14 @@ use crate::config::Commit;
 
 pub use self::{
     address::canonical,
+    inherited::Inherited,
     observation::{Failure, NodeReport, Observation, ReplicaLink, Role, SentinelView, Sign, SignKind},
     rules::Rules,
     verdict::{Reason, Replica, Target, Verdict, Way},
 };
 use self::{
     arming::{Arming, Promise},
+    inherited::Bound,
     majority::Majority,
     node::Thresholds,
     roster::Roster,
@@ -51,6 +54,8 @@ pub struct Election {
     majority: Majority,
     arming: Arming,
     incumbent: Option<Incumbent>,
+    /// The incumbent is in force on an earlier daemon's word alone.
+    inherited: Option<Inherited>,
     /// Why the last incumbent was dropped, until another one is followed.
     dropped: Option<(SocketAddr, Reason)>,
     /// The latest time seen: a caller whose clock steps back must not stretch or undo a grace.
@@ -68,11 +73,26 @@ impl Election {
             arming: Arming::default(),
             rules,
             incumbent: None,
+            inherited: None,
             dropped: None,
             now: None,
             deadline: None,
             verdict: Verdict::closed(),
         }
+    }
+
+    /// Goes on where another daemon was killed, with the master that it had proven: what may pass to that is less,
+    /// until it is proven anew.
+    pub fn resume(rules: Rules, inherited: Inherited, now: Instant) -> Self {
+        let mut election = Self::new(rules);
+        let master = inherited.master.clone();
+        election.majority.inherit(master.epoch);
+        election.incumbent = Some(Incumbent::new(master.clone()));
+        let (way, reason) = (inherited.way(now), Reason::TakenOver);
+        election.verdict = Verdict { way, master: Some(master), reason, replicas: Vec::new() };
+        election.deadline = inherited.wake(now);
+        election.inherited = Some(inherited);
+        election
     }
 
     /// Takes one observation in. True if the verdict changed.
@@ -152,8 +172,10 @@ impl Election {
         let ruling = self.rule(now);
         let wake = ruling.wake;
         let (way, reason) = self.apply(ruling.call, now);
+        let (way, reason) = self.inherit(way, reason, now);
         let (way, reason) = self.pause(way, reason, now);
-        self.deadline = wake.into_iter().chain(self.arming.wake()).min();
+        let inherited = self.inherited.as_ref().and_then(|inherited| inherited.wake(now));
+        self.deadline = wake.into_iter().chain(self.arming.wake()).chain(inherited).min();
         let master = self.incumbent.as_ref().map(|incumbent| incumbent.target.clone());
         let replicas = self.roster.replicas(master.as_ref().map(|master| master.addr));
         let verdict = Verdict { way, master, reason, replicas };
@@ -189,6 +211,28 @@ impl Election {
         let kept = |it: &Promise| turned(it.replica).is_some_and(|at| it.heard <= at + BEFORE_WORD);
         let promise = self.arming.promises().filter(kept).max_by_key(|it| it.epoch)?;
         self.majority.lend(promise, &self.roster, now)
+    }
+
+    /// Lowers what the other rules allow, as long as the master is in force on another daemon's word.
+    fn inherit(&mut self, way: Way, reason: Reason, now: Instant) -> (Way, Reason) {
+        let Some(inherited) = &self.inherited else { return (way, reason) };
+        let is_in_force = self.incumbent.as_ref().is_some_and(|it| it.target.is_same(&inherited.master));
+        let bound = match is_in_force {
+            true => inherited.bound(way, reason, &self.roster, self.rules.sentinels, now),
+            // Another is followed, or nobody: that was decided here.
+            false => Bound::Lifted,
+        };
+        match bound {
+            Bound::Lifted => {
+                self.inherited = None;
+                (way, reason)
+            }
+            Bound::To(way) => (way, Reason::TakenOver),
+            Bound::Over => {
+                (self.inherited, self.incumbent) = (None, None);
+                (Way::Closed, reason)
+            }
+        }
     }
 
     /// Rule 5: lowers what the other rules allow, and never raises it.

@@ -95,6 +95,8 @@ pub enum Reason {
     ProbeLost,
     /// A failover is announced, or a replica has just turned master: paused until it is decided.
     Failover,
+    /// An earlier daemon had proven it and was killed; this one has yet to prove it.
+    TakenOver,
     /// Followed before a majority named it (`commit = "early"`), which has not come yet.
     Early,
 }
@@ -115,6 +117,7 @@ impl Reason {
             Self::Stranger => "stranger",
             Self::ProbeLost => "probe-lost",
             Self::Failover => "failover",
+            Self::TakenOver => "taken-over",
             Self::Early => "early",
         }
     }

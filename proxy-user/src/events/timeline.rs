@@ -73,6 +73,11 @@ impl Timeline {
         timeline
     }
 
+    /// Another daemon had proven this master: to go on with it is no switch.
+    pub fn took_over(&self, master: &Target) {
+        self.state().master = Some(master.clone());
+    }
+
     /// Takes note of an observation. To be told of each, in order, before the election is.
     pub fn saw(&self, seen: &Seen) {
         let mut state = self.state();

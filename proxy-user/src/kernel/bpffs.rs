@@ -1,5 +1,6 @@
-//! The folder of the pinned maps: mounts bpffs where there is none, and keeps a second daemon out.
-//! Leaves nothing behind: pins are removed when the daemon stops.
+//! The folder of the pins: mounts bpffs where there is none, and keeps a second daemon out. A daemon that stops removes
+//! them; one that is killed leaves them to the next, with the flows that the kernel goes on with. Below the folder:
+//! `targets`, the maps of the packet datapaths in `nat`, and in `links` what attaches their programs.
 
 use std::{
     fs::{self, DirBuilder, File, Metadata},
@@ -14,13 +15,14 @@ use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
-use proxy_ebpf::names;
+use proxy_ebpf::{names, nat::names as nat};
 
 /// Where the pins live unless a test says otherwise.
 pub const DEFAULT_DIR: &str = "/sys/fs/bpf/switchmaster";
 
-/// All that the daemon ever pins.
-const PINS: [&str; 1] = [names::TARGETS];
+/// Folders below the one of the pins.
+const MAPS: &str = "nat";
+const LINKS: &str = "links";
 
 #[derive(Debug, thiserror::Error)]
 pub enum BpffsError {
@@ -38,7 +40,17 @@ pub struct PinDir {
     path: PathBuf,
     /// We made the folder, and so we remove it.
     made: bool,
-    _lock: Flock<File>,
+    /// Connections go on by what another daemon has pinned, whatever becomes of this process.
+    holds_life: bool,
+    /// `None`: taken whoever uses it.
+    _lock: Option<Flock<File>>,
+}
+
+/// What was pinned, by name.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Pinned {
+    pub links: Vec<String>,
+    pub maps: Vec<String>,
 }
 
 impl PinDir {
@@ -62,41 +74,115 @@ impl PinDir {
             if !fs::metadata(path).is_ok_and(same) {
                 continue;
             }
-            let dir =
-                Self { path: path.to_path_buf(), made: made || holds_only_ours(path).map_err(prepare)?, _lock: lock };
-            // A daemon that was killed left its pins; nothing uses them any more, or the lock were held.
-            dir.clear().map_err(prepare)?;
-            return Ok(dir);
+            let made = made || holds_only_ours(path).map_err(prepare)?;
+            let holds_life = path.join(MAPS).join(nat::LIFE).exists();
+            return Ok(Self { path: path.to_path_buf(), made, holds_life, _lock: Some(lock) });
         }
         Err(BpffsError::InUse { path: path.to_path_buf() })
+    }
+
+    /// Whether nobody uses it now. Changes nothing.
+    pub fn probe(path: &Path) -> Result<(), BpffsError> {
+        let opened = File::open(path).map_err(|source| BpffsError::Prepare { path: path.to_path_buf(), source })?;
+        let lock = Flock::lock(opened, FlockArg::LockSharedNonblock);
+        lock.map(drop).map_err(|(_, _)| BpffsError::InUse { path: path.to_path_buf() })
+    }
+
+    /// Without asking whether a daemon uses it.
+    pub fn seize(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), made: true, holds_life: false, _lock: None }
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Removes what the daemon pins, and nothing else: the folder may be another program's too.
-    fn clear(&self) -> io::Result<()> {
-        for name in PINS {
-            match fs::remove_file(self.path.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+    /// Where the maps of the packet datapaths are.
+    pub fn maps(&self) -> PathBuf {
+        self.path.join(MAPS)
     }
+
+    /// Where their links are.
+    pub fn links(&self) -> PathBuf {
+        self.path.join(LINKS)
+    }
+
+    /// Makes both.
+    pub fn make_folders(&self) -> io::Result<()> {
+        [self.maps(), self.links()].into_iter().try_for_each(|folder| {
+            match DirBuilder::new().mode(0o700).create(folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// The orderly end: nothing stays. Without it what another daemon left stays for the next one, which may do better.
+    pub fn release(mut self) {
+        self.holds_life = false;
+    }
+
+    /// Detaches all programs.
+    pub fn detach(&self) -> io::Result<()> {
+        empty(&self.links())
+    }
+
+    /// Removes what daemons pin, and nothing else: the folder may be another program's too. Links first: no program is
+    /// to be left without its maps.
+    pub fn clear(&mut self) -> io::Result<()> {
+        self.detach()?;
+        empty(&self.maps())?;
+        self.holds_life = false;
+        gone(fs::remove_file(self.path.join(names::TARGETS)))
+    }
+}
+
+/// What is pinned below the folder; nothing where there is none.
+pub fn pinned(path: &Path) -> io::Result<Pinned> {
+    let mut maps = names(&path.join(MAPS))?;
+    maps.extend(names(path)?.into_iter().filter(|name| name == names::TARGETS));
+    Ok(Pinned { links: names(&path.join(LINKS))?, maps })
+}
+
+/// Removes a folder and what is in it.
+fn empty(folder: &Path) -> io::Result<()> {
+    for name in names(folder)? {
+        gone(fs::remove_file(folder.join(name)))?;
+    }
+    gone(fs::remove_dir(folder))
+}
+
+/// Nothing there to be removed is as good as removed.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// The names in a folder; none where there is no folder.
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names = entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<Vec<String>>>()?;
+    names.sort();
+    Ok(names)
 }
 
 /// What a daemon that was killed leaves behind.
 fn holds_only_ours(path: &Path) -> io::Result<bool> {
-    let mut names =
-        fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>()?;
-    names.retain(|name| !PINS.iter().any(|pin| name == pin));
-    Ok(names.is_empty())
+    Ok(names(path)?.iter().all(|name| [names::TARGETS, MAPS, LINKS].contains(&name.as_str())))
 }
 
 impl Drop for PinDir {
     fn drop(&mut self) {
+        if self.holds_life {
+            return;
+        }
         let removed = self.clear().and_then(|()| if self.made { fs::remove_dir(&self.path) } else { Ok(()) });
         match removed {
             // Made for us by somebody with more privileges, who keeps it: empty is all that it must be.

@@ -1,18 +1,16 @@
 //! Loads an embedded object, with its maps sized from the configuration and `targets` pinned.
 
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use proxy_ebpf::{
-    balance::{self, names as sharing},
-    names,
-    nat::names as nat,
-    parking::names as parking,
-};
+use proxy_ebpf::names;
 
-use super::bpffs::{BpffsError, PinDir};
+use super::{
+    bpffs::{BpffsError, PinDir},
+    life::LifeError,
+};
 
 /// The objects, built by this very build (`build.rs`).
 static SOCKMAP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockmap.o"));
-static TC: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tc.o"));
+pub(super) static TC: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tc.o"));
 static RELEASE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/release.o"));
 
 #[derive(Debug, thiserror::Error)]
@@ -23,13 +21,12 @@ pub enum Error {
     Load(#[from] EbpfError),
     #[error("the map {0} cannot be used: {1}")]
     Map(&'static str, aya::maps::MapError),
+    #[error(transparent)]
+    Life(#[from] LifeError),
 }
 
 /// Beyond this the open files run out first.
 const MOST_CONNECTIONS: u32 = 1 << 20;
-
-/// Networks in the `allow` of a route, as many as the configuration takes.
-const MOST_NETS: u32 = 4096;
 
 /// How many entries the maps must hold.
 #[derive(Debug, Clone, Copy)]
@@ -54,24 +51,6 @@ pub fn load(sizes: Sizes, pins: Option<&PinDir>) -> Result<Ebpf, Error> {
     #[cfg(feature = "kernel-log")]
     follow_log(&mut object);
     Ok(object)
-}
-
-/// Loads the packet program, which reads the `targets` that `load` has pinned. `flows` is how many there can be.
-pub fn load_tc(routes: u32, flows: u32, pins: &PinDir) -> Result<Ebpf, Error> {
-    let mut loader = EbpfLoader::new();
-    loader.map_pin_path(names::TARGETS, pins.path().join(names::TARGETS));
-    loader.map_max_entries(nat::FLOWS, flows).map_max_entries(nat::FLOW_OF, flows);
-    loader.map_max_entries(nat::TAKEN, flows.div_ceil(u64::BITS));
-    loader.map_max_entries(nat::USAGE, routes.max(1)).map_max_entries(nat::ALLOW, routes.max(1) * MOST_NETS);
-    loader.map_max_entries(parking::SYN_TURNS, routes.max(1));
-    let slots = routes.max(1) * balance::SLOTS;
-    loader.map_max_entries(nat::EGRESS, slots).map_max_entries(sharing::LOADS, slots);
-    // One for each family.
-    let families = balance::of_route(routes.max(1), false);
-    for map in [sharing::BALANCE, sharing::TURN, sharing::MAGLEV] {
-        loader.map_max_entries(map, families);
-    }
-    Ok(loader.load(TC)?)
 }
 
 /// Loads the program that sends parked SYNs on. It has no map, and is attached to nothing.

@@ -2,11 +2,17 @@
 //! the build embedded. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; CAP_SYS_ADMIN where bpffs is not mounted yet.
 
 mod bpffs;
+mod layout;
+mod life;
+mod links;
 mod load;
 mod targets;
 
 pub use self::{
-    bpffs::{BpffsError, DEFAULT_DIR, PinDir},
-    load::{Error, Sizes, load, load_release, load_tc},
-    targets::{KernelTargets, encode},
+    bpffs::{BpffsError, DEFAULT_DIR, PinDir, Pinned, pinned},
+    layout::{NatSizes, load_tc, targets},
+    life::{Life, LifeError, Ports},
+    links::{Links, interfaces},
+    load::{Error, Sizes, load, load_release},
+    targets::{KernelTargets, decode, encode},
 };

@@ -1,12 +1,15 @@
 //! The pinned map `targets`: the one place where the kernel programs learn where a route leads.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use aya::{
     Ebpf,
     maps::{HashMap, MapData, MapError},
 };
-use proxy_ebpf::{Target, TargetKey, names};
+use proxy_ebpf::{Target, TargetKey, names, state};
 
 use super::load::Error;
 
@@ -30,6 +33,15 @@ impl KernelTargets {
         Ok(Self { map })
     }
 
+    /// Shuts these entries: nothing passes under them any more. They stay: who comes next has to see the highest
+    /// generation that there was.
+    pub fn shut(&mut self, is_over: impl Fn(TargetKey) -> bool) -> Result<(), MapError> {
+        for (key, entry) in self.entries()?.into_iter().filter(|(key, _)| is_over(*key)) {
+            self.write(key, Target { live: 0, state: state::CLOSED, ..entry })?;
+        }
+        Ok(())
+    }
+
     /// Replaces an entry in one step: a program sees the old one or the new one, never a mixture. Where the kernel
     /// refuses, there is no entry afterwards, and nothing passes: a removal needs no memory.
     pub fn write(&mut self, key: TargetKey, target: Target) -> Result<(), MapError> {
@@ -40,9 +52,25 @@ impl KernelTargets {
         written
     }
 
+    /// All entries, in the order of their keys.
+    pub fn entries(&self) -> Result<BTreeMap<TargetKey, Target>, MapError> {
+        self.map.iter().collect()
+    }
+
     pub fn read(&self, key: TargetKey) -> Result<Target, MapError> {
         self.map.get(&key, 0)
     }
+}
+
+/// The address of an entry; `None` where there never was one.
+pub fn decode(target: &Target) -> Option<SocketAddr> {
+    let [a, b, c, d, ..] = target.addr;
+    let ip = match i32::from(target.family) {
+        libc::AF_INET => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        libc::AF_INET6 => IpAddr::V6(Ipv6Addr::from(target.addr)),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_be_bytes(target.port)))
 }
 
 /// An address as the ABI has it.

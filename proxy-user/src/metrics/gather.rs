@@ -1,7 +1,12 @@
 //! Turns a snapshot into series at scrape time. A thing named twice in a snapshot gives one series:
 //! a scraper refuses a whole page for a doubled line.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -23,7 +28,7 @@ pub(super) struct Gather(pub(super) Arc<Shared>);
 impl Collector for Gather {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
-        let Some(source) = self.0.source.get() else {
+        let Some(source) = self.0.source.get().and_then(Weak::upgrade) else {
             return self.encode_probes(&mut page, None);
         };
         let snapshot = source.snapshot();

@@ -14,7 +14,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -58,7 +58,8 @@ struct Inner {
 /// What the collector reads at scrape time.
 #[derive(Default)]
 struct Shared {
-    source: OnceLock<Arc<dyn Source>>,
+    /// Not held: what it speaks of has the metrics, and must end before they do.
+    source: OnceLock<Weak<dyn Source>>,
     probed: Mutex<Probed>,
 }
 
@@ -86,8 +87,8 @@ impl Metrics {
     }
 
     /// Names what is asked for the state of groups and routes at each scrape. The first call counts.
-    pub fn read_from(&self, source: Arc<dyn Source>) {
-        if self.0.shared.source.set(source).is_err() {
+    pub fn read_from(&self, source: &Arc<dyn Source>) {
+        if self.0.shared.source.set(Arc::downgrade(source)).is_err() {
             tracing::debug!("the metrics already have a source");
         }
     }

@@ -122,7 +122,7 @@ impl From<Option<&Role>> for NodeRole {
 }
 
 /// Every reason a group can give, for a series each.
-pub(super) const REASONS: [Reason; 13] = [
+pub(super) const REASONS: [Reason; 14] = [
     Reason::Starting,
     Reason::Proven,
     Reason::NoMajority,
@@ -135,5 +135,6 @@ pub(super) const REASONS: [Reason; 13] = [
     Reason::Stranger,
     Reason::ProbeLost,
     Reason::Failover,
+    Reason::TakenOver,
     Reason::Early,
 ];

@@ -108,7 +108,8 @@ fn event(outcome: Outcome) -> Event {
 fn full() -> (Metrics, Arc<Fixed>) {
     let metrics = Metrics::new();
     let source = Arc::new(Fixed(Mutex::new(snapshot())));
-    metrics.read_from(Arc::clone(&source) as Arc<dyn Source>);
+    let read_from: Arc<dyn Source> = Arc::<Fixed>::clone(&source);
+    metrics.read_from(&read_from);
     metrics.route(&Arc::from("writes"));
     metrics.severed(&Arc::from("writes"), 3, Duration::from_millis(2));
     metrics.group(&Arc::from("mymaster"));

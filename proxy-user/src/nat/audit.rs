@@ -1,11 +1,15 @@
 //! Finds what a daemon left that was killed while it gave a place back (`collector`, after step 3): keys that
-//! lead to a free place, places that are neither a flow's nor in a queue, counts of flows that are none.
+//! lead to a free place, places that are neither a flow's nor in a queue; and counts of connections that died with it.
 //! To be run once at a take-over. Promises: takes no place that anybody else may own, with traffic going on.
 //!
 //! Who gives a place back, or takes one, is done within microseconds unless it was killed. So there are three looks, a
 //! second or more apart: what is in no queue at the second, and has not changed from the first to the third, is lost.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    mem,
+    time::{Duration, Instant},
+};
 
 use aya::maps::{HashMap as Keys, MapData, MapError};
 use proxy_ebpf::nat::{FlowKey, flow};
@@ -16,6 +20,50 @@ use super::{
     pool::{Pool, PoolError},
 };
 
+/// Between two looks: longer than any packet is in the program.
+const APART: Duration = Duration::from_secs(1);
+
+/// The three looks, each when it is due.
+#[derive(Debug)]
+pub struct Audit {
+    look: Look,
+    due: Instant,
+}
+
+#[derive(Debug)]
+enum Look {
+    Second(Suspects),
+    Third(Lost),
+    Done,
+}
+
+impl Audit {
+    /// Takes the first look.
+    pub fn begin(collector: &Collector, withheld: &HashSet<u32>, now: Instant) -> Result<Self, CollectError> {
+        Ok(Self { look: Look::Second(Suspects::look(collector, withheld)?), due: now + APART })
+    }
+
+    /// Takes the next look if it is time. Returns what was put right, at the last one.
+    pub fn go_on(&mut self, collector: &mut Collector, now: Instant) -> Result<Option<Found>, CollectError> {
+        if now < self.due {
+            return Ok(None);
+        }
+        self.due = now + APART;
+        match mem::replace(&mut self.look, Look::Done) {
+            Look::Second(suspects) => {
+                self.look = Look::Third(suspects.confirm(collector)?);
+                Ok(None)
+            }
+            Look::Third(lost) => lost.mend(collector).map(Some),
+            Look::Done => Ok(None),
+        }
+    }
+
+    pub fn is_done(&self) -> bool {
+        matches!(self.look, Look::Done)
+    }
+}
+
 /// What seems to be lost.
 #[derive(Debug)]
 pub struct Suspects {
@@ -23,8 +71,6 @@ pub struct Suspects {
     free: HashMap<u32, u32>,
     /// Keys that lead to a free place, and the state of that.
     keys: Vec<(FlowKey, u32, u32)>,
-    /// By route: how many more flows are counted than there are.
-    excess: BTreeMap<u16, u64>,
 }
 
 /// What was found lost and put right.
@@ -32,7 +78,6 @@ pub struct Suspects {
 pub struct Found {
     pub keys: u32,
     pub places: u32,
-    pub counts: u64,
 }
 
 impl Suspects {
@@ -42,21 +87,18 @@ impl Suspects {
         let flows = collector.flows();
         let mut free = free_places(flows);
         free.retain(|place, _| !withheld.contains(place));
-        Ok(Self { keys: dangling(flows, collector.keys())?, excess: excess(collector), free })
+        Ok(Self { keys: dangling(flows, collector.keys())?, free })
     }
 
     /// The second look.
     pub fn confirm(mut self, collector: &mut Collector) -> Result<Lost, CollectError> {
+        // The rest of the table is for addresses that nodes have not seen yet.
+        self.free.retain(|place, _| collector.pools().iter().any(|pool| pool.holds(*place)));
         for pool in collector.pools() {
             for place in rotate(pool)? {
                 self.free.remove(&place);
             }
         }
-        let now = excess(collector);
-        self.excess.retain(|route, surplus| {
-            *surplus = (*surplus).min(now.get(route).copied().unwrap_or(0));
-            *surplus > 0
-        });
         Ok(Lost(self))
     }
 }
@@ -69,7 +111,7 @@ impl Lost {
     /// The third look.
     pub fn mend(self, collector: &mut Collector) -> Result<Found, CollectError> {
         let mut found = Found::default();
-        let Suspects { free, keys, excess: surplus } = self.0;
+        let Suspects { free, keys } = self.0;
         for (key, place, state) in keys {
             if collector.flows().state(place) == Some(state) {
                 collector.forget(&key, place)?;
@@ -82,12 +124,6 @@ impl Lost {
                 collector.give(place)?;
                 found.places += 1;
             }
-        }
-        let now = excess(collector);
-        for (route, before) in surplus {
-            let surplus = before.min(now.get(&route).copied().unwrap_or(0));
-            collector.usage().lower_by(route, surplus);
-            found.counts += surplus;
         }
         Ok(found)
     }
@@ -114,8 +150,25 @@ fn dangling(flows: &Flows, keys: &Keys<MapData, FlowKey, u32>) -> Result<Vec<(Fl
     Ok(dangling)
 }
 
-/// The program counts a flow when it has been opened, and the listener's connections count too: to be asked before there
-/// are any.
+/// Takes from the counts of all routes what is no flow: the connections of the listener that died with its daemon. To be
+/// asked before there are any of our own. What the program is about to count is seen once only: so it looks twice.
+pub fn recount(collector: &Collector, pause: impl FnOnce()) -> u64 {
+    let loads = |collector: &Collector| {
+        let flows = collector.flows();
+        collector.loads().surplus(flows.scan(0..flows.places()).map(|(_, flow)| flow))
+    };
+    let (before, slots) = (excess(collector), loads(collector));
+    pause();
+    let now = excess(collector);
+    collector.loads().lower_by(&slots, &loads(collector));
+    let surplus = |(route, before): (u16, u64)| (route, before.min(now.get(&route).copied().unwrap_or(0)));
+    before.into_iter().map(surplus).fold(0, |sum, (route, surplus)| {
+        collector.usage().lower_by(route, surplus);
+        sum + surplus
+    })
+}
+
+/// By route: how many more connections are counted than there are flows.
 fn excess(collector: &Collector) -> BTreeMap<u16, u64> {
     let mut flows: BTreeMap<u16, u64> = BTreeMap::new();
     let table = collector.flows();

@@ -110,6 +110,16 @@ impl Collector {
         sweep
     }
 
+    /// Ends a flow that was read in this place, whatever its fate would be: true if it was there still.
+    pub fn end(&mut self, place: u32, flow: &Flow) -> bool {
+        let ended = self.flows.end(place, flow);
+        if ended {
+            // What fails is tried again by the next sweep, and told then.
+            self.finish(place, *flow, &mut Sweep::default());
+        }
+        ended
+    }
+
     /// Another address whose places are given back too.
     pub fn add(&mut self, pool: Pool) {
         self.pools.push(pool);
@@ -121,6 +131,10 @@ impl Collector {
 
     pub fn usage(&self) -> &Usage {
         &self.usage
+    }
+
+    pub(super) fn loads(&self) -> &Loads {
+        &self.loads
     }
 
     /// The queue of each SNAT address.

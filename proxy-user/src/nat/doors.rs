@@ -123,6 +123,11 @@ impl Doors {
         self.places.get(usize::from(place))
     }
 
+    /// Whether it is listened at.
+    pub fn is_open(&self, place: u16) -> bool {
+        self.open.values().any(|open| *open == u32::from(place))
+    }
+
     /// What has to change so that exactly the doors `wanted` are open.
     pub fn update(&mut self, wanted: &BTreeMap<SocketAddr, Door>) -> Result<Vec<Change>, DoorsError> {
         if wanted.len() > self.room as usize {

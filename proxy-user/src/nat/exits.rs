@@ -2,18 +2,23 @@
 //! and places for its flows, once and for as long as the maps live.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fs, io,
     net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
 };
 
-use aya::maps::{Array, ArrayOfMaps, HashMap as Table, MapData, MapError, Queue};
+use aya::{
+    maps::{Array, ArrayOfMaps, HashMap as Table, Map, MapData, MapError, Queue},
+    pin::PinError,
+};
 use proxy_ebpf::{
     TargetKey,
-    nat::{Address, Egress, Snat},
+    nat::{Address, Egress, Snat, names},
 };
 
 use super::{
-    address::encode,
+    address::{decode, encode},
     egress::{EgressError, way_to},
     pool::{Pool, PoolError},
     ports::{self, PortRange},
@@ -30,6 +35,10 @@ pub enum ExitError {
     Pool(#[from] PoolError),
     #[error("the kernel refuses a map entry: {0}")]
     Map(#[from] MapError),
+    #[error("the queue of free ports cannot be pinned: {0}")]
+    Pin(#[from] PinError),
+    #[error("the pin of an earlier queue of free ports cannot be removed: {0}")]
+    Unpin(#[from] io::Error),
     #[error("packets from {node} come in at interface {ifindex}, which the program cannot be attached to")]
     Unattached { node: IpAddr, ifindex: u32 },
     #[error("nodes would see us from more than {known} addresses, and there is no room for the flows of {address}")]
@@ -55,6 +64,8 @@ pub struct Exits {
     range: PortRange,
     /// How many flows there is room for.
     places: u32,
+    /// Where the queues of free ports are pinned: nobody may open those in `free` without CAP_SYS_ADMIN.
+    pins: PathBuf,
     known: Vec<Snat>,
     fresh: Vec<(Snat, Pool)>,
     /// Interfaces that the program is attached to.
@@ -69,9 +80,31 @@ impl std::fmt::Debug for Exits {
 }
 
 impl Exits {
-    pub fn new(maps: Maps, range: PortRange, places: u32) -> Self {
+    pub fn new(maps: Maps, range: PortRange, places: u32, pins: PathBuf) -> Self {
         let (known, fresh, attached, led) = (Vec::new(), Vec::new(), BTreeSet::new(), HashMap::new());
-        Self { maps, range, places, known, fresh, attached, led }
+        Self { maps, range, places, pins, known, fresh, attached, led }
+    }
+
+    /// Goes on with the addresses of an earlier daemon, and the nodes that it led to. Returns the places whose ports
+    /// sockets of this host hold: they are not to be given back.
+    pub fn take_over(&mut self, led: &BTreeMap<TargetKey, SocketAddr>) -> Result<HashSet<u32>, ExitError> {
+        self.led.extend(led.iter().map(|(key, node)| (*key, *node)));
+        let mut withheld = HashSet::new();
+        for number in 0..self.maps.snats.len() {
+            let snat = self.maps.snats.get(&number, 0)?;
+            if snat.ports == 0 {
+                break;
+            }
+            let place = |port: u16| snat.first + u32::from(port.wrapping_sub(snat.first_port));
+            withheld.extend(ports::held(self.range, ports_on(decode(snat.addr))?).into_iter().map(place));
+            self.fresh.push((snat, Pool::new(snat, open(&self.pin(number))?)?));
+            self.known.push(snat);
+        }
+        Ok(withheld)
+    }
+
+    fn pin(&self, number: u32) -> PathBuf {
+        self.pins.join(format!("{}_{number}", names::FREE))
     }
 
     /// Prepares the way to a node for the flows of `key`; without one they are left to the listener.
@@ -118,7 +151,7 @@ impl Exits {
         }
         let snat = Snat { addr: encode(address), first, first_port: self.range.first, ports: count as u16 };
         let held = ports::held(self.range, ports_on(address)?);
-        let queue = Queue::create(count, 0)?;
+        let queue = self.queue(number, count)?;
         self.maps.free.set(number, &queue, 0)?;
         self.maps.snats.set(number, snat, 0)?;
         let mut pool = Pool::new(snat, queue)?;
@@ -129,4 +162,19 @@ impl Exits {
         self.fresh.push((snat, pool));
         Ok(number)
     }
+
+    /// An empty queue, pinned. Another may be there whose daemon was killed before anything knew of it.
+    fn queue(&self, number: u32, count: u32) -> Result<Queue<MapData, u32>, ExitError> {
+        let pin = self.pin(number);
+        match fs::remove_file(&pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        Queue::<_, u32>::create(count, 0)?.pin(&pin)?;
+        Ok(open(&pin)?)
+    }
+}
+
+fn open(pin: &Path) -> Result<Queue<MapData, u32>, MapError> {
+    Queue::try_from(Map::Queue(MapData::from_pin(pin)?))
 }

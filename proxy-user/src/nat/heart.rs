@@ -27,19 +27,50 @@ const _: () = assert!(size_of::<Record>() == size_of::<Clock>());
 unsafe impl Shared for Record {}
 
 #[derive(Debug)]
-pub struct Heart(Mapping<Record>);
+pub struct Heart {
+    clock: Mapping<Record>,
+    grace: Duration,
+}
 
 impl Heart {
-    /// `grace` is how long new flows are still made after the last beat.
+    /// `grace` is how long new flows are still made after the last beat. Until the first beat, that of the daemon before
+    /// us counts, if there was one.
     pub fn open(map: &MapData, grace: Duration) -> Result<Self, MappingError> {
-        let heart = Self(Mapping::new(names::CLOCK, map)?);
-        heart.0[0].grace.store(grace.as_nanos() as u64, Ordering::Relaxed);
-        Ok(heart)
+        Ok(Self { clock: Mapping::new(names::CLOCK, map)?, grace })
     }
 
     pub fn beat(&self) -> Result<(), nix::Error> {
-        let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
-        self.0[0].beat.store(now.as_nanos() as u64, Ordering::Relaxed);
+        self.clock[0].beat.store(now()?, Ordering::Relaxed);
+        self.clock[0].grace.store(self.grace.as_nanos() as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// How much longer new flows are made without another beat.
+    pub fn rest(&self) -> Result<Duration, nix::Error> {
+        let [beat, grace] = [&self.clock[0].beat, &self.clock[0].grace].map(|word| word.load(Ordering::Relaxed));
+        Ok(Duration::from_nanos(beat.saturating_add(grace).saturating_sub(now()?)))
+    }
+}
+
+/// As the program reads its clock, in ns.
+fn now() -> Result<u64, nix::Error> {
+    Ok(Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_nanos() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_beat_the_time_of_the_daemon_before_runs_out() {
+        let heart = Heart { clock: Mapping::anonymous(1), grace: Duration::from_secs(3) };
+        assert_eq!(heart.rest().unwrap(), Duration::ZERO, "there was none");
+        let second = Duration::from_secs(1).as_nanos() as u64;
+        heart.clock[0].beat.store(now().unwrap() - second, Ordering::Relaxed);
+        heart.clock[0].grace.store(10 * second, Ordering::Relaxed);
+        let rest = heart.rest().unwrap();
+        assert!(rest > Duration::from_secs(8) && rest <= Duration::from_secs(9), "{rest:?}");
+        heart.beat().unwrap();
+        assert!(heart.rest().unwrap() <= Duration::from_secs(3), "from now on ours counts");
     }
 }

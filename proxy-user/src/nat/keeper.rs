@@ -19,6 +19,7 @@ use proxy_ebpf::{
 };
 
 use super::{
+    audit::{Audit, Found},
     balancer::Balancer,
     collector::{Collector, Sweep},
     doors::{Change, Doors, Listen, wanted},
@@ -29,7 +30,10 @@ use super::{
     reset::Resetter,
     ticks,
 };
-use crate::datapath::{Sever, Severed};
+use crate::{
+    datapath::{Sever, Severed},
+    switch::Kept,
+};
 
 /// How often it looks; a beat is missed long before the grace is over.
 const TURN: Duration = Duration::from_millis(250);
@@ -45,6 +49,10 @@ pub enum Order {
     Close(u16),
     /// Tables of the balancer are to be filled.
     Fill,
+    /// An earlier daemon's flows: those under these generations live on.
+    TakeOver(Kept),
+    /// Every master that new flows are made to was proven by us.
+    Beat,
     Stop,
 }
 
@@ -67,6 +75,10 @@ pub struct Route {
 
 pub struct Keeper {
     pub heart: Heart,
+    /// Without a beat new flows end with the time that an earlier daemon's last one gives them.
+    pub beats: bool,
+    /// What an earlier daemon left half done.
+    pub audit: Option<Audit>,
     pub collector: Collector,
     pub doors: Doors,
     pub door_of: Keys<MapData, Endpoint, u32>,
@@ -104,11 +116,15 @@ impl Keeper {
                     self.follow_host();
                 }
                 Ok(Order::Fill) => unfilled = true,
+                Ok(Order::TakeOver(kept)) => self.end_strays(&kept),
+                Ok(Order::Beat) => self.beats = true,
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) if unfilled => unfilled = self.fill(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if let Err(error) = self.heart.beat() {
+            if self.beats
+                && let Err(error) = self.heart.beat()
+            {
                 tracing::error!(%error, "no heartbeat: new connections will go to the listener");
             }
             if look <= Instant::now() {
@@ -116,7 +132,46 @@ impl Keeper {
                 self.follow_host();
             }
             self.sweep();
+            self.go_on_with_audit();
         }
+    }
+
+    fn go_on_with_audit(&mut self) {
+        let Some(audit) = &mut self.audit else { return };
+        match audit.go_on(&mut self.collector, Instant::now()) {
+            Ok(Some(found)) if found != Found::default() => {
+                tracing::info!(
+                    keys = found.keys,
+                    places = found.places,
+                    "what the killed daemon left half done was put right"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "some ports that the killed daemon was about to give back may stay unused");
+                self.audit = None;
+            }
+        }
+        self.audit.take_if(|audit| audit.is_done());
+    }
+
+    /// Ends the flows of routes, of switches and of addresses that are no more.
+    fn end_strays(&mut self, kept: &Kept) {
+        let flows = self.collector.flows();
+        let (mut strays, mut live) = (Vec::new(), 0);
+        for (place, flow) in flows.scan(0..flows.places()) {
+            let key = TargetKey { route: u32::from(flow.route), slot: u32::from(flow.slot) };
+            let lives = kept.get(&key).is_some_and(|generation| *generation as u32 == flow.generation);
+            if lives && self.doors.is_open(flow.client.through) {
+                live += 1;
+            } else {
+                strays.push((place, flow));
+            }
+        }
+        self.take_fresh();
+        self.reset(&strays);
+        let ended = strays.iter().filter(|(place, flow)| self.collector.end(*place, flow)).count();
+        tracing::info!(connections = live, ended, "the flows of a killed daemon are taken over");
     }
 
     /// Interfaces and own addresses as they are now.

@@ -1,9 +1,12 @@
 //! How much each slot has to do, in the daemon's memory: the program counts flows there, the daemon takes ended ones off
 //! and adds the listener's connections, so that both share clients out by the same numbers. Needs the map `loads`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use aya::maps::MapData;
@@ -50,6 +53,44 @@ impl Loads {
         }
         if flow.state & flow::MASK == flow::OPEN {
             less(&record.established);
+        }
+    }
+
+    /// By slot: how much more is counted than these flows, which are all that there are.
+    pub(super) fn surplus(&self, flows: impl Iterator<Item = Flow>) -> BTreeMap<usize, Load> {
+        let mut counted: BTreeMap<usize, Load> = BTreeMap::new();
+        for flow in flows {
+            let at = of_slot(u32::from(flow.route), u32::from(flow.slot)) as usize;
+            let load = counted.entry(at).or_insert(Load { taken: 0, established: 0 });
+            load.taken += u64::from(flow.state & flow::MASK != flow::CLOSED);
+            load.established += u64::from(flow.state & flow::MASK == flow::OPEN);
+        }
+        let surplus = |(at, record): (usize, &Record)| {
+            let flows = counted.get(&at);
+            let over = |count: &AtomicU64, of: fn(&Load) -> u64| {
+                count.load(Ordering::Relaxed).saturating_sub(flows.map_or(0, of))
+            };
+            (
+                at,
+                Load {
+                    taken: over(&record.taken, |it| it.taken),
+                    established: over(&record.established, |it| it.established),
+                },
+            )
+        };
+        self.0.iter().enumerate().map(surplus).filter(|(_, load)| load.taken + load.established > 0).collect()
+    }
+
+    /// Takes off what two looks have both found too much.
+    pub(super) fn lower_by(&self, before: &BTreeMap<usize, Load>, now: &BTreeMap<usize, Load>) {
+        for (at, before) in before {
+            let (Some(now), Some(record)) = (now.get(at), self.0.get(*at)) else { continue };
+            let less = |count: &AtomicU64, by: u64| {
+                let _previous =
+                    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |it| Some(it.saturating_sub(by)));
+            };
+            less(&record.taken, before.taken.min(now.taken));
+            less(&record.established, before.established.min(now.established));
         }
     }
 

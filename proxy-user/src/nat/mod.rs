@@ -6,11 +6,14 @@
 //! - `balancer`, `maglev`: among which slots new flows are shared out; `loads`: how much each slot has to do;
 //! - `ports`, `sockets`: the source ports that are ours alone;
 //! - `flows`, `pool`: the table of flows and its free places; `collector`: frees what has ended, by the rules in `fate`;
+//! - `audit`: puts right what a killed daemon left half done; `numbers`: by which number each route goes on;
 //! - `segment`, `reset`: the RST to both ends of a flow;
 //! - `aside`, `syn`: SYNs that wait for a node, out of the kernel and in again.
 //!
-//! Tested, and called by nobody yet: `audit` (what a killed daemon left), `reservation` (ports reserved for as long as we
-//! run) and `watch` (changes of the network; the keeper looks every second). They are for flows that outlive the daemon.
+//! The maps outlive the daemon (`kernel::life`); the next one is told by `datapath::tc` what of them it goes on with.
+//!
+//! Tested, and called by nobody yet: `watch` (changes of the network; the keeper looks every second), and of
+//! `reservation` all but the check (ports reserved for as long as we run).
 //!
 //! Never knows Sentinel or the election: who lives and who has ended is told to it.
 
@@ -30,6 +33,7 @@ pub mod loads;
 pub mod maglev;
 mod mapping;
 mod netlink;
+pub mod numbers;
 pub mod pool;
 pub mod ports;
 pub mod reservation;

@@ -2,6 +2,7 @@
 //! the listener offers, then the order to reset what was left behind. Promises that from the write
 //! on no byte that arrives is sent on under an old generation, whatever the rest still takes. Never asks anybody anything.
 
+mod inherit;
 mod plan;
 mod slot;
 
@@ -13,6 +14,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
 use proxy_ebpf::{TargetKey, balance::SLOTS};
 use tokio::sync::{mpsc, watch};
 
+pub use self::inherit::Kept;
 use self::{
     plan::Wanted,
     slot::{Change, SlotState},
@@ -39,6 +41,10 @@ pub struct Switch {
 
 #[derive(Debug)]
 struct RouteSwitch {
+    /// By which the kernel knows it.
+    number: u32,
+    /// Of a route that was taken over: when its replicas have all been heard of.
+    heard_by: Option<Instant>,
     config: config::Route,
     datapath: Arc<dyn Datapath>,
     slots: Vec<SlotState>,
@@ -80,10 +86,19 @@ impl Switch {
         Self { routes: Vec::new(), kernel, generation: 0 }
     }
 
-    /// Adds a route, closed; its number is its place.
+    /// Adds a route, closed; its number is its place, unless `take_over` knows a better one.
     pub fn add(&mut self, config: config::Route, datapath: Arc<dyn Datapath>) -> watch::Receiver<Slots> {
         let (offer, slots) = target::channel();
-        self.routes.push(RouteSwitch { config, datapath, slots: Vec::new(), offer, shared: Vec::new() });
+        let number = self.routes.len() as u32;
+        self.routes.push(RouteSwitch {
+            number,
+            heard_by: None,
+            config,
+            datapath,
+            slots: Vec::new(),
+            offer,
+            shared: Vec::new(),
+        });
         slots
     }
 
@@ -91,9 +106,9 @@ impl Switch {
     pub fn follow(&mut self, group: usize, verdict: &Verdict) -> Vec<Severing> {
         let since = Instant::now();
         let mut severing = Vec::new();
-        for (number, route) in self.routes.iter_mut().enumerate().filter(|(_, route)| route.config.group == group) {
-            let wanted = plan::wanted(&route.config, verdict);
-            let orders = route.become_(number as u32, &wanted, self.kernel.as_mut(), &mut self.generation);
+        for route in self.routes.iter_mut().filter(|route| route.config.group == group) {
+            let Some(wanted) = route.wanted(verdict) else { continue };
+            let orders = route.become_(&wanted, self.kernel.as_mut(), &mut self.generation);
             if let Some(reports) = route.carry_out(&orders) {
                 severing.push(Severing { route: Arc::clone(&route.config.name), since, reports });
             }
@@ -124,17 +139,16 @@ impl Switch {
 
 impl RouteSwitch {
     /// Writes map and gates, then offers the new slots. Returns what the datapath has to do.
-    fn become_(
-        &mut self,
-        number: u32,
-        wanted: &[Wanted],
-        mut kernel: Option<&mut KernelTargets>,
-        generation: &mut u64,
-    ) -> Orders {
-        self.make_room(number, wanted);
+    fn become_(&mut self, wanted: &[Wanted], mut kernel: Option<&mut KernelTargets>, generation: &mut u64) -> Orders {
+        self.make_room(wanted);
         let mut orders = Orders::default();
+        let now = Instant::now();
+        let waits: Vec<bool> = self.slots.iter().map(|slot| self.waits_for(slot, now)).collect();
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let wanted = wanted.iter().find(|wanted| plan::slot_of(&self.config, wanted, slot, index));
+            if wanted.is_none() && waits[index] {
+                continue;
+            }
             let change = slot.next(wanted, generation);
             if change == Change::None {
                 continue;
@@ -166,7 +180,7 @@ impl RouteSwitch {
         }
         let shares: Vec<Share> = self.slots.iter().filter_map(SlotState::share).collect();
         if shares != self.shared {
-            self.datapath.share(number, &shares);
+            self.datapath.share(self.number, &shares);
             self.shared = shares;
         }
         let open: Slots = self.slots.iter().filter_map(SlotState::offer).collect();
@@ -185,7 +199,7 @@ impl RouteSwitch {
     }
 
     /// A slot for every wanted node: one that has it, else one that nobody uses, else a new one.
-    fn make_room(&mut self, number: u32, all: &[Wanted]) {
+    fn make_room(&mut self, all: &[Wanted]) {
         for wanted in all {
             let found =
                 self.slots.iter().enumerate().any(|(index, slot)| plan::slot_of(&self.config, wanted, slot, index));
@@ -196,7 +210,7 @@ impl RouteSwitch {
             if let Some(free) = self.slots.iter_mut().find(|slot| slot.is_free() && !spoken_for(slot)) {
                 free.reserve(wanted.target.addr);
             } else if self.slots.len() < MOST_SLOTS {
-                let key = TargetKey { route: number, slot: self.slots.len() as u32 };
+                let key = TargetKey { route: self.number, slot: self.slots.len() as u32 };
                 self.slots.push(SlotState::new(key, wanted.target.addr, self.datapath.load(key)));
             } else {
                 tracing::warn!(route = %self.config.name, node = %wanted.target.addr, "too many nodes; this one is not used");

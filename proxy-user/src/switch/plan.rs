@@ -3,7 +3,7 @@
 use super::slot::SlotState;
 use crate::{
     config::{Fallback, Lag, Route, TargetRole},
-    election::{Replica, Target, Verdict, Way},
+    election::{Reason, Replica, Target, Verdict, Way},
 };
 
 /// A node that a route should lead to, and what may pass.
@@ -11,6 +11,8 @@ use crate::{
 pub(super) struct Wanted {
     pub(super) target: Target,
     pub(super) way: Way,
+    /// On another daemon's word alone.
+    pub(super) taken_over: bool,
 }
 
 pub(super) fn wanted(route: &Route, verdict: &Verdict) -> Vec<Wanted> {
@@ -31,7 +33,8 @@ pub(super) fn slot_of(route: &Route, wanted: &Wanted, slot: &SlotState, index: u
 
 fn master(verdict: &Verdict) -> Option<Wanted> {
     let target = verdict.master.clone()?;
-    (verdict.way != Way::Closed).then_some(Wanted { target, way: verdict.way })
+    let taken_over = verdict.reason == Reason::TakenOver;
+    (verdict.way != Way::Closed).then_some(Wanted { target, way: verdict.way, taken_over })
 }
 
 fn replicas(route: &Route, verdict: &Verdict) -> Vec<Wanted> {
@@ -56,7 +59,7 @@ fn replica(route: &Route, replica: &Replica) -> Option<Wanted> {
     };
     // The epoch is the master's; a replica's connections outlive a change of it.
     let target = Target { addr: replica.addr, epoch: 0, id: replica.id.clone() };
-    Some(Wanted { target, way })
+    Some(Wanted { target, way, taken_over: false })
 }
 
 /// A lag that cannot be known does not exclude: an ACL may hide it from us.

@@ -22,6 +22,8 @@ pub(super) struct SlotState {
     generation: u64,
     gate: Arc<Gate>,
     load: Arc<Load>,
+    /// On another daemon's word alone, which is enough for flows, and not for connections of our own.
+    taken_over: bool,
 }
 
 /// What a step changed.
@@ -39,7 +41,31 @@ pub(super) enum Change {
 impl SlotState {
     pub(super) fn new(key: TargetKey, addr: SocketAddr, load: Load) -> Self {
         let (gate, load) = (Arc::default(), Arc::new(load));
-        Self { key, addr, holder: None, way: Way::Closed, generation: 0, gate, load }
+        Self { key, addr, holder: None, way: Way::Closed, generation: 0, gate, load, taken_over: false }
+    }
+
+    /// As another daemon left it: open, or held, or paused under a generation whose flows live.
+    pub(super) fn inherited(key: TargetKey, entry: &Entry, load: Load) -> Option<Self> {
+        let way = match (entry.state, entry.live) {
+            (state::PAUSED, 0) => Way::Paused,
+            (state::OPEN, live) if live == entry.generation => Way::Open,
+            (state::ESTABLISHED_ONLY, live) if live == entry.generation => Way::Established,
+            _ => return None,
+        };
+        let addr = kernel::decode(entry)?;
+        let holder = Some(Target { addr, epoch: entry.epoch, id: None });
+        let slot = Self { holder, way, generation: entry.generation, taken_over: true, ..Self::new(key, addr, load) };
+        slot.set_gate();
+        Some(slot)
+    }
+
+    /// The master, or replica, that holds it on another daemon's word, and what may pass.
+    pub(super) fn taken_over(&self) -> Option<(&Target, Way)> {
+        self.holder.as_ref().filter(|_| self.taken_over).map(|holder| (holder, self.way))
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     pub(super) fn is_for(&self, addr: SocketAddr) -> bool {
@@ -60,8 +86,10 @@ impl SlotState {
         let Some(wanted) = wanted else {
             let was = std::mem::replace(&mut self.way, Way::Closed);
             self.holder = None;
+            self.taken_over = false;
             return if was == Way::Closed { Change::None } else { Change::Generation };
         };
+        self.taken_over = wanted.taken_over;
         let same = self.holder.as_ref().is_some_and(|holder| holder.is_same(&wanted.target));
         let way = std::mem::replace(&mut self.way, wanted.way);
         let known = self.holder.take().filter(|_| same).and_then(|holder| holder.id);
@@ -134,7 +162,7 @@ impl SlotState {
 
     /// The slot as the listener has it, if it takes new connections.
     pub(super) fn offer(&self) -> Option<Slot> {
-        (self.way == Way::Open).then(|| Slot {
+        (self.way == Way::Open && !self.taken_over).then(|| Slot {
             key: self.key,
             addr: self.addr,
             generation: self.generation,

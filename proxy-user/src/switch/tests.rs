@@ -1,5 +1,6 @@
 //! Tables of verdicts and what the routes make of them; no kernel, a datapath that only takes notes.
 
+mod inherit;
 mod whole;
 
 use std::{
@@ -26,6 +27,7 @@ struct Notes {
     shared: Mutex<Vec<Vec<(u32, bool)>>>,
     /// Flows that it says each slot has.
     flows: Arc<AtomicU64>,
+    outlives: bool,
 }
 
 /// Of the slots of a datapath without sockets.
@@ -59,6 +61,9 @@ impl Datapath for Notes {
     }
     fn load(&self, _: TargetKey) -> Load {
         Load::with(Box::new(Flows(Arc::clone(&self.flows))))
+    }
+    fn outlives(&self) -> bool {
+        self.outlives
     }
 }
 

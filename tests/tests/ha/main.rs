@@ -7,6 +7,7 @@ mod balance;
 mod failover;
 mod gap;
 mod input;
+mod life;
 mod lifecycle;
 mod parking;
 mod partition;

@@ -39,7 +39,11 @@ fn unknown_keys() {
         (group("password = \"x\""), "5:1: group[0].password: unknown key; ", "use password_env or password_file"),
         (group("tls = { insecure = true }"), "5:9: group[0].tls.insecure: unknown key; ", "valid: ca_file, cert_file"),
         (route("park = { limits = 1 }"), "9:10: route[0].park.limits: unknown key; ", "did you mean limit?"),
-        (route("[other]\na = 1"), "9:2: other: unknown key; ", "valid: admin, group, route, local, state_dir"),
+        (
+            route("[other]\na = 1"),
+            "9:2: other: unknown key; ",
+            "valid: admin, group, route, local, state_dir, orphan_grace",
+        ),
         (route("\"a\\nb\" = 1"), "9:1: route[0].\"a\\nb\": unknown key; ", "valid: name, listen"),
     ]);
 }

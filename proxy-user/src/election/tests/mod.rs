@@ -6,6 +6,7 @@ mod announced;
 mod arming;
 mod early;
 pub(crate) mod healing;
+mod inherited;
 mod model;
 mod nodes;
 pub(crate) mod orders;

@@ -10,8 +10,8 @@ use std::{
 use crate::{
     config::Commit,
     election::{
-        Election, Failure, NodeReport, Observation, ReplicaLink, Role, Rules, SentinelView, Sign, SignKind, Verdict,
-        Way,
+        Election, Failure, Inherited, NodeReport, Observation, ReplicaLink, Role, Rules, SentinelView, Sign, SignKind,
+        Target, Verdict, Way,
     },
 };
 
@@ -39,8 +39,18 @@ pub(super) fn without_sentinels(script: &str) -> Election {
 }
 
 pub(super) fn play(rules: Rules, script: &str) -> Election {
+    play_on(Election::new(rules), Instant::now(), script)
+}
+
+/// What another daemon proved, and how it stood when that was killed; open for 3 s more.
+pub(super) fn take_over(sentinels: bool, master: &str, epoch: u64, found: Way, script: &str) -> Election {
     let start = Instant::now();
-    let mut election = Election::new(rules);
+    let master = Target { addr: node(master), epoch, id: None };
+    let inherited = Inherited { master, found, open_until: start + Duration::from_secs(3), since: start };
+    play_on(Election::resume(rules(sentinels), inherited, start), start, script)
+}
+
+fn play_on(mut election: Election, start: Instant, script: &str) -> Election {
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let (events, expected) = match line.split_once("=>") {
             Some((events, expected)) => (events, Some(expected.trim())),

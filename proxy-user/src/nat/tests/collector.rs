@@ -48,7 +48,12 @@ fn queue(map: MapData) -> Queue<MapData, u32> {
 
 impl Stage {
     pub(super) fn new() -> Self {
-        let flows = Arc::new(Flows::anonymous(16));
+        Self::with_places(16)
+    }
+
+    /// Those from 16 on are of no address.
+    pub(super) fn with_places(places: usize) -> Self {
+        let flows = Arc::new(Flows::anonymous(places));
         let usage = Arc::new(Usage::anonymous(&[16, 0]));
         let loads = Arc::new(Loads::anonymous(512));
         let key_map = map(BPF_MAP_TYPE_HASH, 20, 4, 64, 0);

@@ -92,9 +92,11 @@ impl Bench {
             events,
             sockmap: None,
             tc: None,
+            pins: None,
             switch: Mutex::new(switch),
         });
-        let running = tokio::spawn(run(Arc::clone(&house), 0, Rules::from(&group), seen, stop.clone(), Some(latch)));
+        let start = Start::new(Rules::from(&group), seen, latch, None);
+        let running = tokio::spawn(run(Arc::clone(&house), 0, start, stop.clone()));
         Self { house, feed, slots, ordered, discovery, stop, running }
     }
 

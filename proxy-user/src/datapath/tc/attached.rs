@@ -1,0 +1,103 @@
+//! The packet program on every interface of the host, by links that are pinned: they outlive the daemon. One that an
+//! earlier daemon left is given this build's program, without a packet in between.
+
+use std::collections::BTreeSet;
+
+use aya::{
+    Ebpf,
+    programs::{
+        SchedClassifier, TcAttachType,
+        links::FdLink,
+        tc::{SchedClassifierLink, SchedClassifierLinkId},
+    },
+};
+use proxy_ebpf::nat::names;
+
+use super::Error;
+use crate::{
+    kernel::Links,
+    nat::{
+        egress::{Host, Interface},
+        keeper::Attach,
+    },
+};
+
+pub(super) struct Attached {
+    object: Ebpf,
+    links: Links,
+    attached: BTreeSet<u32>,
+    /// Told of, and tried again all the same.
+    refused: BTreeSet<u32>,
+}
+
+impl Attached {
+    pub(super) fn new(object: Ebpf, links: Links) -> Self {
+        Self { object, links, attached: BTreeSet::new(), refused: BTreeSet::new() }
+    }
+}
+
+impl Attach for Attached {
+    fn follow(&mut self, host: &Host) -> BTreeSet<u32> {
+        let there: BTreeSet<u32> = host.interfaces.iter().map(|interface| interface.ifindex).collect();
+        self.refused.retain(|ifindex| there.contains(ifindex));
+        let known = self.links.found().unwrap_or_default();
+        for &ifindex in known.iter().chain(&self.attached).filter(|ifindex| !there.contains(ifindex)) {
+            self.remove(ifindex);
+        }
+        self.attached.retain(|ifindex| there.contains(ifindex));
+        for interface in &host.interfaces {
+            if !self.attached.contains(&interface.ifindex) {
+                self.attach(interface);
+            }
+        }
+        self.attached.clone()
+    }
+}
+
+impl Attached {
+    fn attach(&mut self, interface: &Interface) {
+        let (ifindex, interface) = (interface.ifindex, &interface.name);
+        let done = match self.take_over(ifindex) {
+            Some(()) => Ok("the program of another daemon is replaced by ours"),
+            None => self.attach_anew(ifindex, interface).map(|()| "packets are translated where they come in"),
+        };
+        match done {
+            Ok(what) => {
+                tracing::info!(interface, "{what}");
+                self.refused.remove(&ifindex);
+                self.attached.insert(ifindex);
+            }
+            Err(error) if self.refused.insert(ifindex) => {
+                tracing::warn!(%error, interface, "the program cannot be attached; clients that come in here go to the listener");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Puts our program into the link that is pinned. `None`: there is none, or what it was attached to is gone.
+    fn take_over(&mut self, ifindex: u32) -> Option<()> {
+        let link = SchedClassifierLink::try_from(self.links.open(ifindex).ok()?).ok()?;
+        let program = self.program().ok()?;
+        let id = program.attach_to_link(link).ok()?;
+        // Its pin holds it.
+        program.take_link(id).ok().map(drop)
+    }
+
+    fn attach_anew(&mut self, ifindex: u32, interface: &str) -> Result<(), Error> {
+        self.links.remove(ifindex).map_err(Error::Unpin)?;
+        let program = self.program()?;
+        let id: SchedClassifierLinkId = program.attach(interface, TcAttachType::Ingress)?;
+        let link = FdLink::try_from(program.take_link(id)?).map_err(|_not_a_link| Error::Kernel)?;
+        Ok(self.links.keep(ifindex, link)?)
+    }
+
+    fn remove(&self, ifindex: u32) {
+        if let Err(error) = self.links.remove(ifindex) {
+            tracing::warn!(%error, ifindex, "the program stays attached to this interface");
+        }
+    }
+
+    fn program(&mut self) -> Result<&mut SchedClassifier, Error> {
+        Ok(self.object.program_mut(names::TC).ok_or(Error::Missing(names::TC))?.try_into()?)
+    }
+}

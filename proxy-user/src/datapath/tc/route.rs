@@ -1,0 +1,131 @@
+//! One route of the packet datapath: orders for its flows, and the places that they share with the connections that its
+//! listener accepts, which are the datapath's beneath.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use proxy_ebpf::{TargetKey, balance::kind};
+
+use super::Tc;
+use crate::{
+    datapath::{Connection, Datapath, Sever, Share, Syns},
+    nat::{flows::Usage, keeper::Order},
+    target::Load,
+};
+
+/// The packet datapath of one route.
+#[derive(Debug)]
+pub struct TcRoute {
+    tc: Arc<Tc>,
+    places: Arc<Places>,
+    /// Flows and accepted connections together.
+    most: u32,
+    /// How new flows are shared out, one of [`kind`].
+    kind: u32,
+}
+
+impl TcRoute {
+    pub(super) fn new(tc: Arc<Tc>, number: u16, most: u32, kind: u32) -> Self {
+        // The number may have been another route's, whose flows an earlier daemon had shared out.
+        if kind == kind::MASTER
+            && let Err(error) = tc.balancer.share(number, kind, &[])
+        {
+            tracing::error!(%error, "new flows may be shared out as for an earlier route");
+        }
+        let places = Places { usage: Arc::clone(&tc.usage), route: number, accepted: AtomicU64::new(0) };
+        Self { tc, places: Arc::new(places), most, kind }
+    }
+}
+
+impl Datapath for TcRoute {
+    fn name(&self) -> &'static str {
+        "tc"
+    }
+
+    fn lead(&self, key: TargetKey, node: SocketAddr) {
+        self.tc.lead(key, node);
+    }
+
+    fn adopt(&self, connection: Connection) {
+        self.tc.beneath.adopt(connection);
+    }
+
+    fn sever(&self, order: &Sever) {
+        self.tc.order(Order::Sever(order.clone()));
+        self.tc.beneath.sever(order);
+    }
+
+    fn resume(&self, key: TargetKey) {
+        self.tc.beneath.resume(key);
+    }
+
+    fn share(&self, _route: u32, slots: &[Share]) {
+        if self.kind == kind::MASTER {
+            return;
+        }
+        match self.tc.balancer.share(self.places.route, self.kind, slots) {
+            Ok(false) => {}
+            Ok(true) => self.tc.order(Order::Fill),
+            Err(error) => tracing::error!(%error, "new flows are shared out among the slots that were open before"),
+        }
+    }
+
+    fn load(&self, key: TargetKey) -> Load {
+        Load::with(Box::new(self.tc.loads.slot(key)))
+    }
+
+    fn drawn_to(&self, client: IpAddr, usable: &dyn Fn(TargetKey) -> bool) -> Option<TargetKey> {
+        self.tc.balancer.drawn_to(self.places.route, client, usable)
+    }
+
+    fn outlives(&self) -> bool {
+        true
+    }
+
+    fn close(&self) {
+        self.tc.order(Order::Close(self.places.route));
+    }
+
+    fn flows(&self) -> u64 {
+        self.places.usage.of(self.places.route).saturating_sub(self.places.accepted.load(Ordering::Relaxed))
+    }
+
+    fn syns(&self) -> Option<Syns> {
+        self.tc.aside.of(self.places.route)
+    }
+
+    /// What the listener may accept by itself is no limit here: it has to do with open files, and flows take none.
+    fn claim(&self, _accepted: u32) -> Option<Claim> {
+        let places = &self.places;
+        places.usage.claim(places.route, self.most).then(|| {
+            places.accepted.fetch_add(1, Ordering::Relaxed);
+            Claim(Some(Arc::clone(places)))
+        })
+    }
+}
+
+/// The places of a route, flows and accepted connections together.
+#[derive(Debug)]
+struct Places {
+    usage: Arc<Usage>,
+    route: u16,
+    accepted: AtomicU64,
+}
+
+/// An accepted connection's place; of a route without a packet datapath it is none.
+#[derive(Debug, Default)]
+pub struct Claim(Option<Arc<Places>>);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(places) = self.0.take() {
+            places.accepted.fetch_sub(1, Ordering::Relaxed);
+            places.usage.give_back(places.route);
+        }
+    }
+}

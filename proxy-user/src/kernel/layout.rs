@@ -1,0 +1,134 @@
+//! The maps of the packet datapaths as this build has them, and those that are pinned compared with them. All are pinned
+//! but the counters and parked SYNs: flows outlive the daemon, and the next one goes on with their maps.
+//! aya takes a pinned map for the right one unseen, so nothing is loaded before `check` has looked.
+
+use std::path::{Path, PathBuf};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{MapError, MapInfo},
+};
+use aya_obj::{Object, ParseError};
+use proxy_ebpf::{
+    balance::{self, names as sharing},
+    names,
+    nat::names as nat,
+    parking::names as parking,
+};
+
+use super::{
+    bpffs::PinDir,
+    load::{Error, TC},
+};
+
+/// Networks in the `allow` of a route, as many as the configuration takes.
+const MOST_NETS: u32 = 4096;
+/// Room for routes that a later configuration adds.
+const LEAST_ROUTES: u32 = 64;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unlike {
+    #[error("its map {name} is another ({found}; this one's: {ours})")]
+    Map { name: String, found: String, ours: String },
+    #[error("its map {name} cannot be read: {source}")]
+    Unread { name: String, source: MapError },
+    #[error("the daemon was built wrongly: {0}")]
+    Object(#[from] ParseError),
+}
+
+/// How many entries the maps must hold.
+#[derive(Debug, Clone, Copy)]
+pub struct NatSizes {
+    pub routes: u32,
+    pub flows: u32,
+}
+
+/// For how many routes there is room where a configuration has so many.
+pub(super) fn room(routes: u32) -> u32 {
+    routes.next_power_of_two().max(LEAST_ROUTES)
+}
+
+/// Entries of `targets` for so many routes.
+pub fn targets(routes: u32) -> u32 {
+    room(routes) * balance::SLOTS
+}
+
+/// A map of the object, and where it is pinned.
+struct Definition {
+    name: String,
+    path: PathBuf,
+    map: aya_obj::Map,
+    entries: u32,
+}
+
+fn definitions(object: &[u8], pins: &PinDir, sizes: NatSizes) -> Result<Vec<Definition>, ParseError> {
+    let maps = Object::parse(object)?.maps.into_iter();
+    // The program counts anew, as the daemon does; who waits for a daemon that is dead comes again by itself; and a name
+    // on bpffs has no dots.
+    let its_own = [nat::PACKETS, parking::PARKED, parking::SYN_TURNS];
+    let pinned = maps.filter(|(name, _)| !its_own.contains(&name.as_str()) && !name.contains('.'));
+    let definition = |(name, map): (String, aya_obj::Map)| {
+        let folder = if name == names::TARGETS { pins.path().to_owned() } else { pins.maps() };
+        Definition { path: folder.join(&name), entries: entries(&name, map.max_entries(), sizes), name, map }
+    };
+    Ok(pinned.map(definition).collect())
+}
+
+fn entries(name: &str, own: u32, sizes: NatSizes) -> u32 {
+    let routes = room(sizes.routes);
+    match name {
+        nat::FLOWS | nat::FLOW_OF => sizes.flows,
+        nat::TAKEN => sizes.flows.div_ceil(u64::BITS),
+        nat::USAGE => routes,
+        nat::ALLOW => routes * MOST_NETS,
+        nat::EGRESS | names::TARGETS | sharing::LOADS => targets(sizes.routes),
+        // One for each family.
+        sharing::BALANCE | sharing::TURN | sharing::MAGLEV => balance::of_route(routes, false),
+        _ => own,
+    }
+}
+
+/// Whether every map is pinned, and as this build would have made it, or larger.
+pub(super) fn check(pins: &PinDir, sizes: NatSizes) -> Result<(), Unlike> {
+    definitions(TC, pins, sizes)?.iter().try_for_each(Definition::check)
+}
+
+impl Definition {
+    fn check(&self) -> Result<(), Unlike> {
+        let unread = |source| Unlike::Unread { name: self.name.clone(), source };
+        let found = MapInfo::from_pin(&self.path).map_err(unread)?;
+        let its = (found.map_type().map_err(unread)? as u32, found.key_size(), found.value_size());
+        let ours = (self.map.map_type(), self.map.key_size(), self.map.value_size());
+        if its == ours && found.max_entries() >= self.entries {
+            return Ok(());
+        }
+        let describe = |(kind, key, value), entries| format!("type {kind}, {key} and {value} bytes, {entries} entries");
+        let (found, ours) = (describe(its, found.max_entries()), describe(ours, self.entries));
+        Err(Unlike::Map { name: self.name.clone(), found, ours })
+    }
+
+    /// How many entries it has, or will have.
+    fn size(&self) -> u32 {
+        MapInfo::from_pin(&self.path).map_or(self.entries, |found| found.max_entries())
+    }
+}
+
+pub fn load_tc(sizes: NatSizes, pins: &PinDir) -> Result<Ebpf, Error> {
+    load(TC, sizes, pins)
+}
+
+/// Loads a packet program, with the maps that are pinned, or else pins those that it makes: several share them by name.
+fn load(object: &[u8], sizes: NatSizes, pins: &PinDir) -> Result<Ebpf, Error> {
+    let definitions = definitions(object, pins, sizes).map_err(aya::EbpfError::from)?;
+    let mut loader = EbpfLoader::new();
+    for map in &definitions {
+        loader.map_pin_path(&map.name, map.path.as_path()).map_max_entries(&map.name, map.size());
+    }
+    loader.map_max_entries(parking::SYN_TURNS, room(sizes.routes));
+    Ok(loader.load(object)?)
+}
+
+/// Whether a folder has a map of this name.
+pub(super) fn has(folder: &Path, name: &str) -> bool {
+    folder.join(name).exists()
+}
