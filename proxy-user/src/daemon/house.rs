@@ -14,7 +14,7 @@ use super::group::GroupState;
 use crate::{
     admin::{Readiness, Status, StatusSource, status},
     config::{self, TargetRole},
-    datapath::{Sockmap, Tc, Traffic},
+    datapath::{Sockmap, Tc, Traffic, XdpPanel},
     discovery,
     events::{Aftermath, Event, Log, Tally},
     listener::{self, Counts},
@@ -35,6 +35,7 @@ pub(super) struct House {
     pub(super) events: Arc<Log>,
     pub(super) sockmap: Option<Arc<Sockmap>>,
     pub(super) tc: Option<Arc<Tc>>,
+    pub(super) xdp: Option<Arc<XdpPanel>>,
     pub(super) switch: Mutex<Switch>,
 }
 
@@ -176,6 +177,7 @@ impl Source for House {
                 let counters = tc.packets().ok()?;
                 <[u64; packet::COUNT as usize]>::try_from(counters).ok()
             }),
+            xdp: self.xdp.as_ref().and_then(|xdp| xdp.fates().ok()),
         }
     }
 }

@@ -6,6 +6,7 @@ mod drain;
 mod group;
 mod house;
 mod limits;
+mod packets;
 mod paths;
 
 use std::{
@@ -94,6 +95,7 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
         events: Arc::clone(&events),
         sockmap: paths.sockmap,
         tc: paths.tc,
+        xdp: paths.xdp,
         switch: Mutex::new(switch),
     });
     metrics.read_from(Arc::<House>::clone(&house));

@@ -28,7 +28,7 @@ use proxy_ebpf::{
     parking,
 };
 
-use super::{Connection, Datapath, Sever, Share, Syns};
+use super::{Connection, Datapath, Sever, Share, Syns, Xdp};
 use crate::{
     nat::{
         address::encode,
@@ -94,6 +94,7 @@ impl Tc {
         release: Ebpf,
         routes: Vec<Route>,
         beneath: Arc<dyn Datapath>,
+        xdp: Option<Xdp>,
     ) -> Result<Self, Error> {
         // Before, programs hang on netlink filters, which outlive the process and whoever writes their maps.
         if KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(6, 6, 0)) {
@@ -142,7 +143,7 @@ impl Tc {
             door_of: map(&mut object, names::DOOR_OF)?,
             door_map,
             routes,
-            attach: Box::new(Attached { object, links: BTreeMap::new(), refused: BTreeSet::new() }),
+            attach: Box::new(Attached { xdp, object, links: BTreeMap::new(), refused: BTreeSet::new() }),
             resetter: Resetter::open()?,
             snats: Vec::new(),
             exits: Arc::clone(&exits),
@@ -187,6 +188,8 @@ impl std::fmt::Debug for Tc {
 #[derive(Debug)]
 pub struct TcRoute {
     tc: Arc<Tc>,
+    /// Whose flows xdp translates is called that.
+    name: &'static str,
     places: Arc<Places>,
     /// Flows and accepted connections together.
     most: u32,
@@ -196,15 +199,15 @@ pub struct TcRoute {
 
 impl Tc {
     /// With room for `most` connections; `kind` is how new flows are shared out, one of [`kind`].
-    pub fn route(self: &Arc<Self>, number: u16, most: u32, kind: u32) -> TcRoute {
+    pub fn route(self: &Arc<Self>, number: u16, name: &'static str, most: u32, kind: u32) -> TcRoute {
         let places = Places { usage: Arc::clone(&self.usage), route: number, accepted: AtomicU64::new(0) };
-        TcRoute { tc: Arc::clone(self), places: Arc::new(places), most, kind }
+        TcRoute { tc: Arc::clone(self), name, places: Arc::new(places), most, kind }
     }
 }
 
 impl Datapath for TcRoute {
     fn name(&self) -> &'static str {
-        "tc"
+        self.name
     }
 
     fn lead(&self, key: TargetKey, node: SocketAddr) {
@@ -298,6 +301,8 @@ impl Drop for Tc {
 
 /// The program, and where it is attached: to nothing any more when this is dropped, or the process ends.
 struct Attached {
+    /// First: what stands in front goes first.
+    xdp: Option<Xdp>,
     object: Ebpf,
     links: BTreeMap<u32, SchedClassifierLinkId>,
     /// Told of, and tried again all the same.
@@ -321,6 +326,9 @@ impl Attach for Attached {
             if !self.links.contains_key(&interface.ifindex) {
                 self.attach(interface);
             }
+        }
+        if let Some(xdp) = &mut self.xdp {
+            xdp.follow(host);
         }
         self.links.keys().copied().collect()
     }

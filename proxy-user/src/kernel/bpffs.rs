@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aya::maps::Map;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -16,11 +17,15 @@ use nix::{
 };
 use proxy_ebpf::names;
 
+use super::lent::{self, Lent};
+
 /// Where the pins live unless a test says otherwise.
 pub const DEFAULT_DIR: &str = "/sys/fs/bpf/switchmaster";
 
 /// All that the daemon ever pins.
 const PINS: [&str; 1] = [names::TARGETS];
+/// The folder of those that another object is being loaded with.
+const LENT: &str = "lent";
 
 #[derive(Debug, thiserror::Error)]
 pub enum BpffsError {
@@ -28,6 +33,8 @@ pub enum BpffsError {
     Mount { path: PathBuf, source: nix::Error },
     #[error("{path} cannot be prepared: {source}")]
     Prepare { path: PathBuf, source: io::Error },
+    #[error("a map cannot be pinned in {path}: {source}")]
+    Pin { path: PathBuf, source: aya::pin::PinError },
     #[error("another switchmaster uses {path}; stop it, or give this one a folder of its own with --pin-dir")]
     InUse { path: PathBuf },
 }
@@ -75,8 +82,14 @@ impl PinDir {
         &self.path
     }
 
+    /// Pins these maps for as long as the value lives, so that another object can be loaded with them.
+    pub fn lend<'a>(&self, maps: impl Iterator<Item = (&'a str, &'a Map)>) -> Result<Lent, BpffsError> {
+        Lent::pin(self.path.join(LENT), maps)
+    }
+
     /// Removes what the daemon pins, and nothing else: the folder may be another program's too.
     fn clear(&self) -> io::Result<()> {
+        lent::remove(&self.path.join(LENT))?;
         for name in PINS {
             match fs::remove_file(self.path.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -91,7 +104,7 @@ impl PinDir {
 fn holds_only_ours(path: &Path) -> io::Result<bool> {
     let mut names =
         fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>()?;
-    names.retain(|name| !PINS.iter().any(|pin| name == pin));
+    names.retain(|name| name != LENT && !PINS.iter().any(|pin| name == pin));
     Ok(names.is_empty())
 }
 

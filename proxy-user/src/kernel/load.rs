@@ -6,6 +6,7 @@ use proxy_ebpf::{
     names,
     nat::names as nat,
     parking::names as parking,
+    xdp::names as xdp,
 };
 
 use super::bpffs::{BpffsError, PinDir};
@@ -14,6 +15,7 @@ use super::bpffs::{BpffsError, PinDir};
 static SOCKMAP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockmap.o"));
 static TC: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tc.o"));
 static RELEASE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/release.o"));
+static XDP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp.o"));
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -77,6 +79,18 @@ pub fn load_tc(routes: u32, flows: u32, pins: &PinDir) -> Result<Ebpf, Error> {
 /// Loads the program that sends parked SYNs on. It has no map, and is attached to nothing.
 pub fn load_release() -> Result<Ebpf, Error> {
     Ok(EbpfLoader::new().load(RELEASE)?)
+}
+
+/// Loads the accelerator of `tc`, none of whose maps was taken yet: it has the same ones, and a few of its own.
+pub fn load_xdp(tc: &Ebpf, routes: u32, pins: &PinDir) -> Result<Ebpf, Error> {
+    // Maps find from one object into another by their pins only; these are gone when this returns.
+    let lent = pins.lend(tc.maps())?;
+    let mut loader = EbpfLoader::new();
+    for name in lent.names() {
+        loader.map_pin_path(name, lent.path().join(name));
+    }
+    loader.map_max_entries(xdp::BY_XDP, routes.max(1));
+    Ok(loader.load(XDP)?)
 }
 
 /// Writes the programs' log lines to the daemon's log. Without a runtime (`doctor`) nobody reads them.

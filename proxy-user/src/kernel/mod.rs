@@ -2,11 +2,12 @@
 //! the build embedded. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; CAP_SYS_ADMIN where bpffs is not mounted yet.
 
 mod bpffs;
+mod lent;
 mod load;
 mod targets;
 
 pub use self::{
     bpffs::{BpffsError, DEFAULT_DIR, PinDir},
-    load::{Error, Sizes, load, load_release, load_tc},
+    load::{Error, Sizes, load, load_release, load_tc, load_xdp},
     targets::{KernelTargets, encode},
 };

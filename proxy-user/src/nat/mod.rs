@@ -7,7 +7,8 @@
 //! - `ports`, `sockets`: the source ports that are ours alone;
 //! - `flows`, `pool`: the table of flows and its free places; `collector`: frees what has ended, by the rules in `fate`;
 //! - `segment`, `reset`: the RST to both ends of a flow;
-//! - `aside`, `syn`: SYNs that wait for a node, out of the kernel and in again.
+//! - `aside`, `syn`: SYNs that wait for a node, out of the kernel and in again;
+//! - `native`: which interfaces a program at XDP can work on.
 //!
 //! Tested, and called by nobody yet: `audit` (what a killed daemon left), `reservation` (ports reserved for as long as we
 //! run) and `watch` (changes of the network; the keeper looks every second). They are for flows that outlive the daemon.
@@ -29,6 +30,7 @@ pub mod keeper;
 pub mod loads;
 pub mod maglev;
 mod mapping;
+pub mod native;
 mod netlink;
 pub mod pool;
 pub mod ports;

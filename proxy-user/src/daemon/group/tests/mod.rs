@@ -92,6 +92,7 @@ impl Bench {
             events,
             sockmap: None,
             tc: None,
+            xdp: None,
             switch: Mutex::new(switch),
         });
         let running = tokio::spawn(run(Arc::clone(&house), 0, Rules::from(&group), seen, stop.clone(), Some(latch)));
