@@ -6,6 +6,7 @@
 pub mod balance;
 pub mod nat;
 pub mod parking;
+pub mod xdp;
 
 /// Names of the maps, as they appear in `bpftool map` and below the pin directory.
 /// The kernel keeps 15 bytes of a map's name.
@@ -205,6 +206,7 @@ mod user {
         balance::{Balance, Load},
         nat::{Allowed, Clock, Door, Egress, End, Endpoint, Flow, FlowKey, Life, Snat},
         parking::Parked,
+        xdp::Interface,
     };
 
     /// Gives the ABI types to the crates that want proof that any bytes are a value.
@@ -222,4 +224,5 @@ mod user {
     pod!(Endpoint, Allowed, Door, Snat, Egress, FlowKey, End, Flow, Clock, Life);
     pod!(Balance, Load);
     pod!(Parked);
+    pod!(Interface);
 }

@@ -33,6 +33,9 @@ pub struct Setup {
 
 impl Setup {
     fn of(world: &World, cluster: &Cluster, datapath: &str) -> Result<Self> {
+        if datapath == "xdp" {
+            world.whole_packets()?;
+        }
         let proxy = world.proxy()?;
         let name = &cluster.spec.name;
         let listen = |port| [proxy.address(port), proxy.address6(port)];

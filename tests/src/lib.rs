@@ -46,6 +46,11 @@ macro_rules! on_each_datapath {
             fn tc() {
                 super::$test("tc");
             }
+
+            #[test]
+            fn xdp() {
+                super::$test("xdp");
+            }
         })+
     };
 }

@@ -16,12 +16,13 @@ use proxy_ebpf::{
     balance::{self, Balance, Load},
     names,
     nat::{self, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, FlowKey, Snat},
-    parking,
+    parking, xdp,
 };
 
 /// Map name, key size, value size. A map of sockets or of maps is given descriptors (and cannot be read
 /// back by userspace, which would take 8 bytes: aya writes 4); a ring buffer has neither key nor value.
-type Maps = &'static [(&'static str, usize, usize)];
+type Map = (&'static str, usize, usize);
+type Maps = &'static [Map];
 
 const SOCKMAP: Maps = &[
     (names::TARGETS, size_of::<TargetKey>(), size_of::<Target>()),
@@ -57,9 +58,21 @@ const NAT: Maps = &[
     (parking::names::SYN_TURNS, size_of::<u32>(), size_of::<u64>()),
 ];
 
+/// Beside those of tc, all of which it shares.
+const XDP: Maps = &[
+    (xdp::names::INTERFACES, size_of::<u32>(), size_of::<xdp::Interface>()),
+    (xdp::names::DEVICES, size_of::<u32>(), size_of::<[u32; 2]>()),
+    (xdp::names::BY_XDP, size_of::<u32>(), size_of::<u32>()),
+    (xdp::names::FATES, size_of::<u32>(), size_of::<u64>()),
+];
+
 /// Every object of the daemon: its maps, and its one program.
-const OBJECTS: [(&str, Maps, &str); 3] =
-    [("sockmap", SOCKMAP, names::VERDICT), ("tc", NAT, nat::names::TC), ("release", &[], parking::names::RELEASE)];
+const OBJECTS: [(&str, &[Maps], &str); 4] = [
+    ("sockmap", &[SOCKMAP], names::VERDICT),
+    ("tc", &[NAT], nat::names::TC),
+    ("xdp", &[NAT, XDP], xdp::names::XDP),
+    ("release", &[], parking::names::RELEASE),
+];
 
 /// Built once: a build removes what an earlier one made.
 fn object(name: &str) -> Result<Object> {
@@ -77,12 +90,12 @@ fn every_object_has_the_maps_and_the_program_of_the_abi() -> Result<()> {
     let known: Vec<&str> = OBJECTS.iter().map(|(name, ..)| *name).chain(["bare"]).collect();
     ensure!(known == ebpf_build::OBJECTS, "an object is not looked at here");
     for (name, maps, program) in OBJECTS {
-        as_agreed(&object(name)?, maps, program).with_context(|| name.to_owned())?;
+        as_agreed(&object(name)?, &maps.concat(), program).with_context(|| name.to_owned())?;
     }
     Ok(())
 }
 
-fn as_agreed(object: &Object, maps: Maps, program: &str) -> Result<()> {
+fn as_agreed(object: &Object, maps: &[Map], program: &str) -> Result<()> {
     for &(name, key, value) in maps {
         let map = object.maps.get(name).with_context(|| format!("no map {name}"))?;
         let found = (map.key_size() as usize, map.value_size() as usize);

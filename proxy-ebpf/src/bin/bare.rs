@@ -1,6 +1,7 @@
 //! What the packet programs are measured beside (`cargo xtask bench prog`): one that does nothing, and one that
 //! only finds the headers and lets the packet go. And how: a test-run does not put the packet back that a
-//! program has changed, so `again` restores its headers and calls the program that is measured.
+//! program has changed, so `again` restores its headers and calls the program that is measured. Those at XDP
+//! take frames in several pieces, as that one does: else the kernel lets none call the other.
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the signatures that the macros want")]
@@ -52,17 +53,17 @@ fn again_tc(ctx: TcContext) -> i32 {
     TC_ACT_SHOT
 }
 
-#[xdp]
+#[xdp(frags)]
 fn empty_xdp(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_TX
 }
 
-#[xdp]
+#[xdp(frags)]
 fn bare_xdp(ctx: XdpContext) -> u32 {
     if is_tcp(ctx.data(), ctx.data_end()) { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }
 }
 
-#[xdp]
+#[xdp(frags)]
 fn again_xdp(ctx: XdpContext) -> u32 {
     if restore(ctx.data(), ctx.data_end()).is_some() {
         // SAFETY: nothing is left to be dropped.

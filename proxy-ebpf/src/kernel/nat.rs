@@ -61,7 +61,7 @@ pub(crate) fn handle(packet: &impl Packet) -> Verdict {
 }
 
 /// Whom a packet is for.
-enum Receiver {
+pub(crate) enum Receiver {
     Door(u16),
     Snat(u32),
 }
@@ -105,7 +105,7 @@ fn translate_error(packet: &impl Packet) -> Result<u32, Not> {
 }
 
 #[inline(always)]
-fn receiver(segment: &Segment) -> Option<Receiver> {
+pub(crate) fn receiver(segment: &Segment) -> Option<Receiver> {
     let endpoint = Endpoint { addr: segment.destination, port: segment.destination_port, _pad: [0; 2] };
     // SAFETY: one word, written before a door is open.
     if let Some(&door) = unsafe { DOOR_OF.get(endpoint) } {

@@ -43,10 +43,6 @@ pub(super) fn read(section: &Section<'_>, name: Option<Name>, groups: &[Option<N
         check_target(section, target, reconnect_rate);
     }
     let datapath = section.or("datapath", DatapathChoice::default(), Section::parsed);
-    if datapath == DatapathChoice::Xdp {
-        let what = "is not in this version: `run` will refuse it";
-        section.warn("datapath", Invalid::new(what, "use \"auto\", \"tc\", \"sockmap\" or \"copy\""));
-    }
     let idle = duration_or_zero("never", secs(1)..=secs(365 * DAY));
     let route = Route {
         balance: section.or("balance", Balance::default(), Section::parsed),

@@ -15,7 +15,7 @@ use super::group::GroupState;
 use crate::{
     admin::{Readiness, Status, StatusSource, status},
     config::{self, TargetRole},
-    datapath::{Sockmap, Tc, Traffic},
+    datapath::{Sockmap, Tc, Traffic, XdpPanel},
     discovery,
     events::{Aftermath, Event, Log, Tally},
     kernel,
@@ -39,6 +39,7 @@ pub(super) struct House {
     pub(super) tc: Option<Arc<Tc>>,
     /// The folder of our pins, and whether another daemon's flows were among them.
     pub(super) pins: Option<(PathBuf, bool)>,
+    pub(super) xdp: Option<Arc<XdpPanel>>,
     pub(super) switch: Mutex<Switch>,
 }
 
@@ -187,6 +188,7 @@ impl Source for House {
                 let counters = tc.packets().ok()?;
                 <[u64; packet::COUNT as usize]>::try_from(counters).ok()
             }),
+            xdp: self.xdp.as_ref().and_then(|xdp| xdp.fates().ok()),
         }
     }
 }

@@ -6,6 +6,7 @@ mod drain;
 mod group;
 mod house;
 mod limits;
+mod packets;
 mod paths;
 
 use std::{
@@ -108,6 +109,7 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
         sockmap: paths.sockmap,
         tc: paths.tc,
         pins: paths.pins.as_ref().map(|pins| (pins.path().to_owned(), paths.taken_over)),
+        xdp: paths.xdp,
         switch: Mutex::new(switch),
     });
     let source: Arc<dyn metrics::Source> = Arc::<House>::clone(&house);

@@ -1,26 +1,20 @@
 //! Which datapath each route gets. A named one that cannot work is an error; only `auto` falls back,
 //! and says why.
 
-use std::{
-    collections::BTreeMap, io, net::SocketAddr, num::NonZero, path::Path, sync::Arc, thread::available_parallelism,
-};
+use std::{io, num::NonZero, path::Path, sync::Arc, thread::available_parallelism};
 
 use anyhow::{Context as _, Result, anyhow};
-use proxy_ebpf::{TargetKey, balance::kind};
 
+use super::packets::{self, Packets};
 use crate::{
-    admin::status,
     cli::Failure,
-    config::{Config, DatapathChoice, Route, TargetRole},
-    datapath::{Copy, Datapath, SelfTestError, Sockmap, Tc, TcSetup, selftest},
-    kernel::{self, BpffsError, KernelTargets, Life, LifeError, NatSizes, PinDir, Sizes},
-    nat::{self, numbers::numbers, ports},
+    config::{Config, DatapathChoice, Route},
+    datapath::{Copy, Datapath, SelfTestError, Sockmap, Tc, XdpPanel, selftest},
+    kernel::{self, BpffsError, KernelTargets, Life, LifeError, PinDir, Sizes},
     purge::{PORTS, purge},
 };
 
 const MOST_WORKERS: usize = 8;
-/// Own addresses that nodes see a packet datapath under: one for each interface that leads to nodes, in either family.
-const MOST_ADDRESSES: u32 = 4;
 
 /// What this process has of the kernel, and a datapath for each route.
 pub(super) struct Paths {
@@ -28,6 +22,7 @@ pub(super) struct Paths {
     pub(super) targets: Option<KernelTargets>,
     pub(super) sockmap: Option<Arc<Sockmap>>,
     pub(super) tc: Option<Arc<Tc>>,
+    pub(super) xdp: Option<Arc<XdpPanel>>,
     /// By which number the kernel knows each route.
     pub(super) numbers: Vec<u32>,
     /// Flows of an earlier daemon go on.
@@ -42,24 +37,18 @@ pub(super) struct Chosen {
     pub(super) reason: String,
 }
 
-struct InKernel {
-    targets: KernelTargets,
-    sockmap: Arc<Sockmap>,
-    pins: PinDir,
+pub(super) struct InKernel {
+    pub(super) targets: KernelTargets,
+    pub(super) sockmap: Arc<Sockmap>,
+    pub(super) pins: PinDir,
     tested: String,
-    left: Option<Life>,
-}
-
-/// The packet datapath, and how the routes are numbered for it.
-struct Packets {
-    tc: Arc<Tc>,
-    numbers: Vec<u32>,
+    /// What an earlier daemon left to go on with.
+    pub(super) left: Option<Life>,
 }
 
 /// `flows` is how many connections each route was meant to have, before open files set a limit to those that it accepts.
 pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<Paths> {
     let workers = available_parallelism().map_or(1, NonZero::get).min(MOST_WORKERS);
-    config.routes.iter().try_for_each(in_this_version)?;
     let wanted = config.routes.iter().any(|route| route.datapath != DatapathChoice::Copy);
     let mut in_kernel = match enter_kernel(config, pin_dir, workers) {
         Err(error) if wanted && is_another_s(&error) => return Err(error),
@@ -68,135 +57,57 @@ pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<P
     let copy = Arc::new(Copy::start(workers).context("the copy datapath does not start")?);
     let taken_over = in_kernel.as_ref().is_ok_and(|kernel| kernel.left.is_some());
     let packets = match &mut in_kernel {
-        Ok(kernel) => start_tc(config, flows, kernel)?,
-        Err(_) => None,
+        Ok(kernel) => packets::start(config, flows, kernel)?,
+        Err(_) => Packets::none(config, |_| String::new())?,
     };
     let mut chosen = Vec::new();
-    for (number, route) in config.routes.iter().enumerate() {
-        chosen.push(match (route.datapath, &in_kernel) {
-            (DatapathChoice::Copy, _) => Chosen { datapath: Arc::<Copy>::clone(&copy), reason: "configured".to_owned() },
-            (DatapathChoice::Auto, Err(error)) => {
-                let reason = format!("sockmap cannot work here: {error:#}");
-                tracing::warn!(route = %route.name, reason, "auto: this route is served by copy; `switchmaster doctor` tells more");
-                Chosen { datapath: Arc::<Copy>::clone(&copy), reason }
+    for (route, packets) in config.routes.iter().zip(&packets.of) {
+        let one = match (route.datapath, &in_kernel, packets) {
+            (DatapathChoice::Copy, ..) => {
+                Chosen { datapath: Arc::<Copy>::clone(&copy), reason: "configured".to_owned() }
             }
-            (DatapathChoice::Tc, Ok(_)) => {
-                let packets = packets.as_ref().with_context(|| format!("route {}: no packet program", route.name))?;
-                let datapath = Arc::new(packets.tc.route(u16::try_from(packets.numbers[number])?, flows[number], balance(route)));
-                Chosen { datapath, reason: "configured".to_owned() }
-            }
-            (_, Ok(kernel)) => {
-                let reason = format!("self-test passed: {}", kernel.tested);
-                tracing::info!(route = %route.name, reason, "this route is served by sockmap");
+            (_, _, Ok(chosen)) => chosen.clone(),
+            (choice, Ok(kernel), Err(why)) => {
+                let tested = format!("self-test passed: {}", kernel.tested);
+                let reason = if choice == DatapathChoice::Auto { format!("{why}; {tested}") } else { tested };
                 Chosen { datapath: Arc::<Sockmap>::clone(&kernel.sockmap), reason }
             }
-            (_, Err(error)) => return Err(refuse(&route.name, error)),
-        });
+            (DatapathChoice::Auto, Err(error), _) => {
+                let reason = format!("sockmap cannot work here: {error:#}");
+                Chosen { datapath: Arc::<Copy>::clone(&copy), reason }
+            }
+            (choice, Err(error), _) => return Err(refuse(route, choice, error)),
+        };
+        announce(route, &one);
+        chosen.push(one);
     }
-    let (tc, numbers) = match packets {
-        Some(packets) => (Some(packets.tc), packets.numbers),
-        None => (None, (0..u32::try_from(config.routes.len())?).collect()),
-    };
+    let Packets { tc, xdp, numbers, .. } = packets;
     Ok(match in_kernel {
         Ok(kernel) => Paths {
             chosen,
             targets: Some(kernel.targets),
             sockmap: Some(kernel.sockmap),
+            taken_over: taken_over && tc.is_some(),
             tc,
+            xdp,
             numbers,
-            taken_over,
             pins: Some(kernel.pins),
         },
         Err(error) => {
             tracing::info!(reason = format!("{error:#}"), "the targets are not published in a BPF map");
-            Paths { chosen, targets: None, sockmap: None, tc: None, numbers, taken_over: false, pins: None }
+            Paths { chosen, targets: None, sockmap: None, tc: None, xdp: None, numbers, taken_over: false, pins: None }
         }
     })
 }
 
-fn in_this_version(route: &Route) -> Result<()> {
-    if route.datapath != DatapathChoice::Xdp {
-        return Ok(());
+/// What `auto` fell back to is worth a warning only where nothing of the kernel's is left.
+fn announce(route: &Route, chosen: &Chosen) {
+    let (route, datapath, reason) = (&route.name, chosen.datapath.name(), &chosen.reason);
+    if datapath == "copy" && reason != "configured" {
+        tracing::warn!(%route, reason, "auto: this route is served by copy; `switchmaster doctor` tells more");
+    } else {
+        tracing::info!(%route, datapath, reason, "the datapath of this route");
     }
-    let why = "the datapath xdp is not in this version";
-    Err(anyhow!("route {}: {why}; use \"auto\", \"tc\", \"sockmap\" or \"copy\"", route.name))
-}
-
-/// How the packet program shares out a route's new flows.
-fn balance(route: &Route) -> u32 {
-    match route.target {
-        TargetRole::Master => kind::MASTER,
-        TargetRole::Replica => nat::balancer::kind_of(route.balance),
-    }
-}
-
-/// What makes a route the same one for the next daemon.
-fn name(config: &Config, route: &Route) -> String {
-    let target = status::target_word(route.target);
-    format!("{} to the {target} of {}", route.name, config.groups[route.group].name)
-}
-
-fn is_tc(route: &Route) -> bool {
-    route.datapath == DatapathChoice::Tc
-}
-
-fn sizes(config: &Config) -> Result<NatSizes> {
-    Ok(NatSizes { routes: u32::try_from(config.routes.len())?, flows: MOST_ADDRESSES * ports::DEFAULT.count() })
-}
-
-/// The packet program for the routes that ask for it, with sockmap beneath for what it leaves to the listener.
-fn start_tc(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Result<Option<Packets>> {
-    if !config.routes.iter().any(is_tc) {
-        return Ok(None);
-    }
-    let sizes = sizes(config)?;
-    let object = kernel::load_tc(sizes, &kernel.pins)?;
-    let taken_over = kernel.left.is_some();
-    let mut life = match kernel.left.take() {
-        Some(life) => life,
-        None => Life::begin(&kernel.pins, sizes, PORTS)?,
-    };
-    let names: Vec<String> = config.routes.iter().map(|route| name(config, route)).collect();
-    let left = life.names()?;
-    let numbers = numbers(&names, &left);
-    // Before an address of ours leads to a number that was another route's, and before it has our name.
-    let goes_on = |key: TargetKey| {
-        let route = numbers.iter().position(|number| *number == key.route);
-        route.is_some_and(|at| left.get(key.route as usize) == Some(&names[at]) && is_tc(&config.routes[at]))
-    };
-    kernel.targets.shut(|key| !goes_on(key))?;
-    for (name, number) in names.iter().zip(&numbers) {
-        life.name(*number, name)?;
-    }
-    let left = if taken_over { Some(led(config, &numbers, &kernel.targets)?) } else { None };
-    let setup =
-        TcSetup { links: kernel.pins.links(), maps: kernel.pins.maps(), orphan_grace: config.orphan_grace, left };
-    let routes = tc_routes(config, flows, &numbers)?;
-    let beneath = Arc::<Sockmap>::clone(&kernel.sockmap);
-    let tc =
-        Tc::start(object, kernel::load_release()?, routes, beneath, setup).context("the datapath tc does not start")?;
-    Ok(Some(Packets { tc: Arc::new(tc), numbers }))
-}
-
-fn tc_routes(config: &Config, flows: &[u32], numbers: &[u32]) -> Result<Vec<nat::keeper::Route>> {
-    let routes = config.routes.iter().zip(flows).zip(numbers).filter(|((route, _), _)| is_tc(route));
-    let route = |((route, flows), number): ((&Route, &u32), &u32)| {
-        Ok(nat::keeper::Route {
-            number: u16::try_from(*number)?,
-            listen: route.listen.clone(),
-            max_connections: *flows,
-            allow: route.allow.clone(),
-            idle_timeout: route.idle_timeout,
-        })
-    };
-    routes.map(route).collect()
-}
-
-/// Where an earlier daemon led the routes of this configuration.
-fn led(config: &Config, numbers: &[u32], targets: &KernelTargets) -> Result<BTreeMap<TargetKey, SocketAddr>> {
-    let ours: Vec<u32> = config.routes.iter().zip(numbers).filter(|(it, _)| is_tc(it)).map(|(_, it)| *it).collect();
-    let entries = targets.entries()?.into_iter().filter(|(key, _)| ours.contains(&key.route));
-    Ok(entries.filter_map(|(key, entry)| Some((key, kernel::decode(&entry)?))).collect())
 }
 
 /// Two daemons must not write one map, nor one end what it does not understand: not even `auto` goes on beside another.
@@ -207,8 +118,8 @@ fn is_another_s(error: &anyhow::Error) -> bool {
 
 fn enter_kernel(config: &Config, pin_dir: &Path, workers: usize) -> Result<InKernel> {
     let mut pins = PinDir::claim(pin_dir)?;
-    let left = Life::find(&pins, sizes(config)?, PORTS)?;
-    let left = left.filter(|_| config.routes.iter().any(is_tc));
+    let left = Life::find(&pins, packets::sizes(config)?, PORTS)?;
+    let left = left.filter(|_| config.routes.iter().any(packets::may_serve));
     if left.is_none() {
         // Half made, or of no use for this configuration.
         let purged = purge(&mut pins)?;
@@ -233,12 +144,13 @@ fn enter_kernel(config: &Config, pin_dir: &Path, workers: usize) -> Result<InKer
 }
 
 /// The error of a route whose named datapath cannot work.
-fn refuse(route: &str, error: &anyhow::Error) -> anyhow::Error {
+fn refuse(route: &Route, choice: DatapathChoice, error: &anyhow::Error) -> anyhow::Error {
     let denied = error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
             || cause.source().is_none() && cause.to_string().contains("EPERM")
     });
-    let what = format!("route {route}: the datapath sockmap ({error:#})");
+    let beneath = if choice == DatapathChoice::Sockmap { "" } else { " with sockmap beneath it" };
+    let what = format!("route {}: the datapath {choice}{beneath} ({error:#})", route.name);
     if denied {
         let privilege =
             "the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (and CAP_SYS_ADMIN where bpffs is not mounted)"

@@ -19,6 +19,7 @@ mod syn;
 mod tc;
 mod tcp_info;
 mod worker;
+mod xdp;
 
 use std::{
     net::{IpAddr, SocketAddr, TcpStream},
@@ -35,6 +36,7 @@ pub use self::{
     sockmap::{Error as SockmapError, Sockmap},
     syn::{Arrival, Ends, Onward, Syn, SynError, SynGate, Syns, Turn},
     tc::{Claim, Error as TcError, Hold, Setup as TcSetup, Tc},
+    xdp::{Error as XdpError, Panel as XdpPanel, Standing as XdpStanding, Xdp},
 };
 use crate::target::{Lease, Load};
 

@@ -34,7 +34,7 @@ use proxy_ebpf::{
 
 pub use self::route::Claim;
 use self::{attached::Attached, route::TcRoute};
-use super::Datapath;
+use super::{Datapath, Xdp};
 use crate::{
     kernel::Links,
     nat::{
@@ -140,6 +140,7 @@ impl Tc {
         routes: Vec<Route>,
         beneath: Arc<dyn Datapath>,
         setup: Setup,
+        xdp: Option<Xdp>,
     ) -> Result<Self, Error> {
         // Before, programs hang on netlink filters, which outlive the process and whoever writes their maps.
         if KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(6, 6, 0)) {
@@ -194,7 +195,7 @@ impl Tc {
             door_of,
             door_map,
             routes,
-            attach: Box::new(Attached::new(object, Links::new(setup.links, names::TC))),
+            attach: Box::new(Attached::new(xdp, object, Links::new(setup.links, names::TC))),
             resetter: Resetter::open()?,
             snats: Vec::new(),
             exits: Arc::clone(&exits),
@@ -215,9 +216,10 @@ impl Tc {
         Arc::new(Hold(Arc::clone(self)))
     }
 
-    /// With room for `most` connections; `kind` is how new flows are shared out, one of [`balance::kind`].
-    pub fn route(self: &Arc<Self>, number: u16, most: u32, kind: u32) -> TcRoute {
-        TcRoute::new(Arc::clone(self), number, most, kind)
+    /// With room for `most` connections; `kind` is how new flows are shared out, one of [`balance::kind`]. `name` is that
+    /// of the datapath which translates most of its packets.
+    pub fn route(self: &Arc<Self>, number: u16, name: &'static str, most: u32, kind: u32) -> TcRoute {
+        TcRoute::new(Arc::clone(self), number, name, most, kind)
     }
 
     /// Ends the flows of an earlier daemon that nobody goes on with.

@@ -40,17 +40,19 @@ pub(super) fn name(choice: DatapathChoice) -> Option<&'static str> {
 }
 
 /// In the order in which `auto` would like them, then the helpers that stand in front.
-/// `pinning`: the check of the bpffs, and its verdict.
+/// `pinning`: the check of the bpffs, and its verdict. `interfaces`: how each did in the self-test of xdp.
 pub(super) fn judge(
     held: &Held,
     support: &Support,
     pinning: (&Check, Verdict),
     self_test: Option<SelfTest>,
+    interfaces: &Interfaces,
 ) -> Vec<Ability> {
     let sockmap = sockmap(held, support, pinning, self_test);
+    let tc = tc(held, &sockmap);
     vec![
-        later("xdp"),
-        tc(held, &sockmap),
+        xdp(&tc, interfaces),
+        tc,
         sockmap,
         Ability {
             name: "copy",
@@ -72,12 +74,37 @@ fn later(name: &'static str) -> Ability {
     }
 }
 
+/// The host's interfaces, by name, and what is against a program at XDP on each.
+pub(super) type Interfaces = Result<Vec<(String, Result<(), String>)>, String>;
+
+/// It stands in front of tc.
+fn xdp(tc: &Ability, interfaces: &Interfaces) -> Ability {
+    let no = |why: String| (Verdict::No, why, "datapath = \"tc\" does the same behind the driver".to_owned());
+    let (verdict, reason, remedy) = match (tc.verdict, interfaces) {
+        (Verdict::Yes, Ok(interfaces)) => {
+            let passed: Vec<&str> = interfaces.iter().filter(|(_, it)| it.is_ok()).map(|(name, _)| &**name).collect();
+            let failed: Vec<&str> =
+                interfaces.iter().filter_map(|(_, it)| it.as_ref().err().map(|why| &**why)).collect();
+            let mut said = failed.join("; ");
+            if !passed.is_empty() {
+                said = format!("{} passed the self-test; {said}", passed.join(", "));
+                (Verdict::Yes, said.trim_end_matches([';', ' ']).to_owned(), String::new())
+            } else {
+                no(if said.is_empty() { "no Ethernet interface is up".to_owned() } else { said })
+            }
+        }
+        (Verdict::Yes, Err(why)) => no(why.clone()),
+        (verdict, _) => (verdict, format!("needs what tc needs: {}", tc.reason), tc.remedy.clone()),
+    };
+    Ability { name: "xdp", verdict, reason, remedy }
+}
+
 /// It stands on sockmap, and ends idle flows through raw sockets.
 fn tc(held: &Held, sockmap: &Ability) -> Ability {
     let missing = held.missing(&[Capability::NetRaw]);
     let (verdict, reason, remedy) = match sockmap.verdict {
         Verdict::Yes if missing.is_empty() => {
-            (Verdict::Yes, "for routes to the master; `auto` does not take it yet".to_owned(), String::new())
+            (Verdict::Yes, "needs Linux 6.6, and clients and nodes on other hosts".to_owned(), String::new())
         }
         Verdict::Yes => (Verdict::MissingPrivilege, format!("{} missing", missing.join(", ")), grant(&missing)),
         verdict => (verdict, format!("needs what sockmap needs: {}", sockmap.reason), sockmap.remedy.clone()),

@@ -4,6 +4,7 @@
 mod bpf;
 mod datapaths;
 mod diag;
+mod interfaces;
 mod kernel;
 mod limits;
 mod mounts;
@@ -84,7 +85,7 @@ pub fn run(input: Input) -> Report {
     let held = privileges::Held::read();
     let support = bpf::Support::probe();
     let (bpffs, pinning) = mounts::bpffs(&held);
-    let datapaths = datapaths::judge(&held, &support, (&bpffs, pinning), input.sockmap_self_test);
+    let datapaths = datapaths::judge(&held, &support, (&bpffs, pinning), input.sockmap_self_test, &interfaces::look());
     let mut checks = vec![kernel::check(), kernel::sockmap_floor()];
     checks.extend(privileges::checks(&held));
     checks.extend([bpffs, pins::check(&input.pin_dir), mounts::cgroup2(), bpf::btf()]);

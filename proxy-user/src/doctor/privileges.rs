@@ -33,7 +33,7 @@ impl Capability {
             Self::Bpf => "loading BPF programs and maps: sockmap needs it",
             Self::NetAdmin => "BPF that touches the network: sockmap needs it",
             Self::Perfmon => "BPF programs that read the kernel's own numbers: sockmap needs it",
-            Self::NetRaw => "severing idle NAT flows; not used by this version",
+            Self::NetRaw => "ending idle flows by RST: tc and xdp need it",
             Self::SysAdmin => "mounting a bpffs; not needed where one is mounted",
         }
     }

@@ -22,8 +22,30 @@ fn nobody() -> Held {
 
 fn report(held: &Held, answer: &Answer, test: Option<SelfTest>, asked: Option<&'static str>) -> Report {
     let bpffs = Check::ok("bpffs", "mounted");
-    let datapaths = datapaths::judge(held, &Support::all(answer), (&bpffs, Verdict::Yes), test);
+    let datapaths = datapaths::judge(held, &Support::all(answer), (&bpffs, Verdict::Yes), test, &interfaces(&["eth0"]));
     Report { checks: Vec::new(), datapaths, asked }
+}
+
+/// Of which the last is no good.
+fn interfaces(good: &[&str]) -> datapaths::Interfaces {
+    let good = good.iter().map(|name| ((*name).to_owned(), Ok(())));
+    Ok(good.chain([("docker0".to_owned(), Err("docker0: its driver has no native XDP".to_owned()))]).collect())
+}
+
+#[test]
+fn xdp_is_judged_by_the_interfaces() {
+    let judged = |good: &[&str]| {
+        let bpffs = Check::ok("bpffs", "mounted");
+        let support = Support::all(&Answer::Yes);
+        let all = datapaths::judge(&root(), &support, (&bpffs, Verdict::Yes), None, &interfaces(good));
+        all.into_iter().find(|it| it.name == "xdp").unwrap()
+    };
+    let one = judged(&["eth0", "eth1"]);
+    assert_eq!(one.verdict, Verdict::Yes);
+    assert_eq!(one.reason, "eth0, eth1 passed the self-test; docker0: its driver has no native XDP");
+    let none = judged(&[]);
+    assert_eq!(none.verdict, Verdict::No);
+    assert!(none.reason.contains("docker0") && none.remedy.contains("\"tc\""), "{none:?}");
 }
 
 fn sockmap(report: &Report) -> &Ability {
@@ -47,7 +69,8 @@ fn exit_codes() {
         (root(), Answer::Yes, passed(), Some("tc"), 0),
         (root(), Answer::Yes, failed(), Some("tc"), 1),
         (nobody(), Answer::Refused, passed(), Some("tc"), 77),
-        (root(), Answer::Yes, passed(), Some("xdp"), 1),
+        (root(), Answer::Yes, passed(), Some("xdp"), 0),
+        (nobody(), Answer::Refused, passed(), Some("xdp"), 77),
     ] {
         let report = report(&held, &answer, test, asked);
         assert_eq!(report.exit_code(), code, "{report:?}");
@@ -76,7 +99,13 @@ fn the_self_test_runs_only_where_it_can() {
 #[test]
 fn sockmap_needs_a_place_for_its_pins() {
     let bpffs = Check::bad("bpffs", State::No, "not mounted", "mount one");
-    let abilities = datapaths::judge(&root(), &Support::all(&Answer::Yes), (&bpffs, Verdict::MissingPrivilege), None);
+    let abilities = datapaths::judge(
+        &root(),
+        &Support::all(&Answer::Yes),
+        (&bpffs, Verdict::MissingPrivilege),
+        None,
+        &interfaces(&[]),
+    );
     let report = Report { checks: Vec::new(), datapaths: abilities, asked: Some("sockmap") };
     assert_eq!(report.exit_code(), 77);
     assert_eq!(sockmap(&report).reason, "bpffs: not mounted");

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aya::maps::Map;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -17,12 +18,16 @@ use nix::{
 };
 use proxy_ebpf::{names, nat::names as nat};
 
+use super::lent::{self, Lent};
+
 /// Where the pins live unless a test says otherwise.
 pub const DEFAULT_DIR: &str = "/sys/fs/bpf/switchmaster";
 
 /// Folders below the one of the pins.
 const MAPS: &str = "nat";
 const LINKS: &str = "links";
+/// The folder of those that another object is being loaded with.
+const LENT: &str = "lent";
 
 #[derive(Debug, thiserror::Error)]
 pub enum BpffsError {
@@ -30,6 +35,8 @@ pub enum BpffsError {
     Mount { path: PathBuf, source: nix::Error },
     #[error("{path} cannot be prepared: {source}")]
     Prepare { path: PathBuf, source: io::Error },
+    #[error("a map cannot be pinned in {path}: {source}")]
+    Pin { path: PathBuf, source: aya::pin::PinError },
     #[error("another switchmaster uses {path}; stop it, or give this one a folder of its own with --pin-dir")]
     InUse { path: PathBuf },
 }
@@ -97,6 +104,11 @@ impl PinDir {
         &self.path
     }
 
+    /// Pins these maps for as long as the value lives, so that another object can be loaded with them.
+    pub fn lend<'a>(&self, maps: impl Iterator<Item = (&'a str, &'a Map)>) -> Result<Lent, BpffsError> {
+        Lent::pin(self.path.join(LENT), maps)
+    }
+
     /// Where the maps of the packet datapaths are.
     pub fn maps(&self) -> PathBuf {
         self.path.join(MAPS)
@@ -131,6 +143,7 @@ impl PinDir {
     /// to be left without its maps.
     pub fn clear(&mut self) -> io::Result<()> {
         self.detach()?;
+        lent::remove(&self.path.join(LENT))?;
         empty(&self.maps())?;
         self.holds_life = false;
         gone(fs::remove_file(self.path.join(names::TARGETS)))
@@ -175,7 +188,7 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
 
 /// What a daemon that was killed leaves behind.
 fn holds_only_ours(path: &Path) -> io::Result<bool> {
-    Ok(names(path)?.iter().all(|name| [names::TARGETS, MAPS, LINKS].contains(&name.as_str())))
+    Ok(names(path)?.iter().all(|name| [names::TARGETS, MAPS, LINKS, LENT].contains(&name.as_str())))
 }
 
 impl Drop for PinDir {

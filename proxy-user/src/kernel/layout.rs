@@ -14,11 +14,12 @@ use proxy_ebpf::{
     names,
     nat::names as nat,
     parking::names as parking,
+    xdp::names as xdp,
 };
 
 use super::{
     bpffs::PinDir,
-    load::{Error, TC},
+    load::{Error, TC, XDP},
 };
 
 /// Networks in the `allow` of a route, as many as the configuration takes.
@@ -115,6 +116,18 @@ impl Definition {
 
 pub fn load_tc(sizes: NatSizes, pins: &PinDir) -> Result<Ebpf, Error> {
     load(TC, sizes, pins)
+}
+
+/// Loads the program in front of tc, with tc's maps and some of its own, which go with it.
+pub fn load_xdp(tc: &Ebpf, routes: u32, pins: &PinDir) -> Result<Ebpf, Error> {
+    // Maps find from one object into another by their pins only; these are gone when this returns.
+    let lent = pins.lend(tc.maps())?;
+    let mut loader = EbpfLoader::new();
+    for name in lent.names() {
+        loader.map_pin_path(name, lent.path().join(name));
+    }
+    loader.map_max_entries(xdp::BY_XDP, room(routes));
+    Ok(loader.load(XDP)?)
 }
 
 /// Loads a packet program, with the maps that are pinned, or else pins those that it makes: several share them by name.

@@ -3,6 +3,7 @@
 
 mod bpffs;
 mod layout;
+mod lent;
 mod life;
 mod links;
 mod load;
@@ -10,7 +11,7 @@ mod targets;
 
 pub use self::{
     bpffs::{BpffsError, DEFAULT_DIR, PinDir, Pinned, pinned},
-    layout::{NatSizes, load_tc, targets},
+    layout::{NatSizes, load_tc, load_xdp, targets},
     life::{Life, LifeError, Ports},
     links::{Links, interfaces},
     load::{Error, Sizes, load, load_release},

@@ -14,7 +14,7 @@ use prometheus_client::{
     metrics::MetricType,
     registry::Unit,
 };
-use proxy_ebpf::{counter, nat::packet};
+use proxy_ebpf::{counter, nat::packet, xdp::fate};
 
 use super::{
     Labels, Shared,
@@ -43,6 +43,10 @@ impl Collector for Gather {
         if let Some(counters) = &snapshot.packets {
             let help = "What the packet program did, summed over all CPUs";
             page.sums("packets", help, "fate", packet::NAMES, counters)?;
+        }
+        if let Some(counters) = &snapshot.xdp {
+            let help = "What the program at XDP did, summed over all CPUs; what it did not send tc has seen";
+            page.sums("xdp_packets", help, "fate", &fate::NAMES, counters)?;
         }
         self.encode_probes(&mut page, Some(&snapshot))
     }

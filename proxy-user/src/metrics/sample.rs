@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use proxy_ebpf::{counter, nat::packet};
+use proxy_ebpf::{counter, nat::packet, xdp::fate};
 
 use crate::{
     config::Name,
@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub sockmap: Option<[u64; counter::COUNT as usize]>,
     /// The same of the packet program's `packets`; None while no route has one.
     pub packets: Option<[u64; packet::COUNT as usize]>,
+    /// And of the program at XDP; None while it serves no route.
+    pub xdp: Option<[u64; fate::COUNT as usize]>,
 }
 
 #[derive(Debug, Clone)]

@@ -80,6 +80,7 @@ fn snapshot() -> Snapshot {
         routes: vec![route],
         sockmap: Some([9; proxy_ebpf::counter::COUNT as usize]),
         packets: Some([7; proxy_ebpf::nat::packet::COUNT as usize]),
+        xdp: Some([5; proxy_ebpf::xdp::fate::COUNT as usize]),
     }
 }
 
@@ -191,7 +192,7 @@ fn the_page_lists_every_value_of_the_bounded_labels() {
         assert_eq!(labels[key], written, "{key} of {name}");
         checked += 1;
     }
-    assert_eq!(checked, 13, "the table of label values is incomplete");
+    assert_eq!(checked, 14, "the table of label values is incomplete");
 }
 
 #[test]

@@ -8,7 +8,8 @@
 //! - `flows`, `pool`: the table of flows and its free places; `collector`: frees what has ended, by the rules in `fate`;
 //! - `audit`: puts right what a killed daemon left half done; `numbers`: by which number each route goes on;
 //! - `segment`, `reset`: the RST to both ends of a flow;
-//! - `aside`, `syn`: SYNs that wait for a node, out of the kernel and in again.
+//! - `aside`, `syn`: SYNs that wait for a node, out of the kernel and in again;
+//! - `native`: which interfaces a program at XDP can work on.
 //!
 //! The maps outlive the daemon (`kernel::life`); the next one is told by `datapath::tc` what of them it goes on with.
 //!
@@ -32,6 +33,7 @@ pub mod keeper;
 pub mod loads;
 pub mod maglev;
 mod mapping;
+pub mod native;
 mod netlink;
 pub mod numbers;
 pub mod pool;

@@ -93,7 +93,7 @@ fn paused(lab: &Lab, old: usize, leaver: Client, echoed: &AtomicU64) -> Result<J
 fn streams_stand_still_and_go_on(datapath: &str) {
     let spec = Spec { failover_timeout_ms: 700, down_after_ms: 5000, ..Spec::default() };
     // A packet that says that a client has left is held back too.
-    let places = STREAMS + 1 + usize::from(datapath == "tc");
+    let places = STREAMS + 1 + usize::from(matches!(datapath, "tc" | "xdp"));
     let lab = Lab::start(spec, datapath, |mut setup| {
         setup.writes = setup.writes.set("max_connections", places);
         // Else both are lowered to what the limit of open files allows.

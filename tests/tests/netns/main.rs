@@ -3,6 +3,7 @@
 
 mod conntrack;
 mod cost;
+mod express;
 mod flood;
 mod ground;
 mod half_close;

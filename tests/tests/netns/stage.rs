@@ -108,6 +108,9 @@ impl Stage {
         adjust: impl FnOnce(Route) -> Route,
     ) -> Result<Self> {
         raise_open_files()?;
+        if datapath == "xdp" {
+            world.whole_packets()?;
+        }
         let node = FakeNode::master(&world, NODE_PORT, handler)?;
         let known = if ipv6 { node.ipv6() } else { node.ipv4() };
         let daemon = Daemon::start(&world, &config(&world, known, datapath, adjust)?)?;

@@ -69,7 +69,7 @@ fn v4_packets_that_are_not_ours() -> Result<()> {
         ("the last fragment", fragment(false, later)?, packet::FRAGMENT),
         ("options", options, packet::OPTIONS),
         ("ARP", with(ours.clone(), 13, |_| 0x06), packet::NOT_IP),
-        ("for another host", with(ours.clone(), 0, |_| 2), packet::NOT_PLAIN),
+        ("for another host", with(ours.clone(), 0, |byte| byte ^ 4), packet::NOT_PLAIN),
         ("a VLAN tag", with(with(ours.clone(), 12, |_| 0x81), 13, |_| 0), packet::NOT_IP),
         ("version 5", with(ours.clone(), 14, |_| 0x55), packet::MALFORMED),
         ("a short IP header", with(ours.clone(), 14, |_| 0x44), packet::MALFORMED),

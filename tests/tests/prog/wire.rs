@@ -7,8 +7,8 @@ use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlic
 
 pub(crate) const ETHERNET: usize = 14;
 pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-/// That of the loopback interface, on which the facility has packets come in.
-pub(crate) const OWN_MAC: [u8; 6] = [0; 6];
+/// That of the interface on which the facility has packets come in: the loopback, if nothing else is said.
+pub(crate) const OWN_MAC: [u8; 6] = if crate::FRONT { [2, 0, 0, 0, 0, 9] } else { [0; 6] };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Segment {

@@ -5,7 +5,7 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -25,7 +25,10 @@ use proxy_ebpf::{
     state,
 };
 
-use crate::wire::Segment;
+use crate::{
+    front::{Front, Ground},
+    wire::Segment,
+};
 
 pub(crate) const UNSPEC: u32 = u32::MAX;
 pub(crate) const SHOT: u32 = 2;
@@ -62,6 +65,7 @@ pub(crate) fn v6() -> Addresses {
 pub(crate) struct World {
     object: Ebpf,
     ring: RingBuf<MapData>,
+    pub(crate) front: Option<Front>,
     pub(crate) at: Addresses,
     seen: Vec<u64>,
 }
@@ -74,6 +78,8 @@ pub(crate) struct Outcome {
     pub(crate) mark: u32,
     /// By how much each counter rose, by name.
     pub(crate) counted: BTreeMap<&'static str, u64>,
+    /// What XDP said of it, where there is one.
+    pub(crate) fate: Option<&'static str>,
 }
 
 impl Outcome {
@@ -84,13 +90,13 @@ impl Outcome {
     }
 }
 
-pub(crate) fn object() -> Result<Vec<u8>> {
+pub(crate) fn object(name: &str) -> Result<Vec<u8>> {
     static BUILT: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         build(&workspace, &workspace.join("target/bpf")).map_err(|error| format!("{error:#}"))
     });
     let folder = BUILT.as_ref().map_err(|error| anyhow!(error.clone()))?;
-    fs::read(folder.join("tc")).context("the tc object")
+    fs::read(folder.join(name)).context(name.to_owned())
 }
 
 pub(crate) fn mapped(ip: IpAddr) -> Address {
@@ -103,14 +109,20 @@ pub(crate) fn mapped(ip: IpAddr) -> Address {
 impl World {
     /// Open, with `ports` source ports.
     pub(crate) fn open(at: Addresses, ports: u16) -> Result<Self> {
+        let ground = crate::FRONT.then(Ground::shared).transpose()?;
+        Self::open_on(ground, at, ports)
+    }
+
+    pub(crate) fn open_on(ground: Option<Arc<Ground>>, at: Addresses, ports: u16) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(names::FLOWS, PLACES).map_max_entries(names::FLOW_OF, PLACES);
         loader.map_max_entries(names::TAKEN, PLACES.div_ceil(u64::BITS));
-        let mut object = loader.load(&object()?).context("load")?;
+        let mut object = loader.load(&object("tc")?).context("load")?;
         let program: &mut SchedClassifier = object.program_mut(names::TC).context("the program")?.try_into()?;
         program.load()?;
+        let front = ground.map(|ground| Front::open(ground, &object)).transpose()?;
         let ring = RingBuf::try_from(object.take_map(parking::names::PARKED).context("no ring")?)?;
-        let mut world = Self { object, ring, at, seen: vec![0; packet::COUNT as usize] };
+        let mut world = Self { object, ring, front, at, seen: vec![0; packet::COUNT as usize] };
         world.furnish(ports)?;
         world.lead(state::OPEN, GENERATION, GENERATION)?;
         Ok(world)
@@ -131,8 +143,13 @@ impl World {
         }
         let map = self.object.map_mut(names::FREE).context("no free")?;
         ArrayOfMaps::<_, Queue<MapData, u32>>::try_from(map)?.set(5, &free, 0)?;
-        self.hash(names::EGRESS)?.insert(TargetKey { route: 0, slot: 0 }, Egress { ifindex: LOOPBACK, snat: 5 }, 0)?;
+        let egress = Egress { ifindex: self.ifindex(), snat: 5 };
+        self.hash(names::EGRESS)?.insert(TargetKey { route: 0, slot: 0 }, egress, 0)?;
         self.beat(u64::MAX / 2)
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.front.as_ref().map_or(LOOPBACK, Front::ifindex)
     }
 
     /// Sets when the daemon was last alive.
@@ -211,6 +228,14 @@ impl World {
         Ok(word >> (place % u64::BITS) & 1 == 1)
     }
 
+    /// As if the sender of the flow's last packets had been silent since long.
+    pub(crate) fn silence(&mut self, port: u16) -> Result<()> {
+        let mut flow = self.flow(port)?;
+        flow.client.seen = flow.client.seen.wrapping_sub(10);
+        flow.node.seen = flow.node.seen.wrapping_sub(10);
+        Ok(self.array(names::FLOWS)?.set(100 + u32::from(port - FIRST_PORT), flow, 0)?)
+    }
+
     pub(crate) fn usage(&mut self) -> Result<u64> {
         Ok(self.array(names::USAGE)?.get(&0, 0)?)
     }
@@ -228,15 +253,32 @@ impl World {
         Ok(outcome)
     }
 
+    /// Through XDP if there is one, and through tc unless that has sent it.
     pub(crate) fn run(&mut self, packet: &[u8]) -> Result<Outcome> {
         self.run_marked(packet, 0)
     }
 
     /// With a mark beside the packet.
     pub(crate) fn run_marked(&mut self, packet: &[u8], mark: u32) -> Result<Outcome> {
+        let fate = match &mut self.front {
+            Some(front) => {
+                let (fate, sent) = front.run(packet)?;
+                if let Some(packet) = sent {
+                    let counted = self.counted()?;
+                    return Ok(Outcome { verdict: REDIRECT, packet, mark, counted, fate: Some(fate) });
+                }
+                Some(fate)
+            }
+            None => None,
+        };
+        Ok(Outcome { fate, ..self.run_tc(packet, mark)? })
+    }
+
+    fn run_tc(&mut self, packet: &[u8], mark: u32) -> Result<Outcome> {
         let mut out = vec![0; packet.len() + 256];
-        // The beginning of `struct __sk_buff`: length, type of packet, mark.
-        let (context, mut context_out) = ([0, 0, mark], [0_u32; 48]);
+        // The beginning of `struct __sk_buff`: length, type of packet, mark; further on where it came in.
+        let ifindex = self.front.as_ref().map_or(0, Front::ifindex);
+        let (context, mut context_out) = ([0, 0, mark, 0, 0, 0, 0, 0, 0, 0, ifindex], [0_u32; 48]);
         let program: &mut SchedClassifier = self.object.program_mut(names::TC).context("the program")?.try_into()?;
         let options = TestRunOptions {
             data_in: Some(packet),
@@ -245,10 +287,14 @@ impl World {
             ctx_out: Some(bytemuck::cast_slice_mut(&mut context_out)),
             ..TestRunOptions::default()
         };
-        let result = program.test_run(options).context("test run")?;
+        let run = || program.test_run(options).context("test run");
+        let result = match &self.front {
+            Some(front) => front.inside(run)?,
+            None => run(),
+        }?;
         out.truncate(result.data_size_out as usize);
         let counted = self.counted()?;
-        Ok(Outcome { verdict: result.return_value, packet: out, mark: context_out[2], counted })
+        Ok(Outcome { verdict: result.return_value, packet: out, mark: context_out[2], counted, fate: None })
     }
 
     /// What the program has taken aside, one by one.

@@ -43,10 +43,7 @@ impl Stage {
         let world = World::new()?;
         tune(&world, run.congestion_control.as_deref())?;
         if run.whole_packets || peer.wants_whole_packets() {
-            for namespace in [world.client()?, world.db()?] {
-                // With GRO a veth also takes frames that a program redirects to it.
-                namespace.run("ethtool", &["--offload", "eth0", "tx", "off", "gro", "on"])?;
-            }
+            world.whole_packets()?;
         }
         let cluster = Cluster::start(&world, Spec::bare(0))?;
         let master = cluster.nodes[0].address;

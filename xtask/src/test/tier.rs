@@ -42,7 +42,7 @@ impl Tier {
         match self {
             Self::Unit => &[],
             Self::Abi => &["abi"],
-            Self::Prog => &["prog"],
+            Self::Prog => &["prog", "prog-xdp"],
             Self::Netns => &["harness", "netns"],
             Self::Ha => &["ha"],
         }

@@ -33,7 +33,7 @@ fn with_state(word: u64, state: u32) -> u64 {
 }
 
 #[inline(always)]
-fn state_of(word: u64) -> u32 {
+pub(crate) fn state_of(word: u64) -> u32 {
     word as u32 & flow::MASK
 }
 
@@ -203,7 +203,7 @@ pub(crate) fn own_port(snat: &Snat, place: u32) -> Port {
 
 /// In ticks of [`TICK_SHIFT`].
 #[inline(always)]
-fn now() -> u32 {
+pub(crate) fn now() -> u32 {
     // SAFETY: no arguments.
     (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
 }

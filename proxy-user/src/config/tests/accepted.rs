@@ -137,7 +137,7 @@ fn what_is_unwise_is_a_warning() {
 #[test]
 fn a_route_to_replicas_has_its_choice_of_datapaths() {
     let folder = folder();
-    for datapath in ["auto", "tc", "sockmap", "copy"] {
+    for datapath in ["auto", "xdp", "tc", "sockmap", "copy"] {
         for balance in ["round-robin", "least-connections", "source-hash"] {
             let text = format!("{MINIMAL}target = \"replica\"\ndatapath = \"{datapath}\"\nbalance = \"{balance}\"\n");
             let warnings = parse_in(folder.path(), &text).expect("valid").warnings;
@@ -156,10 +156,6 @@ fn keys_without_effect_are_warnings() {
         (
             format!("{MINIMAL}fallback = \"none\""),
             "s.toml:9:1: route[0].fallback: has no effect on a route to the master; ",
-        ),
-        (
-            format!("{MINIMAL}datapath = \"xdp\""),
-            "s.toml:9:1: route[0].datapath: is not in this version: `run` will refuse it; ",
         ),
         (
             format!("{MINIMAL}[local]\nbypass = \"on\""),

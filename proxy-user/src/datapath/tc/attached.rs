@@ -15,6 +15,7 @@ use proxy_ebpf::nat::names;
 
 use super::Error;
 use crate::{
+    datapath::Xdp,
     kernel::Links,
     nat::{
         egress::{Host, Interface},
@@ -23,6 +24,8 @@ use crate::{
 };
 
 pub(super) struct Attached {
+    /// First: what stands in front goes first. Its links are not pinned: without it all is tc's.
+    xdp: Option<Xdp>,
     object: Ebpf,
     links: Links,
     attached: BTreeSet<u32>,
@@ -31,8 +34,8 @@ pub(super) struct Attached {
 }
 
 impl Attached {
-    pub(super) fn new(object: Ebpf, links: Links) -> Self {
-        Self { object, links, attached: BTreeSet::new(), refused: BTreeSet::new() }
+    pub(super) fn new(xdp: Option<Xdp>, object: Ebpf, links: Links) -> Self {
+        Self { xdp, object, links, attached: BTreeSet::new(), refused: BTreeSet::new() }
     }
 }
 
@@ -49,6 +52,9 @@ impl Attach for Attached {
             if !self.attached.contains(&interface.ifindex) {
                 self.attach(interface);
             }
+        }
+        if let Some(xdp) = &mut self.xdp {
+            xdp.follow(host);
         }
         self.attached.clone()
     }

@@ -22,6 +22,8 @@ use crate::{
 #[derive(Debug)]
 pub struct TcRoute {
     tc: Arc<Tc>,
+    /// Whose flows xdp translates is called that.
+    name: &'static str,
     places: Arc<Places>,
     /// Flows and accepted connections together.
     most: u32,
@@ -30,7 +32,7 @@ pub struct TcRoute {
 }
 
 impl TcRoute {
-    pub(super) fn new(tc: Arc<Tc>, number: u16, most: u32, kind: u32) -> Self {
+    pub(super) fn new(tc: Arc<Tc>, number: u16, name: &'static str, most: u32, kind: u32) -> Self {
         // The number may have been another route's, whose flows an earlier daemon had shared out.
         if kind == kind::MASTER
             && let Err(error) = tc.balancer.share(number, kind, &[])
@@ -38,13 +40,13 @@ impl TcRoute {
             tracing::error!(%error, "new flows may be shared out as for an earlier route");
         }
         let places = Places { usage: Arc::clone(&tc.usage), route: number, accepted: AtomicU64::new(0) };
-        Self { tc, places: Arc::new(places), most, kind }
+        Self { tc, name, places: Arc::new(places), most, kind }
     }
 }
 
 impl Datapath for TcRoute {
     fn name(&self) -> &'static str {
-        "tc"
+        self.name
     }
 
     fn lead(&self, key: TargetKey, node: SocketAddr) {

@@ -21,7 +21,7 @@ use super::{
 pub(super) struct Flow {
     pub(super) program: ProgramFd,
     pub(super) given: Given,
-    _connection: Client,
+    connection: Client,
     pub(super) stage: Stage,
 }
 
@@ -39,7 +39,12 @@ impl Flow {
         let (client, proxy) = (Link::of(stage.client()?, "eth0")?, Link::of(stage.proxy()?, "link1")?);
         let packet = segment(&Ends { from_mac: client.mac, to_mac: proxy.mac, from, to });
         let given = Given { packet, ifindex: Some(proxy.index) };
-        Ok(Self { program: descriptor(own)?, given, _connection: connection, stage })
+        Ok(Self { program: descriptor(own)?, given, connection, stage })
+    }
+
+    /// The flow has just carried something: XDP leaves the first packet after a silence to tc.
+    pub(super) fn freshen(&mut self) -> Result<()> {
+        self.connection.ping()
     }
 }
 

@@ -105,7 +105,12 @@ fn measure_all(run: &Run, arguments: &Arguments) -> Result<Vec<Measured>> {
     each.collect()
 }
 
-fn measure(harness: &mut Harness, hook: Hook, flow: Result<Flow, String>, arguments: &Arguments) -> Result<Measured> {
+fn measure(
+    harness: &mut Harness,
+    hook: Hook,
+    mut flow: Result<Flow, String>,
+    arguments: &Arguments,
+) -> Result<Measured> {
     let mut measured = Measured::default();
     let anybody = Given { packet: segment(&anybodys()?), ifindex: None };
     for _ in 0..arguments.rounds {
@@ -115,7 +120,8 @@ fn measure(harness: &mut Harness, hook: Hook, flow: Result<Flow, String>, argume
         measured.bare.push(bare);
         measured.added.push(added);
         measured.check.push(one(Program::BareAgain)? - added);
-        if let Ok(flow) = &flow {
+        if let Ok(flow) = &mut flow {
+            flow.freshen()?;
             let again = Program::Again(&flow.program);
             // Interfaces are known by their numbers, and those are the namespace's.
             let ours = flow.stage.proxy()?.enter(|| harness.run(hook, again, &flow.given, arguments.packets))??;

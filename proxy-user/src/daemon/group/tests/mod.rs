@@ -93,6 +93,7 @@ impl Bench {
             sockmap: None,
             tc: None,
             pins: None,
+            xdp: None,
             switch: Mutex::new(switch),
         });
         let start = Start::new(Rules::from(&group), seen, latch, None);

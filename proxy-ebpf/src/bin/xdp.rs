@@ -1,0 +1,31 @@
+//! The accelerator of the packet datapath, at the driver: translates packets of established flows and sends them out by
+//! another interface before the kernel has made an sk_buff of them. Promises that whatever it does not send it leaves
+//! as it came, for `tc` behind it. Needs bpf_fib_lookup, device maps and frames in pieces (5.18).
+#![no_std]
+#![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+#[path = "../kernel/xdp/mod.rs"]
+mod forward;
+#[path = "../kernel/mod.rs"]
+#[expect(dead_code, reason = "flows are made, ended and answered for by tc alone")]
+mod kernel;
+
+use aya_ebpf::{macros::xdp, programs::XdpContext};
+
+use self::forward::{Frame, forward};
+
+#[xdp(frags)]
+fn nat_xdp(ctx: XdpContext) -> u32 {
+    forward(&Frame(ctx))
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

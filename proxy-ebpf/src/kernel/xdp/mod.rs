@@ -1,0 +1,126 @@
+//! What becomes of a frame at XDP: sent on if it is of an established flow and everything that it needs is known, else left
+//! to tc. Promises that a frame is changed only when it is certain that it goes out, that it passes the same
+//! gate as at tc, and that it is noted and counted as there.
+
+mod frame;
+mod maps;
+mod way;
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
+use proxy_ebpf::{
+    nat::{End, Flow, flow::HALF, packet},
+    xdp::fate,
+};
+
+pub(crate) use self::frame::Frame;
+use crate::kernel::{
+    flow::{self, Gate},
+    nat::{Receiver, receiver},
+    packet::{self as wire, SYN, Segment},
+    rewrite::{Side, hops_left, rewrite},
+    tables::{DOORS, SNATS, count},
+};
+
+pub(crate) fn forward(frame: &Frame) -> u32 {
+    translate(frame).unwrap_or_else(|reason| {
+        maps::count(reason);
+        XDP_PASS
+    })
+}
+
+/// The verdict, or the counter of the reason why it is left to tc.
+#[inline(always)]
+fn translate(frame: &Frame) -> Result<u32, u32> {
+    let segment = wire::read(frame).map_err(|_reason| fate::NO_FLOW)?;
+    if segment.flags & SYN != 0 {
+        return Err(fate::NO_FLOW);
+    }
+    match receiver(&segment).ok_or(fate::NO_FLOW)? {
+        Receiver::Door(door) => to_node(frame, &segment, door),
+        Receiver::Snat(snat) => to_client(frame, &segment, snat),
+    }
+}
+
+#[inline(always)]
+fn to_node(frame: &Frame, segment: &Segment, door: u16) -> Result<u32, u32> {
+    let (place, found) = flow::of_client(segment, door).ok_or(fate::NO_FLOW)?;
+    let word = flow::state(found);
+    // SAFETY: a place of the array; the client's half is written by its packets only.
+    let flow = unsafe { &mut *found };
+    may_go(frame, segment, flow, word, &flow.client)?;
+    let snat = SNATS.get(u32::from(flow.node.through)).ok_or(fate::NO_FLOW)?;
+    let (node, port, ifindex) = (flow.node.addr, flow.node.port, flow.node.ifindex);
+    let (from, to) = (Side { addr: &snat.addr, port: flow::own_port(snat, place) }, Side { addr: &node, port });
+    let way = way::find(frame, segment, &from, &to, ifindex)?;
+    // Once more, now that it is known whose the copies are: see `is_still`.
+    if !flow::is_still(found, word) || flow.client.addr != segment.source || flow.client.port != segment.source_port {
+        return Err(fate::OTHERS);
+    }
+    flow::note(&mut flow.client, flow::acked(&flow.node), segment, false);
+    send(frame, segment, found, (&from, &to), &way, packet::TO_NODE)
+}
+
+#[inline(always)]
+fn to_client(frame: &Frame, segment: &Segment, snat: u32) -> Result<u32, u32> {
+    let found = flow::of_node(segment, snat).ok_or(fate::NO_FLOW)?;
+    let word = flow::state(found);
+    // SAFETY: a place of the array; the node's half is written by its packets only.
+    let flow = unsafe { &mut *found };
+    may_go(frame, segment, flow, word, &flow.node)?;
+    let door = DOORS.get(u32::from(flow.client.through)).ok_or(fate::NO_FLOW)?;
+    let (client, port, ifindex) = (flow.client.addr, flow.client.port, flow.client.ifindex);
+    let (from, to) = (Side { addr: &door.addr, port: door.port }, Side { addr: &client, port });
+    let way = way::find(frame, segment, &from, &to, ifindex)?;
+    if !flow::is_still(found, word) || flow.node.addr != segment.source || flow.node.port != segment.source_port {
+        return Err(fate::OTHERS);
+    }
+    flow::note(&mut flow.node, flow::acked(&flow.client), segment, false);
+    send(frame, segment, found, (&from, &to), &way, packet::TO_CLIENT)
+}
+
+/// What can be said before the way out is known. Whatever needs an answer or a note of its own is tc's.
+#[inline(always)]
+fn may_go(frame: &Frame, segment: &Segment, flow: &Flow, word: u64, sender: &End) -> Result<(), u32> {
+    // Open, or closed a moment ago.
+    if flow::state_of(word) <= HALF {
+        return Err(fate::NO_FLOW);
+    }
+    if !maps::takes(flow.route) {
+        return Err(fate::OTHER_ROUTE);
+    }
+    if !matches!(flow::gate(flow), Gate::Open) {
+        return Err(fate::GATE);
+    }
+    if !hops_left(frame, segment) {
+        return Err(fate::LAST_HOP);
+    }
+    // What was lost is sent again after such a silence: TCP waits for 200 ms at least, and then twice as long.
+    if flow::now().wrapping_sub(sender.seen) > 1 {
+        return Err(fate::AFTER_SILENCE);
+    }
+    if frame.is_unfinished(segment) {
+        return Err(fate::UNFINISHED);
+    }
+    Ok(())
+}
+
+/// From here on the frame is not the one that came: if anything failed it would have to be dropped.
+#[inline(always)]
+fn send(
+    frame: &Frame,
+    segment: &Segment,
+    found: *mut Flow,
+    (from, to): (&Side<'_>, &Side<'_>),
+    way: &way::Way,
+    counter: u32,
+) -> Result<u32, u32> {
+    if segment.may_end() {
+        flow::close(found);
+    }
+    if rewrite(frame, segment, from, to).is_err() || !way.address(frame) {
+        return Ok(XDP_DROP);
+    }
+    count(counter);
+    maps::count(fate::SENT);
+    Ok(XDP_REDIRECT)
+}

@@ -1,0 +1,89 @@
+//! The ABI of the datapath xdp: an accelerator in front of the packet datapath (`nat`), whose maps it shares. It translates
+//! packets of established flows before the kernel makes an sk_buff of them, and leaves all others to tc.
+
+/// Names of its own maps, beside those of `nat`.
+pub mod names {
+    /// Array of [`super::Interface`], by [`super::slot`].
+    pub const INTERFACES: &str = "interfaces";
+    /// Hash of devices, by number: where frames may go out; exactly the interfaces that passed the self-test.
+    pub const DEVICES: &str = "devices";
+    /// Array of `u32`, by route: not 0 where the route's flows are translated here.
+    pub const BY_XDP: &str = "by_xdp";
+    /// Per-CPU counters, indexed by [`super::fate`].
+    pub const FATES: &str = "xdp_fates";
+    /// The program, at the driver.
+    pub const XDP: &str = "nat_xdp";
+}
+
+/// How many interfaces can pass.
+pub const MOST_DEVICES: u32 = 256;
+
+/// How many places there are for them; two whose numbers fall on the same one cannot both have it.
+pub const SLOTS: u32 = 4096;
+
+/// The place of an interface.
+#[inline(always)]
+pub const fn slot(ifindex: u32) -> u32 {
+    ifindex & (SLOTS - 1)
+}
+
+/// An interface that passed the self-test.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Interface {
+    /// 0: nobody has this place.
+    pub ifindex: u32,
+    /// It also takes frames that lie in several pieces.
+    pub takes_pieces: u32,
+    /// Its own address: frames to any other are not for this host.
+    pub mac: [u8; 6],
+    pub _pad: [u8; 2],
+}
+
+/// What the program did with a packet. Indexes of the `xdp_fates` map; this table also makes the metrics.
+pub mod fate {
+    /// Translated and sent on; counted in `packets` too.
+    pub const SENT: u32 = 0;
+    /// Of no established flow: another's, a SYN, a handshake, what tc would not translate either.
+    pub const NO_FLOW: u32 = 1;
+    /// Its route is served by tc alone.
+    pub const OTHER_ROUTE: u32 = 2;
+    /// Its flow's generation is paused or has ended: tc knows what to do.
+    pub const GATE: u32 = 3;
+    /// Its hop limit is used up.
+    pub const LAST_HOP: u32 = 4;
+    /// The first after a silence. So the kernel's own way is used now and then, its neighbours stay proven, and what
+    /// was lost here is sent again there.
+    pub const AFTER_SILENCE: u32 = 5;
+    /// Its sender left the TCP checksum to hardware that is not there.
+    pub const UNFINISHED: u32 = 6;
+    /// The interface that it has to leave by is none of `devices`.
+    pub const NO_DEVICE: u32 = 7;
+    /// No route, no neighbour, or no forwarding.
+    pub const NO_WAY: u32 = 8;
+    /// Longer than the way takes.
+    pub const TOO_BIG: u32 = 9;
+    /// Another flow has its flow's place by now.
+    pub const OTHERS: u32 = 10;
+    pub const COUNT: u32 = 11;
+
+    /// Label values of the metric `switchmaster_xdp_packets_total`, by index.
+    pub const NAMES: [&str; COUNT as usize] = [
+        "sent",
+        "no_flow",
+        "other_route",
+        "gate",
+        "last_hop",
+        "after_silence",
+        "unfinished",
+        "no_device",
+        "no_way",
+        "too_big",
+        "others",
+    ];
+}
+
+const _: () = {
+    assert!(size_of::<Interface>() == 16);
+    assert!(SLOTS.is_power_of_two());
+};

@@ -1,0 +1,307 @@
+//! Which routes are served as packets, by tc alone or with xdp in front of it, and why another is not. A datapath that is
+//! named and cannot work is an error; `auto` takes the best that can.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use proxy_ebpf::{TargetKey, balance::kind};
+
+use super::paths::{Chosen, InKernel};
+use crate::{
+    admin::status,
+    config::{Config, DatapathChoice, Route, Source, TargetRole},
+    datapath::{Sockmap, Tc, TcSetup, Xdp, XdpPanel, XdpStanding},
+    kernel::{self, KernelTargets, Life, NatSizes},
+    nat::{
+        self,
+        egress::{Host, way_to},
+        native::{self, Families},
+        numbers::numbers,
+    },
+    purge::PORTS,
+};
+
+/// Own addresses that nodes see a packet datapath under: one for each interface that leads to nodes, in either family.
+const MOST_ADDRESSES: u32 = 4;
+
+pub(super) struct Packets {
+    pub(super) tc: Option<Arc<Tc>>,
+    pub(super) xdp: Option<Arc<XdpPanel>>,
+    /// By route: what serves it, or why that is not packets.
+    pub(super) of: Vec<Result<Chosen, String>>,
+    /// By which number the kernel knows each route.
+    pub(super) numbers: Vec<u32>,
+}
+
+impl Packets {
+    /// No route is served as packets, each for its reason.
+    pub(super) fn none(config: &Config, why: impl Fn(&Route) -> String) -> Result<Self> {
+        let of = config.routes.iter().map(|route| Err(why(route))).collect();
+        Ok(Self { tc: None, xdp: None, of, numbers: (0..u32::try_from(config.routes.len())?).collect() })
+    }
+}
+
+/// Whether any packet may be translated for it.
+pub(super) fn may_serve(route: &Route) -> bool {
+    serves(route).is_ok()
+}
+
+pub(super) fn sizes(config: &Config) -> Result<NatSizes> {
+    let flows = MOST_ADDRESSES * nat::ports::DEFAULT.count();
+    Ok(NatSizes { routes: u32::try_from(config.routes.len())?, flows })
+}
+
+/// Whether packets are asked for, or may be.
+fn serves(route: &Route) -> Result<(), &'static str> {
+    match route.datapath {
+        DatapathChoice::Sockmap | DatapathChoice::Copy => Err("configured"),
+        DatapathChoice::Auto | DatapathChoice::Xdp | DatapathChoice::Tc => Ok(()),
+    }
+}
+
+fn is_named(route: &Route) -> bool {
+    matches!(route.datapath, DatapathChoice::Tc | DatapathChoice::Xdp)
+}
+
+fn wants_xdp(route: &Route) -> bool {
+    serves(route).is_ok() && matches!(route.datapath, DatapathChoice::Auto | DatapathChoice::Xdp)
+}
+
+/// Starts what any route needs, with sockmap beneath for what is left to the listener.
+pub(super) fn start(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Result<Packets> {
+    let nothing = |why: &str| Packets::none(config, |route| serves(route).err().unwrap_or(why).to_owned());
+    if !config.routes.iter().any(may_serve) {
+        return nothing("");
+    }
+    let named = config.routes.iter().find(|route| may_serve(route) && is_named(route));
+    match attach(config, flows, kernel) {
+        Ok(attached) => divide(config, flows, attached),
+        Err(error) => match named {
+            Some(route) => Err(error.context(format!("route {}: the datapath {}", route.name, route.datapath))),
+            None => {
+                // Nobody looks after what an earlier daemon attached.
+                kernel.pins.detach().context("an earlier daemon's programs")?;
+                nothing(&format!("tc cannot work here: {error:#}"))
+            }
+        },
+    }
+}
+
+/// What stands in front of tc: nothing where no interface is fit for it, or why it could not be loaded.
+type Front = Result<Option<Arc<XdpPanel>>, String>;
+
+struct Attached {
+    host: Host,
+    tc: Arc<Tc>,
+    front: Front,
+    numbers: Vec<u32>,
+}
+
+fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Result<Attached> {
+    let host = Host::read().context("the host's interfaces")?;
+    let sizes = sizes(config)?;
+    let object = kernel::load_tc(sizes, &kernel.pins)?;
+    let (numbers, left) = take_over(config, sizes, kernel)?;
+    let setup =
+        TcSetup { links: kernel.pins.links(), maps: kernel.pins.maps(), orphan_grace: config.orphan_grace, left };
+    let families = families(config);
+    let load = || -> Result<_> { Ok(Xdp::load(kernel::load_xdp(&object, sizes.routes, &kernel.pins)?, families)?) };
+    let (xdp, front) = match worth_trying(config, &host, families).then(load).transpose() {
+        Ok(None) => (None, Ok(None)),
+        Ok(Some((xdp, panel))) => (Some(xdp), Ok(Some(panel))),
+        Err(error) => (None, Err(format!("{error:#}"))),
+    };
+    let beneath = Arc::<Sockmap>::clone(&kernel.sockmap);
+    let routes = described(config, flows, &numbers)?;
+    let tc = Tc::start(object, kernel::load_release()?, routes, beneath, setup, xdp)?;
+    Ok(Attached { host, tc: Arc::new(tc), front, numbers })
+}
+
+/// The number of each route, by which an earlier daemon knew it too, and where that one has led those that go on.
+type Left = (Vec<u32>, Option<BTreeMap<TargetKey, SocketAddr>>);
+
+fn take_over(config: &Config, sizes: NatSizes, kernel: &mut InKernel) -> Result<Left> {
+    let taken_over = kernel.left.is_some();
+    let mut life = match kernel.left.take() {
+        Some(life) => life,
+        None => Life::begin(&kernel.pins, sizes, PORTS)?,
+    };
+    let names: Vec<String> = config.routes.iter().map(|route| name(config, route)).collect();
+    let left = life.names()?;
+    let numbers = numbers(&names, &left);
+    // Before an address of ours leads to a number that was another route's, and before it has our name.
+    let goes_on = |key: TargetKey| {
+        let route = numbers.iter().position(|number| *number == key.route);
+        route.is_some_and(|at| left.get(key.route as usize) == Some(&names[at]) && may_serve(&config.routes[at]))
+    };
+    kernel.targets.shut(|key| !goes_on(key))?;
+    for (name, number) in names.iter().zip(&numbers) {
+        life.name(*number, name)?;
+    }
+    let left = if taken_over { Some(led(config, &numbers, &kernel.targets)?) } else { None };
+    Ok((numbers, left))
+}
+
+/// What makes a route the same one for the next daemon.
+fn name(config: &Config, route: &Route) -> String {
+    let target = status::target_word(route.target);
+    format!("{} to the {target} of {}", route.name, config.groups[route.group].name)
+}
+
+/// Where an earlier daemon led the routes of this configuration.
+fn led(config: &Config, numbers: &[u32], targets: &KernelTargets) -> Result<BTreeMap<TargetKey, SocketAddr>> {
+    let ours: Vec<u32> = config.routes.iter().zip(numbers).filter(|(it, _)| may_serve(it)).map(|(_, it)| *it).collect();
+    let entries = targets.entries()?.into_iter().filter(|(key, _)| ours.contains(&key.route));
+    Ok(entries.filter_map(|(key, entry)| Some((key, kernel::decode(&entry)?))).collect())
+}
+
+fn described(config: &Config, flows: &[u32], numbers: &[u32]) -> Result<Vec<nat::keeper::Route>> {
+    let routes = config.routes.iter().zip(flows).zip(numbers).filter(|((route, _), _)| may_serve(route));
+    let route = |((route, flows), number): ((&Route, &u32), &u32)| {
+        Ok(nat::keeper::Route {
+            number: u16::try_from(*number)?,
+            listen: route.listen.clone(),
+            max_connections: *flows,
+            allow: route.allow.clone(),
+            idle_timeout: route.idle_timeout,
+        })
+    };
+    routes.map(route).collect()
+}
+
+/// How the packet program shares out a route's new flows.
+fn balance(route: &Route) -> u32 {
+    match route.target {
+        TargetRole::Master => kind::MASTER,
+        TargetRole::Replica => nat::balancer::kind_of(route.balance),
+    }
+}
+
+/// Of the routes that xdp may serve.
+fn families(config: &Config) -> Families {
+    let mut families = Families::default();
+    for at in config.routes.iter().filter(|route| wants_xdp(route)).flat_map(|route| &route.listen) {
+        if at.ip().to_canonical().is_ipv4() { families.v4 = true } else { families.v6 = true }
+    }
+    families
+}
+
+/// Before anything is attached to a driver: whether any route could have it.
+fn worth_trying(config: &Config, host: &Host, families: Families) -> bool {
+    let standing = survey(host, families);
+    config.routes.iter().any(|route| wants_xdp(route) && verdict(&involved(config, route, host), &standing).is_ok())
+}
+
+fn survey(host: &Host, families: Families) -> XdpStanding {
+    let facts = native::survey(host).unwrap_or_else(|error| {
+        tracing::warn!(%error, "what drivers can do for xdp is not known");
+        Vec::new()
+    });
+    facts.iter().map(|it| (it.interface.ifindex, it.fit(families).map(|()| it.interface.name.clone()))).collect()
+}
+
+/// Gives each route what it asks for, or the best there is.
+fn divide(config: &Config, flows: &[u32], attached: Attached) -> Result<Packets> {
+    let Attached { host, tc, front, numbers } = attached;
+    let (panel, fault) = match front {
+        Ok(panel) => (panel, None),
+        Err(fault) => (None, Some(fault)),
+    };
+    let standing = panel.as_ref().map_or_else(|| survey(&host, families(config)), |panel| panel.standing().clone());
+    let mut taken = false;
+    let mut of = Vec::new();
+    for ((route, number), flows) in config.routes.iter().zip(&numbers).zip(flows) {
+        let number = u16::try_from(*number)?;
+        if let Err(why) = serves(route) {
+            of.push(Err(why.to_owned()));
+            continue;
+        }
+        let judge = || match &fault {
+            Some(fault) => Err(fault.clone()),
+            None => verdict(&involved(config, route, &host), &standing),
+        };
+        let judged = wants_xdp(route).then(judge);
+        let (name, reason) = match (judged, route.datapath) {
+            (None, _) => ("tc", "configured".to_owned()),
+            (Some(Ok(passed)), choice) => {
+                panel.as_ref().context("xdp is not loaded")?.take(number)?;
+                taken = true;
+                let asked = if choice == DatapathChoice::Xdp { "configured; " } else { "" };
+                ("xdp", format!("{asked}self-test passed: {passed}"))
+            }
+            (Some(Err(why)), DatapathChoice::Xdp) => {
+                return Err(anyhow!(
+                    "route {}: the datapath xdp cannot work here: {why}; or set datapath = \"auto\", which takes tc then",
+                    route.name
+                ));
+            }
+            (Some(Err(why)), _) => ("tc", format!("xdp cannot work here: {why}")),
+        };
+        of.push(Ok(Chosen { datapath: Arc::new(tc.route(number, name, *flows, balance(route))), reason }));
+    }
+    if let Some(panel) = panel.as_ref().filter(|_| !taken) {
+        panel.retire();
+    }
+    Ok(Packets { tc: Some(tc), xdp: panel.filter(|_| taken), of, numbers })
+}
+
+/// The interfaces that the packets of a route are sure to pass: those with an address that it names, and those by which
+/// the nodes that its group names are reached. Of addresses like 0.0.0.0, of names, and of Sentinels nothing is sure.
+fn involved(config: &Config, route: &Route, host: &Host) -> BTreeSet<u32> {
+    let listen = route.listen.iter().map(|at| at.ip().to_canonical()).filter(|ip| !ip.is_unspecified());
+    let mut involved = native::carrying(&listen.collect()).unwrap_or_default();
+    if let Source::Nodes(nodes) = &config.groups[route.group].source {
+        let known = nodes.iter().filter_map(|node| node.host.parse::<IpAddr>().ok());
+        involved.extend(known.filter_map(|node| Some(way_to(node).ok()?.ifindex)));
+    }
+    involved.retain(|ifindex| host.interfaces.iter().any(|interface| interface.ifindex == *ifindex));
+    involved
+}
+
+/// All that are involved must have passed; where nothing is sure, one. Says which, or why not.
+fn verdict(involved: &BTreeSet<u32>, standing: &XdpStanding) -> Result<String, String> {
+    let counts = |ifindex: &u32| involved.is_empty() || involved.contains(ifindex);
+    let of_them = || standing.iter().filter(|(ifindex, _)| counts(ifindex)).map(|(_, it)| it);
+    let passed: Vec<&str> = of_them().filter_map(|it| it.as_deref().ok()).collect();
+    let failed: Vec<String> = of_them().filter_map(|it| Some(it.as_ref().err()?.to_string())).collect();
+    let unseen = involved.iter().any(|ifindex| !standing.contains_key(ifindex));
+    if !passed.is_empty() && (involved.is_empty() || failed.is_empty() && !unseen) {
+        return Ok(passed.join(", "));
+    }
+    Err(if failed.is_empty() { "no Ethernet interface is up".to_owned() } else { failed.join("; ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nat::native::Unfit;
+
+    fn standing() -> XdpStanding {
+        let bad = |name: &str| Err(Unfit::NotNative(name.to_owned()));
+        [(2, Ok("eth0".to_owned())), (3, bad("eth1")), (4, Ok("eth2".to_owned()))].into()
+    }
+
+    #[test]
+    fn every_interface_that_is_sure_to_be_used_must_pass() {
+        let standing = standing();
+        assert_eq!(verdict(&[2, 4].into(), &standing), Ok("eth0, eth2".to_owned()));
+        for involved in [[2, 3].into(), [3].into(), [2, 9].into()] {
+            assert!(verdict(&involved, &standing).is_err(), "{involved:?}");
+        }
+        assert!(verdict(&[2, 3].into(), &standing).is_err_and(|why| why.starts_with("eth1: ")));
+    }
+
+    #[test]
+    fn where_nothing_is_sure_one_is_enough() {
+        let mut standing = standing();
+        assert_eq!(verdict(&BTreeSet::new(), &standing), Ok("eth0, eth2".to_owned()));
+        standing.retain(|_, it| it.is_err());
+        assert!(verdict(&BTreeSet::new(), &standing).is_err());
+        assert!(verdict(&BTreeSet::new(), &XdpStanding::new()).is_err());
+    }
+}

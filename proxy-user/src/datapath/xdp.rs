@@ -1,0 +1,263 @@
+//! The accelerator in front of `tc`: attaches the program at XDP, in the driver, to every interface that passes the self-test
+//! (`nat::native`), and lets it send frames out by exactly those. Whatever it does not send is tc's, so an interface
+//! may come and go, and all of it may end with the daemon, without a packet's being lost to a connection.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, DevMapHash, Map, MapData, MapError, PerCpuArray, xdp::XdpMapError},
+    programs::{ProgramError, XdpMode, xdp::XdpLink},
+};
+use proxy_ebpf::xdp::{Interface as Entry, fate, names, slot};
+
+use crate::nat::{
+    egress::Host,
+    native::{self, Facts, Families, Unfit},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the kernel object has no {0}; the daemon was built wrongly")]
+    Missing(&'static str),
+    #[error("the kernel refuses the program: {0}")]
+    Program(#[from] ProgramError),
+    #[error("the kernel refuses a map entry: {0}")]
+    Map(#[from] MapError),
+    #[error("the kernel refuses a device in the map: {0}")]
+    Device(#[from] XdpMapError),
+    #[error("the table of interfaces has no routes for number {0}")]
+    Route(u16),
+}
+
+/// How each interface did.
+pub type Standing = BTreeMap<u32, Result<String, Unfit>>;
+
+/// What others see of it, and tell it.
+pub struct Panel {
+    standing: Mutex<Standing>,
+    by_xdp: Mutex<Array<MapData, u32>>,
+    fates: PerCpuArray<MapData, u64>,
+    wanted: AtomicBool,
+}
+
+/// The program and where it is attached; looked after by the keeper of the packet datapath.
+pub struct Xdp {
+    object: Ebpf,
+    interfaces: Array<MapData, Entry>,
+    devices: DevMapHash<MapData>,
+    attached: BTreeMap<u32, Attached>,
+    /// Those that the driver refused, as they were then: tried again when that has changed.
+    tried: BTreeMap<u32, (Facts, Unfit)>,
+    families: Families,
+    panel: Arc<Panel>,
+}
+
+struct Attached {
+    entry: Entry,
+    /// Ends when it is dropped.
+    _link: XdpLink,
+}
+
+impl Xdp {
+    /// For routes of these families; attached to nothing yet.
+    pub fn load(mut object: Ebpf, families: Families) -> Result<(Self, Arc<Panel>), Error> {
+        program(&mut object)?.load()?;
+        let panel = Arc::new(Panel {
+            standing: Mutex::default(),
+            by_xdp: Mutex::new(map(&mut object, names::BY_XDP)?),
+            fates: map(&mut object, names::FATES)?,
+            wanted: AtomicBool::new(true),
+        });
+        let interfaces = map(&mut object, names::INTERFACES)?;
+        let devices = map(&mut object, names::DEVICES)?;
+        let (attached, tried) = (BTreeMap::new(), BTreeMap::new());
+        Ok((Self { object, interfaces, devices, attached, tried, families, panel: Arc::clone(&panel) }, panel))
+    }
+
+    /// To those of these interfaces that pass the self-test now, and to no other.
+    pub fn follow(&mut self, host: &Host) {
+        if !self.panel.wanted.load(Ordering::Relaxed) {
+            self.leave_all();
+            return;
+        }
+        let facts = match native::survey(host) {
+            Ok(facts) => facts,
+            Err(error) => return tracing::warn!(%error, "what drivers can do for xdp is not known; nothing changes"),
+        };
+        let is_there = |ifindex: &u32| facts.iter().any(|facts| facts.interface.ifindex == *ifindex);
+        let gone: Vec<u32> = self.attached.keys().filter(|ifindex| !is_there(ifindex)).copied().collect();
+        gone.into_iter().for_each(|ifindex| self.leave(ifindex));
+        self.tried.retain(|ifindex, _| is_there(ifindex));
+        self.panel.standing().retain(|ifindex, _| is_there(ifindex));
+        for facts in &facts {
+            let outcome = self.look_after(facts);
+            self.tell(facts, outcome);
+        }
+    }
+
+    fn look_after(&mut self, facts: &Facts) -> Result<(), Unfit> {
+        let ifindex = facts.interface.ifindex;
+        if let Some(attached) = self.attached.get(&ifindex) {
+            let same = attached.entry == entry(facts);
+            return match facts.works(self.families) {
+                Ok(()) if same => Ok(()),
+                Ok(()) => self.open(facts),
+                Err(unfit) => {
+                    self.leave(ifindex);
+                    Err(unfit)
+                }
+            };
+        }
+        facts.fit(self.families)?;
+        if let Some((then, unfit)) = self.tried.get(&ifindex)
+            && then == facts
+        {
+            return Err(unfit.clone());
+        }
+        let outcome = self.attach(facts);
+        match &outcome {
+            Ok(()) => self.tried.remove(&ifindex),
+            Err(unfit) => self.tried.insert(ifindex, (facts.clone(), unfit.clone())),
+        };
+        outcome
+    }
+
+    fn attach(&mut self, facts: &Facts) -> Result<(), Unfit> {
+        let ifindex = facts.interface.ifindex;
+        let taken = self.attached.keys().any(|other| slot(*other) == slot(ifindex));
+        if taken {
+            return Err(Unfit::NoPlace(facts.interface.name.clone()));
+        }
+        let link = self.link(ifindex).map_err(|error| refused(facts, &error))?;
+        self.attached.insert(ifindex, Attached { entry: Entry::default(), _link: link });
+        let abilities = native::abilities(ifindex).unwrap_or(facts.abilities);
+        let facts = facts.with(abilities);
+        let opened = facts.works(self.families).and_then(|()| self.open(&facts));
+        if opened.is_err() {
+            self.leave(ifindex);
+        }
+        opened
+    }
+
+    /// In the driver only: the general mode of the kernel is slower than tc.
+    fn link(&mut self, ifindex: u32) -> Result<XdpLink, Error> {
+        let program = program(&mut self.object)?;
+        let link = program.attach_to_if_index(ifindex, XdpMode::Driver)?;
+        Ok(program.take_link(link)?)
+    }
+
+    /// Frames for it are taken, and may go out by it.
+    fn open(&mut self, facts: &Facts) -> Result<(), Unfit> {
+        let (ifindex, entry) = (facts.interface.ifindex, entry(facts));
+        let known = self.interfaces.set(slot(ifindex), entry, 0).map_err(Error::from);
+        let open = known.and_then(|()| Ok(self.devices.insert(ifindex, ifindex, None, 0)?));
+        open.map_err(|error| refused(facts, &error))?;
+        if let Some(attached) = self.attached.get_mut(&ifindex) {
+            attached.entry = entry;
+        }
+        Ok(())
+    }
+
+    fn leave_all(&mut self) {
+        let all: Vec<u32> = self.attached.keys().copied().collect();
+        all.into_iter().for_each(|ifindex| self.leave(ifindex));
+    }
+
+    /// Nothing goes out by it any more before nothing comes in by it.
+    fn leave(&mut self, ifindex: u32) {
+        // The kernel forgets by itself an interface that has gone.
+        let _absent = self.devices.remove(ifindex);
+        if let Err(error) = self.interfaces.set(slot(ifindex), Entry::default(), 0) {
+            tracing::warn!(%error, ifindex, "xdp keeps what it knows of an interface that it leaves");
+        }
+        self.attached.remove(&ifindex);
+    }
+
+    /// Tells of what has changed.
+    fn tell(&self, facts: &Facts, outcome: Result<(), Unfit>) {
+        let (ifindex, interface) = (facts.interface.ifindex, &facts.interface.name);
+        let now = outcome.map(|()| interface.clone());
+        let mut standing = self.panel.standing();
+        if standing.get(&ifindex) == Some(&now) {
+            return;
+        }
+        match &now {
+            Ok(_) if facts.is_blind() => tracing::info!(
+                interface,
+                "xdp translates packets of established flows in the driver; the other end of this veth cannot be looked at: \
+                 what it leaves unfinished is tc's"
+            ),
+            Ok(_) => tracing::info!(interface, "xdp translates packets of established flows in the driver"),
+            Err(reason) => tracing::info!(%reason, interface, "not by xdp; its packets are tc's"),
+        }
+        standing.insert(ifindex, now);
+    }
+}
+
+impl Panel {
+    pub fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on the flows of this route are translated at XDP.
+    pub fn take(&self, route: u16) -> Result<(), Error> {
+        let mut by_xdp = self.by_xdp.lock().unwrap_or_else(PoisonError::into_inner);
+        by_xdp.set(u32::from(route), 1, 0).map_err(|_out_of_bounds| Error::Route(route))
+    }
+
+    /// No route is served by it: it leaves all interfaces soon.
+    pub fn retire(&self) {
+        self.wanted.store(false, Ordering::Relaxed);
+    }
+
+    /// The program's counters, by `proxy_ebpf::xdp::fate`.
+    pub fn fates(&self) -> Result<[u64; fate::COUNT as usize], MapError> {
+        let mut fates = [0; fate::COUNT as usize];
+        for (index, sum) in (0..).zip(&mut fates) {
+            *sum = self.fates.get(&index, 0)?.iter().sum();
+        }
+        Ok(fates)
+    }
+}
+
+impl std::fmt::Debug for Panel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Panel").field("standing", &self.standing).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Xdp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Xdp").field("panel", &self.panel).finish_non_exhaustive()
+    }
+}
+
+fn entry(facts: &Facts) -> Entry {
+    Entry {
+        ifindex: facts.interface.ifindex,
+        takes_pieces: u32::from(facts.abilities.sends_pieces),
+        mac: facts.mac,
+        _pad: [0; 2],
+    }
+}
+
+fn refused(facts: &Facts, error: &Error) -> Unfit {
+    let error = std::iter::successors(Some(error as &dyn std::error::Error), |it| it.source());
+    let error = error.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    Unfit::Refused { name: facts.interface.name.clone(), mtu: facts.mtu, error }
+}
+
+fn program(object: &mut Ebpf) -> Result<&mut aya::programs::Xdp, Error> {
+    Ok(object.program_mut(names::XDP).ok_or(Error::Missing(names::XDP))?.try_into()?)
+}
+
+fn map<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &'static str) -> Result<T, Error> {
+    Ok(T::try_from(object.take_map(name).ok_or(Error::Missing(name))?)?)
+}

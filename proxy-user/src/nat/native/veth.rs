@@ -1,0 +1,117 @@
+//! The other end of a veth: whether its host computes its TCP checksums, or leaves them to hardware that is not there. The
+//! kernel tells that in the end's own network namespace only; where we may not go there, nobody can say.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::PathBuf,
+    thread,
+};
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    nsid::{NsidAttribute, NsidMessage},
+};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket},
+};
+
+use super::super::netlink;
+
+/// `linux/ethtool.h`: whether any checksum is left to the device.
+const GET_TX_CHECKSUM: u32 = 0x16;
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Peer {
+    pub(super) name: Option<String>,
+    /// None: it cannot be seen from here.
+    pub(super) computes: Option<bool>,
+}
+
+impl Peer {
+    /// `namespace`: our number for where it is; None: here.
+    pub(super) fn look(ifindex: u32, namespace: Option<i32>) -> Self {
+        let there = match namespace {
+            None => here().ok(),
+            Some(wanted) => namespaces().into_iter().find_map(|path| {
+                let file = File::open(path).ok()?;
+                (number(&file) == Some(wanted)).then(|| inside(&file).ok())?
+            }),
+        };
+        let Some(socket) = there else { return Self::default() };
+        let Ok(name) = name_of(&socket, ifindex) else { return Self::default() };
+        let computes = leaves_checksums(&socket, &name).ok().map(|leaves| !leaves);
+        Self { name: Some(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()), computes }
+    }
+}
+
+/// Every network namespace that has a name somewhere, once: with `ip netns`, or as a process's own.
+fn namespaces() -> Vec<PathBuf> {
+    let mut known = BTreeSet::new();
+    let list = |folder: &str| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_process = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit());
+    let named = list("/run/netns").chain(list("/proc").filter(is_process).map(|path| path.join("ns/net")));
+    named.filter(|path| fs::metadata(path).is_ok_and(|it| known.insert((it.dev(), it.ino())))).collect()
+}
+
+/// Our number for a namespace, if it has one.
+fn number(namespace: &File) -> Option<i32> {
+    let mut message = NsidMessage::default();
+    message.attributes.push(NsidAttribute::Fd(namespace.as_raw_fd() as u32));
+    match netlink::ask(SockProtocol::NetlinkRoute, &RouteNetlinkMessage::GetNsId(message)) {
+        Ok(Some(RouteNetlinkMessage::NewNsId(answer))) => answer.attributes.iter().find_map(|it| match it {
+            NsidAttribute::Id(number) => Some(*number),
+            _ => None,
+        }),
+        _ => None,
+    }
+}
+
+fn here() -> nix::Result<OwnedFd> {
+    let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    Ok(fd)
+}
+
+/// A socket of that namespace, which stays there wherever it is used.
+fn inside(namespace: &File) -> nix::Result<OwnedFd> {
+    let enter = || setns(namespace, CloneFlags::CLONE_NEWNET).and_then(|()| here());
+    // A thread of its own, which ends there.
+    thread::scope(|scope| scope.spawn(enter).join().unwrap_or(Err(nix::Error::EIO)))
+}
+
+type Name = [u8; libc::IFNAMSIZ];
+
+fn name_of(socket: &OwnedFd, ifindex: u32) -> io::Result<Name> {
+    let mut request = request([0; libc::IFNAMSIZ]);
+    request.ifr_ifru.ifru_ifindex = ifindex as i32;
+    // SAFETY: the kernel writes the name into the request.
+    checked(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFNAME, &raw mut request) })?;
+    Ok(request.ifr_name.map(|byte| byte as u8))
+}
+
+fn leaves_checksums(socket: &OwnedFd, name: &Name) -> io::Result<bool> {
+    // `struct ethtool_value`: the command, and its answer.
+    let mut value = [GET_TX_CHECKSUM, 0];
+    let mut request = request(*name);
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    // SAFETY: the request leads to a value that lives as long, and has the size that the command wants.
+    checked(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) })?;
+    Ok(value[1] != 0)
+}
+
+fn request(name: Name) -> libc::ifreq {
+    // SAFETY: plain data, of which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name = name.map(|byte| byte as libc::c_char);
+    request
+}
+
+fn checked(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,181 @@
+//! What XDP takes, and what it leaves to tc and why. That tc then does the right thing the other tests show.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result, ensure};
+use proxy_ebpf::{nat::packet, state};
+
+use crate::{
+    front::{Front, Ground},
+    wire::{OWN_MAC, Segment},
+    world::{Addresses, FIRST_PORT, Outcome, World, v4, v6},
+};
+
+fn fate(outcome: &Outcome, expected: &str) -> Result<()> {
+    ensure!(outcome.fate == Some(expected), "its fate is {:?}, not {expected}", outcome.fate);
+    Ok(())
+}
+
+/// An established flow, and a segment each way.
+fn established(world: &mut World) -> Result<[Segment; 2]> {
+    let at = world.at;
+    let own = SocketAddr::new(at.snat, world.connect(at.client)?);
+    let ask = Segment::new(at.client, at.door).seq(1001).ack(5001).payload(b"PING\r\n");
+    Ok([ask, Segment::new(at.node, own).seq(5001).ack(1007).payload(b"+PONG\r\n")])
+}
+
+fn front(world: &mut World) -> Result<&mut Front> {
+    world.front.as_mut().context("no XDP in front")
+}
+
+#[test]
+fn an_established_flow_is_sent_both_ways_to_its_end() -> Result<()> {
+    for at in [v4(), v6()] {
+        let mut world = World::open(at, 64)?;
+        let [ask, reply] = established(&mut world)?;
+        let own = SocketAddr::new(at.snat, FIRST_PORT);
+        let (fin, end) = (ask.clone().seq(1007).payload(b"").fin(), reply.clone().seq(5008).payload(b"").fin());
+        for segment in [&ask, &fin] {
+            let outcome = world.through(segment, &segment.translated(own, at.node))?;
+            fate(&outcome, "sent")?;
+            outcome.counted(&[packet::TO_NODE])?;
+        }
+        for segment in [&reply, &end] {
+            let outcome = world.through(segment, &segment.translated(at.door, at.client))?;
+            fate(&outcome, "sent")?;
+            outcome.counted(&[packet::TO_CLIENT])?;
+        }
+        let flow = world.flow(FIRST_PORT)?;
+        ensure!((flow.client.next, flow.client.acked) == (1008, 5001), "{:?}", flow.client);
+        ensure!((flow.node.next, flow.node.acked) == (5009, 1007), "{:?}", flow.node);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_reset_is_sent_and_noted() -> Result<()> {
+    let mut world = World::open(v4(), 64)?;
+    let [ask, _] = established(&mut world)?;
+    fate(&world.send(&ask.payload(b"").rst())?, "sent")?;
+    ensure!(world.flow(FIRST_PORT)?.client.flags & 4 != 0, "the reset was not noted");
+    Ok(())
+}
+
+#[test]
+fn a_handshake_is_left_to_tc() -> Result<()> {
+    for at in [v4(), v6()] {
+        let mut world = World::open(at, 64)?;
+        let syn = world.send(&Segment::syn(at.client, at.door))?;
+        let own = SocketAddr::new(at.snat, FIRST_PORT);
+        let answer = world.send(&Segment::syn(at.node, own).seq(5000).ack(1001))?;
+        let ack = world.send(&Segment::new(at.client, at.door).seq(1001).ack(5001))?;
+        for outcome in [syn, answer, ack] {
+            fate(&outcome, "no_flow")?;
+        }
+        fate(&world.send(&Segment::syn(at.client, at.door))?, "no_flow")?;
+    }
+    Ok(())
+}
+
+/// As a veth hands it over whose other end would have hardware compute them.
+fn unfinished(segment: &Segment) -> Vec<u8> {
+    let mut bytes = segment.bytes();
+    let (addresses, tcp) = if segment.from.is_ipv4() { (26..34, 34) } else { (22..54, 54) };
+    let length = (bytes.len() - tcp) as u32;
+    let words = bytes[addresses].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let mut sum = words.sum::<u32>() + 6 + length;
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    bytes[tcp + 16..tcp + 18].copy_from_slice(&(sum as u16).to_be_bytes());
+    bytes
+}
+
+#[test]
+fn what_a_sender_left_to_hardware_is_left_to_tc() -> Result<()> {
+    for at in [v4(), v6()] {
+        let mut world = World::open(at, 64)?;
+        for segment in established(&mut world)? {
+            for length in [0, 1, 2, 600, 1400] {
+                let segment = segment.clone().payload(&vec![b'x'; length]);
+                fate(&world.run(&unfinished(&segment))?, "unfinished")?;
+                fate(&world.send(&segment)?, "sent")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Changes something, and says what then becomes of a segment of an established flow.
+type Case = (&'static str, fn(&mut World) -> Result<()>, &'static str);
+
+const CASES: &[Case] = &[
+    ("a pause", |world| world.lead(state::PAUSED, 0, 7), "gate"),
+    ("a switch", |world| world.lead(state::OPEN, 8, 8), "gate"),
+    ("no target", |world| world.lead(state::CLOSED, 0, 7), "gate"),
+    ("a route of tc's", |world| front(world)?.take(false), "other_route"),
+    ("another host's frame", |world| front(world)?.know([2, 0, 0, 0, 0, 8], true), "no_flow"),
+    ("an interface that did not pass", |world| front(world)?.able(false), "no_device"),
+    ("a silence", |world| world.silence(FIRST_PORT), "after_silence"),
+];
+
+#[test]
+fn whatever_is_not_sure_is_left_to_tc() -> Result<()> {
+    for at in [v4(), v6()] {
+        for (name, change, expected) in CASES {
+            let mut world = World::open(at, 64)?;
+            let both = established(&mut world)?;
+            change(&mut world)?;
+            for segment in &both {
+                fate(&world.send(segment)?, expected).context(*name)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn after_a_silence_tc_has_the_first_packet_and_xdp_the_next() -> Result<()> {
+    let mut world = World::open(v4(), 64)?;
+    let [ask, _] = established(&mut world)?;
+    world.silence(FIRST_PORT)?;
+    let first = world.send(&ask)?;
+    fate(&first, "after_silence")?;
+    first.counted(&[packet::TO_NODE])?;
+    fate(&world.send(&ask)?, "sent")
+}
+
+#[test]
+fn frames_in_pieces_go_where_they_are_taken() -> Result<()> {
+    let mut world = World::open(v4(), 64)?;
+    let [ask, _] = established(&mut world)?;
+    let long = ask.payload(&[b'x'; 8000]);
+    fate(&world.send(&long)?, "sent")?;
+    front(&mut world)?.know(OWN_MAC, false)?;
+    fate(&world.send(&long)?, "no_device")
+}
+
+/// What the ground has been changed by, and what becomes of a segment there.
+fn on_other_ground(at: Addresses, more: &str, payload: usize, expected: &str) -> Result<()> {
+    let mut world = World::open_on(Some(Ground::new(more)?), at, 64)?;
+    for segment in established(&mut world)? {
+        fate(&world.send(&segment.payload(&vec![b'x'; payload]))?, expected).with_context(|| more.to_owned())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_kernel_decides_on_the_way() -> Result<()> {
+    let (small4, small6) = (
+        "route change default via 198.18.0.2 dev out mtu lock 1000",
+        "route change default via fd00:18::2 dev out mtu lock 1300",
+    );
+    on_other_ground(v4(), small4, 961, "too_big")?;
+    on_other_ground(v4(), small4, 960, "sent")?;
+    on_other_ground(v6(), small6, 1241, "too_big")?;
+    on_other_ground(v6(), small6, 1240, "sent")?;
+    on_other_ground(v4(), "neigh del 198.18.0.2 dev out", 1, "no_way")?;
+    on_other_ground(v6(), "neigh del fd00:18::2 dev out", 1, "no_way")?;
+    on_other_ground(v4(), "route del default dev out\nroute add unreachable default", 1, "no_way")?;
+    on_other_ground(v6(), "route del default via fd00:18::2 dev out", 1, "no_way")
+}
