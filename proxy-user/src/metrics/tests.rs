@@ -165,7 +165,7 @@ fn rows(columns: usize) -> impl Iterator<Item = Vec<String>> {
 
 #[test]
 fn the_page_lists_every_metric_with_its_type_and_labels() {
-    let (metrics, _) = full();
+    let (metrics, _source) = full();
     let exposed: BTreeSet<_> = parse(&metrics.encode().unwrap())
         .into_iter()
         .map(|(name, (kind, labels))| (name, kind, labels.into_keys().collect::<Vec<_>>().join(", ")))
@@ -182,7 +182,7 @@ fn the_page_lists_every_metric_with_its_type_and_labels() {
 
 #[test]
 fn the_page_lists_every_value_of_the_bounded_labels() {
-    let (metrics, _) = full();
+    let (metrics, _source) = full();
     let families = parse(&metrics.encode().unwrap());
     let mut checked = 0;
     for row in rows(3) {
@@ -197,7 +197,7 @@ fn the_page_lists_every_value_of_the_bounded_labels() {
 
 #[test]
 fn names_follow_the_conventions() {
-    let (metrics, _) = full();
+    let (metrics, _source) = full();
     let text = metrics.encode().unwrap();
     assert!(text.ends_with("# EOF\n"));
     for (name, (kind, _)) in parse(&text) {
@@ -208,7 +208,7 @@ fn names_follow_the_conventions() {
 
 #[test]
 fn no_series_is_written_twice() {
-    let (metrics, _) = full();
+    let (metrics, _source) = full();
     let text = metrics.encode().unwrap();
     let series: Vec<_> =
         text.lines().filter(|it| !it.starts_with('#')).map(|it| it.rsplit_once(' ').unwrap().0).collect();
@@ -249,7 +249,7 @@ fn probes_are_bounded_without_a_scraper() {
 
 #[test]
 fn the_status_can_read_what_was_counted() {
-    let (metrics, _) = full();
+    let (metrics, _source) = full();
     metrics.severed(&Arc::from("writes"), 5, Duration::ZERO);
     assert_eq!(metrics.severed_total(&Arc::from("writes")), 8);
     assert_eq!(metrics.switches_total(&Arc::from("mymaster")), 1);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use proxy_ebpf::nat::flow;
+use proxy_ebpf::{TargetKey, balance::Load, nat::flow};
 
 use super::{
     super::{
@@ -60,7 +60,10 @@ fn a_place_on_its_way_back_is_found() {
     assert_eq!(stage.keys.keys().count(), 3);
     // Three flows that ended uncounted, and two connections of the listener.
     assert!(stage.usage.claim(0, 100) && stage.usage.claim(0, 100));
+    let slot = TargetKey { route: 0, slot: 0 };
+    stage.loads.set(slot, Load { taken: 9, established: 8 });
     assert_eq!((recount(&stage.collector, || ()), stage.usage.of(0)), (5, 3));
+    assert_eq!(stage.loads.get(slot), Load { taken: 3, established: 3 });
     assert_eq!(recount(&stage.collector, || ()), 0);
     assert_eq!(
         stage.queued().into_iter().collect::<BTreeSet<_>>(),
