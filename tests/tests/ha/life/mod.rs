@@ -8,6 +8,7 @@ use std::{
     fs,
     os::unix,
     process::{Command, Output},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -104,8 +105,8 @@ fn a_daemon_that_proves_nobody_does_not_prolong_the_grace() {
         lab.daemon.wait_way(lab.group_name(), "established", GRACE * 2)?;
         let status = lab.daemon.status()?;
         ensure!(status.group(lab.group_name())?.reason == "taken-over", "{status:?}");
-        let mut parked = lab.writes()?;
-        parked.send(&redis::cmd("PING"))?;
+        let (namespace, to) = (lab.client()?.clone(), lab.writes_address()?);
+        let parked = thread::spawn(move || Client::connect_within(&namespace, to, FAILOVER)?.ping());
         wait::until(FOLLOW, "a parked connection", || {
             ensure!(lab.daemon.status()?.route("writes")?.parked == 1, "none");
             Ok(())
@@ -115,7 +116,7 @@ fn a_daemon_that_proves_nobody_does_not_prolong_the_grace() {
             sentinel.thaw()?;
         }
         lab.daemon.wait_way(lab.group_name(), "open", FAILOVER)?;
-        parked.receive().context("the parked connection")?;
+        parked.join().ok().context("the client panicked")?.context("the parked client")?;
         old.ping().context("the established connection, after the proof")
     });
 }
