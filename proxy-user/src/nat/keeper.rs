@@ -270,7 +270,7 @@ impl Keeper {
         if flows.is_empty() {
             return;
         }
-        let outcome = self.resetter.end(flows.iter().copied(), |door| self.doors.get(door), &self.snats);
+        let outcome = self.resetter.end(flows, |door| self.doors.get(door), &self.snats);
         if let Some(error) = outcome.error {
             tracing::warn!(%error, failed = outcome.failed, "some resets were not sent; their receivers notice at their next packet");
         }
