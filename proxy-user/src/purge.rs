@@ -68,7 +68,7 @@ impl Left {
         let resetter = Resetter::open()?;
         let flows = self.flows.scan(0..self.flows.places());
         let live: Vec<_> = flows.filter(|(_, flow)| !is_over(flow)).collect();
-        let outcome = resetter.end(live.iter().copied(), |door| self.doors.get(usize::from(door)), &self.snats);
+        let outcome = resetter.end(&live, |door| self.doors.get(usize::from(door)), &self.snats);
         match outcome.error {
             Some(error) => Err(error).context("some resets were not sent"),
             None => Ok(live.len()),

@@ -17,7 +17,9 @@ use aya_ebpf::{
 fn release(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the context is the kernel's own.
-    let sent = unsafe { bpf_clone_redirect(skb, (*skb).ifindex, u64::from(BPF_F_INGRESS)) };
+    let ifindex = unsafe { (*skb).ifindex };
+    // SAFETY: as above.
+    let sent = unsafe { bpf_clone_redirect(skb, ifindex, u64::from(BPF_F_INGRESS)) };
     if sent == 0 { TC_ACT_OK } else { TC_ACT_SHOT }
 }
 

@@ -70,13 +70,12 @@ pub(crate) fn take(ctx: &TcContext, route: u16, ifindex: u32) -> bool {
     }
     let Some(mut entry) = PARKED.reserve(0) else { return false };
     let record = entry.as_mut_ptr();
-    // SAFETY: the record is ours until it is submitted, and as long as `length` may be.
-    let read = unsafe {
-        (*record).ifindex = ifindex;
-        (*record).route = route;
-        (*record).length = length as u16;
-        bpf_skb_load_bytes(ctx.as_ptr().cast(), 0, (&raw mut (*record).frame).cast(), length as u32)
-    };
+    // SAFETY: the record is ours until it is submitted.
+    let head = unsafe { &mut *record };
+    (head.ifindex, head.route, head.length) = (ifindex, route, length as u16);
+    let frame = (&raw mut head.frame).cast();
+    // SAFETY: as long as `length` may be.
+    let read = unsafe { bpf_skb_load_bytes(ctx.as_ptr().cast(), 0, frame, length as u32) };
     if read != 0 {
         entry.discard(0);
         return false;

@@ -80,7 +80,8 @@ impl Packet for Frame {
         let Some(field) = header::<u16>(self, offset) else { return false };
         let sum = checksum::difference(u64::from(addresses), old, new);
         // SAFETY: inside the packet.
-        unsafe { *field = checksum::updated(*field, sum) };
+        let field = unsafe { &mut *field };
+        *field = checksum::updated(*field, sum);
         true
     }
 
