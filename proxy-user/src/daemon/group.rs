@@ -23,6 +23,7 @@ use crate::{
     election::{Election, Inherited, Reason, Rules, Target, Verdict, Way},
     events::{Change, Timeline},
     metrics::Metrics,
+    switch::HEARD,
 };
 
 /// Carries what discovery counts into the metrics. A task that died is no lost readiness: it is started
@@ -124,6 +125,7 @@ impl Start {
 pub(super) async fn run(house: Arc<House>, index: usize, start: Start, stop: CancellationToken) {
     let Start { mut election, mut seen, mut unproven, mut hold } = start;
     let mut hurried = None;
+    let mut heard = Some(clock::now() + HEARD);
     let timeline = &house.groups[index].timeline;
     if let Some(master) = &election.verdict().master {
         timeline.took_over(master);
@@ -143,6 +145,11 @@ pub(super) async fn run(house: Arc<House>, index: usize, start: Start, stop: Can
             () = until(deadline) => {
                 timeline.time_passed();
                 election.tick(clock::now())
+            }
+            () = until(heard) => {
+                heard = None;
+                settle(&house, index, election.verdict());
+                false
             }
             () = stop.cancelled() => break,
         };
@@ -192,6 +199,14 @@ fn follow(house: &Arc<House>, index: usize, verdict: &Verdict) {
     let anew = before.way == Way::Closed || before.master != verdict.master;
     if let Some(aftermath) = aftermath.filter(|_| verdict.way == Way::Open && anew) {
         house.await_first_connections(index, at, &aftermath);
+    }
+}
+
+/// The same verdict once more: the slots that waited for word of their replicas wait no longer.
+fn settle(house: &Arc<House>, index: usize, verdict: &Verdict) {
+    let severing = house.switch().follow(index, verdict);
+    for severing in severing {
+        tokio::spawn(super::house::account(house.metrics.clone(), severing, None));
     }
 }
 

@@ -89,7 +89,7 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
     let kept = switch.take_over(&paths.numbers).context("the targets that an earlier daemon left")?;
     // Dropped when every group has proven its master, or given it up.
     let hold = paths.tc.as_ref().filter(|_| paths.taken_over).map(|tc| {
-        tc.take_over(kept);
+        tc.take_over(kept, switch.latest());
         tc.hold()
     });
     let starts: Vec<Start> = (starts.into_iter().enumerate())

@@ -23,7 +23,7 @@ use crate::{
         native::{self, Families},
         numbers::numbers,
     },
-    purge::PORTS,
+    purge::{PORTS, purge},
 };
 
 /// Own addresses that nodes see a packet datapath under: one for each interface that leads to nodes, in either family.
@@ -84,8 +84,8 @@ pub(super) fn start(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Re
         Err(error) => match named {
             Some(route) => Err(error.context(format!("route {}: the datapath {}", route.name, route.datapath))),
             None => {
-                // Nobody looks after what an earlier daemon attached.
-                kernel.pins.detach().context("an earlier daemon's programs")?;
+                // Nobody looks after what an earlier daemon attached, or after what was begun here.
+                purge(&mut kernel.pins).context("what is pinned")?;
                 nothing(&format!("tc cannot work here: {error:#}"))
             }
         },

@@ -52,6 +52,12 @@ pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<P
     let wanted = config.routes.iter().any(|route| route.datapath != DatapathChoice::Copy);
     let mut in_kernel = match enter_kernel(config, pin_dir, workers) {
         Err(error) if wanted && is_another_s(&error) => return Err(error),
+        // They would go on translating by targets that nobody writes.
+        Err(error) if kernel::pinned(pin_dir).is_ok_and(|left| !left.links.is_empty()) => {
+            return Err(error.context(
+                "an earlier daemon's programs are still attached, and this one cannot take them over; `switchmaster purge` removes them",
+            ));
+        }
         other => other,
     };
     let copy = Arc::new(Copy::start(workers).context("the copy datapath does not start")?);

@@ -77,6 +77,8 @@ pub struct Traffic {
 pub struct Sever {
     pub key: TargetKey,
     pub keep: u64,
+    /// The latest generation at the time of the order: who carries it out late finds connections of later ones, which live.
+    pub latest: u64,
     /// Each worker reports once; the order is carried out when the channel closes.
     pub done: mpsc::UnboundedSender<Severed>,
 }

@@ -204,6 +204,12 @@ impl Tc {
             ended: Table::new(),
         };
         let rest = keeper.heart.rest().unwrap_or_default();
+        // Who dials in the first moment is to become a flow, or to be parked as one.
+        if keeper.beats
+            && let Err(error) = keeper.heart.beat()
+        {
+            tracing::error!(%error, "no heartbeat: new connections will go to the listener");
+        }
         keeper.follow_host();
         let (orders, told) = channel();
         let keeper = thread::Builder::new().name("tc".to_owned()).spawn(move || keeper.run(&told))?;
@@ -223,8 +229,8 @@ impl Tc {
     }
 
     /// Ends the flows of an earlier daemon that nobody goes on with.
-    pub fn take_over(&self, kept: Kept) {
-        self.order(Order::TakeOver(kept));
+    pub fn take_over(&self, kept: Kept, latest: u64) {
+        self.order(Order::TakeOver(kept, latest));
     }
 
     /// Writes to no map any more. What becomes of flows and program is the pins' affair.

@@ -114,6 +114,11 @@ impl Definition {
     }
 }
 
+/// For how many route numbers there is room: as an earlier daemon made it, whose numbers go on.
+fn numbers(pins: &PinDir, routes: u32) -> u32 {
+    MapInfo::from_pin(pins.maps().join(nat::USAGE)).map_or_else(|_| room(routes), |found| found.max_entries())
+}
+
 pub fn load_tc(sizes: NatSizes, pins: &PinDir) -> Result<Ebpf, Error> {
     load(TC, sizes, pins)
 }
@@ -126,7 +131,7 @@ pub fn load_xdp(tc: &Ebpf, routes: u32, pins: &PinDir) -> Result<Ebpf, Error> {
     for name in lent.names() {
         loader.map_pin_path(name, lent.path().join(name));
     }
-    loader.map_max_entries(xdp::BY_XDP, room(routes));
+    loader.map_max_entries(xdp::BY_XDP, numbers(pins, routes));
     Ok(loader.load(XDP)?)
 }
 
@@ -137,7 +142,7 @@ fn load(object: &[u8], sizes: NatSizes, pins: &PinDir) -> Result<Ebpf, Error> {
     for map in &definitions {
         loader.map_pin_path(&map.name, map.path.as_path()).map_max_entries(&map.name, map.size());
     }
-    loader.map_max_entries(parking::SYN_TURNS, room(sizes.routes));
+    loader.map_max_entries(parking::SYN_TURNS, numbers(pins, sizes.routes));
     Ok(loader.load(object)?)
 }
 

@@ -98,6 +98,8 @@ impl Exits {
             let place = |port: u16| snat.first + u32::from(port.wrapping_sub(snat.first_port));
             withheld.extend(ports::held(self.range, ports_on(decode(snat.addr))?).into_iter().map(place));
             self.fresh.push((snat, Pool::new(snat, open(&self.pin(number))?)?));
+            // The last step of `add`, before which the other daemon may have been killed.
+            self.maps.snat_of.insert(snat.addr, number, 0)?;
             self.known.push(snat);
         }
         Ok(withheld)

@@ -186,12 +186,12 @@ impl Usage {
     }
 
     pub fn of(&self, route: u16) -> u64 {
-        self.0.get(usize::from(route)).map_or(0, |count| count.load(Ordering::Relaxed))
+        self.0.get(usize::from(route)).map_or(0, |count| above_nothing(count.load(Ordering::Relaxed)))
     }
 
     /// A place for a connection that is no flow; false if the route has `most` already.
     pub fn claim(&self, route: u16, most: u32) -> bool {
-        let more = |count: u64| (count < u64::from(most)).then_some(count + 1);
+        let more = |count: u64| (above_nothing(count) < u64::from(most)).then_some(count.wrapping_add(1));
         let count = self.0.get(usize::from(route));
         count.is_none_or(|count| count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok())
     }
@@ -208,10 +208,15 @@ impl Usage {
 
     pub(super) fn lower_by(&self, route: u16, flows: u64) {
         if let Some(count) = self.0.get(usize::from(route)) {
-            let less = |count: u64| Some(count.saturating_sub(flows));
+            let less = |count: u64| Some(above_nothing(count).saturating_sub(flows));
             let _previous = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
     }
+}
+
+/// The program takes off what it added; where a recount took too much off before, it falls below nothing.
+fn above_nothing(count: u64) -> u64 {
+    if count as i64 > 0 { count } else { 0 }
 }
 
 #[cfg(test)]

@@ -50,7 +50,8 @@ pub enum Order {
     /// Tables of the balancer are to be filled.
     Fill,
     /// An earlier daemon's flows: those under these generations live on.
-    TakeOver(Kept),
+    /// What lives on, and the latest generation at that time.
+    TakeOver(Kept, u64),
     /// Every master that new flows are made to was proven by us.
     Beat,
     Stop,
@@ -116,7 +117,7 @@ impl Keeper {
                     self.follow_host();
                 }
                 Ok(Order::Fill) => unfilled = true,
-                Ok(Order::TakeOver(kept)) => self.end_strays(&kept),
+                Ok(Order::TakeOver(kept, latest)) => self.end_strays(&kept, latest),
                 Ok(Order::Beat) => self.beats = true,
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) if unfilled => unfilled = self.fill(),
@@ -156,12 +157,14 @@ impl Keeper {
     }
 
     /// Ends the flows of routes, of switches and of addresses that are no more.
-    fn end_strays(&mut self, kept: &Kept) {
+    fn end_strays(&mut self, kept: &Kept, latest: u64) {
+        let latest = Ended { through: latest as u32, at: 0 };
         let flows = self.collector.flows();
         let (mut strays, mut live) = (Vec::new(), 0);
         for (place, flow) in flows.scan(0..flows.places()) {
             let key = TargetKey { route: u32::from(flow.route), slot: u32::from(flow.slot) };
-            let lives = kept.get(&key).is_some_and(|generation| *generation as u32 == flow.generation);
+            let lives = kept.get(&key).is_some_and(|generation| *generation as u32 == flow.generation)
+                || !latest.includes(&flow);
             if lives && self.doors.is_open(flow.client.through) {
                 live += 1;
             } else {
@@ -258,9 +261,8 @@ impl Keeper {
             flows.scan(0..flows.places()).filter(|(_, flow)| is_doomed(flow, order) && is_news(flow)).collect();
         let first = (!doomed.is_empty()).then(Instant::now);
         self.reset(&doomed);
-        let latest = doomed.iter().map(|(_, flow)| flow.generation).max();
-        if let (Some(through), Ok(now)) = (latest, ticks::now()) {
-            self.ended.insert(at, Ended { through, at: now });
+        if let Ok(now) = ticks::now() {
+            self.ended.insert(at, Ended { through: through(order), at: now });
         }
         // Nobody waits for it any more when the daemon is going down.
         let _unheard = order.done.send(Severed { connections: doomed.len(), first, last: Instant::now() });
@@ -279,5 +281,31 @@ impl Keeper {
 
 fn is_doomed(flow: &Flow, order: &Sever) -> bool {
     let key = TargetKey { route: u32::from(flow.route), slot: u32::from(flow.slot) };
-    key == order.key && flow.generation != order.keep as u32 && !is_over(flow)
+    key == order.key && (Ended { through: through(order), at: 0 }).includes(flow) && !is_over(flow)
+}
+
+/// The latest generation that an order ends. Later ones may be there by now: orders wait while others are carried out.
+fn through(order: &Sever) -> u32 {
+    match order.keep {
+        0 => order.latest as u32,
+        keep => keep.wrapping_sub(1) as u32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable as _;
+
+    use super::*;
+
+    #[test]
+    fn an_order_that_is_late_ends_no_later_generation() {
+        let order = |keep| {
+            let done = tokio::sync::mpsc::unbounded_channel().0;
+            Sever { key: TargetKey { route: 0, slot: 0 }, keep, latest: 7, done }
+        };
+        let doomed = |keep, generation| is_doomed(&Flow { generation, ..Flow::zeroed() }, &order(keep));
+        assert_eq!([6, 7, 8].map(|generation| doomed(0, generation)), [true, true, false], "closed");
+        assert_eq!([6, 7, 8].map(|generation| doomed(7, generation)), [true, false, false], "gone over to 7");
+    }
 }

@@ -21,8 +21,8 @@ use crate::{
     kernel::KernelTargets,
 };
 
-/// By then every replica that still is one has been heard of.
-const HEARD: Duration = Duration::from_secs(5);
+/// By then every replica that still is one has been heard of. Whoever follows verdicts has to do so once more then.
+pub const HEARD: Duration = Duration::from_secs(5);
 
 /// By place: the generation whose flows may live on.
 pub type Kept = BTreeMap<TargetKey, u64>;
@@ -37,6 +37,11 @@ impl Switch {
             ended.into_iter().try_for_each(|(key, entry)| kernel.write(key, entry))?;
         }
         Ok(kept)
+    }
+
+    /// The latest generation.
+    pub fn latest(&self) -> u64 {
+        self.generation
     }
 
     /// What is gone on with, and the entries that have to be shut.

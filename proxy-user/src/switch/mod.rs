@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
 use proxy_ebpf::{TargetKey, balance::SLOTS};
 use tokio::sync::{mpsc, watch};
 
-pub use self::inherit::Kept;
+pub use self::inherit::{HEARD, Kept};
 use self::{
     plan::Wanted,
     slot::{Change, SlotState},
@@ -58,6 +58,8 @@ struct RouteSwitch {
 struct Orders {
     /// Places, and the generation of each that may stay.
     sever: Vec<(TargetKey, u64)>,
+    /// The latest generation.
+    latest: u64,
     resume: Vec<TargetKey>,
 }
 
@@ -108,7 +110,8 @@ impl Switch {
         let mut severing = Vec::new();
         for route in self.routes.iter_mut().filter(|route| route.config.group == group) {
             let Some(wanted) = route.wanted(verdict) else { continue };
-            let orders = route.become_(&wanted, self.kernel.as_mut(), &mut self.generation);
+            let heard = |node| verdict.replicas.iter().any(|it| it.addr == node);
+            let orders = route.become_(&wanted, heard, self.kernel.as_mut(), &mut self.generation);
             if let Some(reports) = route.carry_out(&orders) {
                 severing.push(Severing { route: Arc::clone(&route.config.name), since, reports });
             }
@@ -139,11 +142,18 @@ impl Switch {
 
 impl RouteSwitch {
     /// Writes map and gates, then offers the new slots. Returns what the datapath has to do.
-    fn become_(&mut self, wanted: &[Wanted], mut kernel: Option<&mut KernelTargets>, generation: &mut u64) -> Orders {
+    /// `heard` says of which nodes something is known by now.
+    fn become_(
+        &mut self,
+        wanted: &[Wanted],
+        heard: impl Fn(SocketAddr) -> bool,
+        mut kernel: Option<&mut KernelTargets>,
+        generation: &mut u64,
+    ) -> Orders {
         self.make_room(wanted);
         let mut orders = Orders::default();
         let now = Instant::now();
-        let waits: Vec<bool> = self.slots.iter().map(|slot| self.waits_for(slot, now)).collect();
+        let waits: Vec<bool> = self.slots.iter().map(|slot| self.waits_for(slot, now) && !heard(slot.addr())).collect();
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let wanted = wanted.iter().find(|wanted| plan::slot_of(&self.config, wanted, slot, index));
             if wanted.is_none() && waits[index] {
@@ -178,6 +188,7 @@ impl RouteSwitch {
                 Change::Way | Change::None => {}
             }
         }
+        orders.latest = *generation;
         let shares: Vec<Share> = self.slots.iter().filter_map(SlotState::share).collect();
         if shares != self.shared {
             self.datapath.share(self.number, &shares);
@@ -227,7 +238,7 @@ impl RouteSwitch {
         }
         let (done, reports) = mpsc::unbounded_channel();
         for &(key, keep) in &orders.sever {
-            self.datapath.sever(&Sever { key, keep, done: done.clone() });
+            self.datapath.sever(&Sever { key, keep, latest: orders.latest, done: done.clone() });
         }
         Some(reports)
     }

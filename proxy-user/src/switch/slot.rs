@@ -68,6 +68,10 @@ impl SlotState {
         self.generation
     }
 
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
     pub(super) fn is_for(&self, addr: SocketAddr) -> bool {
         self.addr == addr
     }

@@ -77,15 +77,22 @@ fn the_hosts_own_rules_see_no_flow() {
     });
 }
 
-/// A switch is told through the host's rules, and who comes by the listener passes them too.
+/// A switch is told through the host's rules, and who was parked passes them too.
 fn ends_and_begins_anew(stage: &Stage, idle: &mut std::net::TcpStream) -> Result<()> {
     stage.node.say_master(false);
     let end = idle.read(&mut [0]).err().map(|error| error.kind());
     ensure!(end == Some(std::io::ErrorKind::ConnectionReset), "the idle client's connection: {end:?}");
-    let mut parked = stage.connect()?;
-    parked.write_all(b"wait").context("send")?;
-    stage.node.say_master(true);
-    parked.read_exact(&mut [0; 4]).context("the parked client's answer")?;
+    std::thread::scope(|scope| -> Result<()> {
+        // Its SYN waits, and it does.
+        let parked = scope.spawn(|| -> Result<()> {
+            let mut parked = stage.connect()?;
+            parked.write_all(b"wait").context("send")?;
+            parked.read_exact(&mut [0; 4]).context("the parked client's answer")
+        });
+        wait::pause(Duration::from_millis(100));
+        stage.node.say_master(true);
+        parked.join().ok().context("the parked client panicked")?
+    })?;
     wait::until(Duration::from_secs(5), "a flow again", || {
         let mut stream = stage.connect()?;
         stream.write_all(b"ping").context("ping")?;

@@ -111,13 +111,22 @@ fn no_byte_reaches_a_node_that_lost_its_role(datapath: &str) {
             let late = Duration::from_nanos(told.saturating_sub(closed));
             ensure!(late < Duration::from_millis(300), "the last client was told {late:?} after the decision");
             // Parked while nobody is master; served once somebody is.
-            let mut parked = stage.connect()?;
-            parked.write_all(&[b'p'; MESSAGE]).context("parked")?;
             let before = seen.bytes.load(Ordering::SeqCst);
-            stage.node.say_master(true);
-            wait::until(Duration::from_secs(5), format_args!("round {round}: the parked client's bytes"), || {
-                ensure!(seen.bytes.load(Ordering::SeqCst) == before + MESSAGE as u64, "they have not come");
-                Ok(())
+            let _parked = std::thread::scope(|scope| {
+                // Where it is the SYN that waits, so does the client.
+                let parked = scope.spawn(|| -> Result<TcpStream> {
+                    let mut parked = stage.connect()?;
+                    parked.write_all(&[b'p'; MESSAGE]).context("parked")?;
+                    Ok(parked)
+                });
+                wait::pause(Duration::from_millis(100));
+                stage.node.say_master(true);
+                let parked = parked.join().ok().context("the parked client panicked")??;
+                wait::until(Duration::from_secs(5), format_args!("round {round}: the parked client's bytes"), || {
+                    ensure!(seen.bytes.load(Ordering::SeqCst) == before + MESSAGE as u64, "they have not come");
+                    Ok(())
+                })?;
+                Ok::<_, anyhow::Error>(parked)
             })?;
             // Not a time of this clock.
             seen.sent.store(0, Ordering::SeqCst);

@@ -58,8 +58,9 @@ pub(crate) fn make(
     }
     let usage = USAGE.get_ptr_mut(at.route).ok_or(packet::LISTENER)?;
     // Half-open flows count in `half_open`: whoever floods must not use up the route's places.
+    // Signed: a count that fell below nothing is small, not large.
     // SAFETY: one word.
-    if unsafe { usage.read_volatile() } >= u64::from(door.max_connections) {
+    if unsafe { usage.read_volatile() } as i64 >= i64::from(door.max_connections) {
         return Err(packet::FULL);
     }
     let place = FREE.get(egress.snat).and_then(|queue| queue.pop().ok().flatten()).ok_or(packet::NO_PORT)?;

@@ -90,7 +90,7 @@ impl Bench {
         self.slot.generation += 1;
         self.slot.gate.open(self.slot.generation);
         let (done, reports) = mpsc::unbounded_channel();
-        self.mailbox.send(Mail::Sever(Sever { key: KEY, keep: self.slot.generation, done }));
+        self.mailbox.send(Mail::Sever(Sever { key: KEY, keep: self.slot.generation, latest: u64::MAX, done }));
         reports
     }
 
