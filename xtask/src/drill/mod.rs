@@ -77,6 +77,8 @@ pub(crate) struct Arguments {
 enum Datapath {
     Copy,
     Sockmap,
+    Tc,
+    Xdp,
 }
 
 /// What the rounds need to know.
@@ -102,6 +104,8 @@ fn drill(arguments: &Arguments, program: PathBuf) -> Result<Report> {
     let datapath = match arguments.datapath {
         Datapath::Copy => "copy",
         Datapath::Sockmap => "sockmap",
+        Datapath::Tc => "tc",
+        Datapath::Xdp => "xdp",
     };
     let command = format!("cargo xtask {}", std::env::args().skip(1).collect::<Vec<_>>().join(" "));
     let mut report = Report { command, setting, datapath, drills: Vec::new() };
