@@ -241,7 +241,8 @@ impl World {
     }
 
     pub(crate) fn send(&mut self, segment: &Segment) -> Result<Outcome> {
-        self.run(&segment.bytes()).with_context(|| format!("{segment:?}"))
+        let Segment { from, to, seq, payload, .. } = segment;
+        self.run(&segment.bytes()).with_context(|| format!("{from} to {to}, seq {seq}, {} bytes", payload.len()))
     }
 
     /// Sends it and wants it translated into `expected`.
