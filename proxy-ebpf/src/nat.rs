@@ -38,6 +38,8 @@ pub mod names {
     pub const ROUTE_NAMES: &str = "route_names";
     /// The program at tc ingress.
     pub const TC: &str = "nat_tc";
+    /// Array of `u32`, by [`crate::xdp::slot`]: the number of a veth whose frames may be put straight into its other end.
+    pub const PEERED: &str = "peered";
 }
 
 /// Which layout all of this is: one more whenever a record, or what it means, changes. Flows outlive the daemon, and

@@ -1,6 +1,6 @@
 //! The packet datapath at tc ingress: full NAT of every flow of a route, and nothing else. Promises what
 //! `kernel::nat` does; what it does not translate goes on to the next program, and to the stack, as it came.
-//! Needs bpf_redirect_neigh (5.10), mapped arrays (5.5), atomic compare-and-exchange and bpf_check_mtu (5.12), and tcx
+//! Needs bpf_redirect_neigh and bpf_redirect_peer (5.10), mapped arrays (5.5), atomic compare-and-exchange and bpf_check_mtu (5.12), and tcx
 //! links (6.6).
 #![no_std]
 #![no_main]
@@ -9,9 +9,11 @@
 #[path = "../kernel/mod.rs"]
 mod kernel;
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     bindings::{BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_check_mtu, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_pull_data},
+    helpers::{bpf_check_mtu, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_pull_data},
     macros::classifier,
     programs::TcContext,
 };
@@ -19,7 +21,7 @@ use proxy_ebpf::{nat::packet, parking::mark};
 
 use self::kernel::{
     aside,
-    nat::{Verdict, handle},
+    nat::{Onward, Verdict, handle},
     packet::Packet,
     tables::count,
 };
@@ -38,7 +40,7 @@ fn nat_tc(ctx: TcContext) -> i32 {
     }
     let skb = Skb { ctx, released: mark == mark::TO_NODE };
     match handle(&skb) {
-        Verdict::Send { ifindex } => send(ifindex),
+        Verdict::Send(onward) => send(&skb, &onward),
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Drop => TC_ACT_SHOT,
         Verdict::Aside { route } if aside::take(&skb.ctx, route, skb.ingress()) => {
@@ -72,7 +74,15 @@ fn take_mark(ctx: &TcContext) -> u32 {
 }
 
 #[inline(always)]
-fn send(ifindex: u32) -> i32 {
+fn send(skb: &Skb, onward: &Onward) -> i32 {
+    let ifindex = onward.ifindex;
+    if onward.way.is_known() && onward.way.address(skb) {
+        // As a veth does: what this host marks is no affair of another network namespace.
+        // SAFETY: the context is the kernel's own, and a program at tc may write this word of it.
+        unsafe { (*skb.ctx.skb.skb).mark = 0 };
+        // SAFETY: no pointers.
+        return unsafe { bpf_redirect_peer(ifindex, 0) } as i32;
+    }
     // SAFETY: without parameters the kernel takes the next hop from the packet's own destination.
     let action = unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) } as i32;
     if action == TC_ACT_SHOT {
@@ -82,6 +92,16 @@ fn send(ifindex: u32) -> i32 {
 }
 
 impl Packet for Skb {
+    #[inline(always)]
+    fn context(&self) -> *mut c_void {
+        self.ctx.skb.skb.cast()
+    }
+
+    #[inline(always)]
+    fn wire_len(&self) -> u16 {
+        0
+    }
+
     #[inline(always)]
     fn data(&self) -> usize {
         self.ctx.data()

@@ -11,3 +11,4 @@ pub(crate) mod nat;
 pub(crate) mod packet;
 pub(crate) mod rewrite;
 pub(crate) mod tables;
+pub(crate) mod way;

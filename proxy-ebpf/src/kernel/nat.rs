@@ -9,16 +9,15 @@ use super::{
     icmp, mss,
     packet::{self as wire, Packet, RST, SYN, Segment},
     rewrite::{Side, hops_left, rewrite},
-    tables::{DOOR_OF, DOORS, SNAT_OF, SNATS, count},
+    tables::{DOOR_OF, DOORS, SNAT_OF, SNATS, count, has_peer},
+    way::{self, Way},
 };
 use proxy_ebpf::nat::{Address, Endpoint, Flow, Port, packet};
 
 /// What the program has to do with the packet.
 pub(crate) enum Verdict {
-    /// It is translated; send it out there.
-    Send {
-        ifindex: u32,
-    },
+    /// It is translated; send it on.
+    Send(Onward),
     /// Leave it to the stack, as it came.
     Pass,
     Drop,
@@ -32,6 +31,13 @@ pub(crate) enum Verdict {
     },
 }
 
+/// Where a packet goes on to.
+pub(crate) struct Onward {
+    pub(crate) ifindex: u32,
+    /// Known where it may be handed to the other end of a veth.
+    pub(crate) way: Way,
+}
+
 /// Why a packet is not sent on.
 enum Not {
     Passed(u32),
@@ -43,7 +49,7 @@ enum Not {
 
 pub(crate) fn handle(packet: &impl Packet) -> Verdict {
     match translate(packet) {
-        Ok(ifindex) => Verdict::Send { ifindex },
+        Ok(onward) => Verdict::Send(onward),
         Err(Not::Passed(reason)) => {
             count(reason);
             Verdict::Pass
@@ -84,7 +90,7 @@ impl Course {
 }
 
 #[inline(always)]
-fn translate(packet: &impl Packet) -> Result<u32, Not> {
+fn translate(packet: &impl Packet) -> Result<Onward, Not> {
     let segment = match wire::read(packet) {
         Err(packet::NOT_TCP) => return translate_error(packet),
         read => read.map_err(Not::Passed)?,
@@ -96,7 +102,7 @@ fn translate(packet: &impl Packet) -> Result<u32, Not> {
 }
 
 #[inline(always)]
-fn translate_error(packet: &impl Packet) -> Result<u32, Not> {
+fn translate_error(packet: &impl Packet) -> Result<Onward, Not> {
     let error = icmp::read(packet).map_err(Not::Passed)?;
     match receiver(&error.answer).ok_or(Not::Passed(packet::ICMP_NO_FLOW))? {
         Receiver::Door(door) => tell_node(packet, &error, door),
@@ -116,7 +122,7 @@ pub(crate) fn receiver(segment: &Segment) -> Option<Receiver> {
 }
 
 #[inline(always)]
-fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<u32, Not> {
+fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<Onward, Not> {
     let (place, found) = match flow::of_client(segment, door) {
         None if !segment.is_syn() => return Err(no_flow(segment, door)),
         None => begin(packet, segment, door)?,
@@ -139,7 +145,20 @@ fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<u32
     fit(packet, segment, flow)?;
     rewrite(packet, segment, &course.from, &course.to()).map_err(Not::Dropped)?;
     count(packet::TO_NODE);
-    Ok(course.ifindex)
+    Ok(onward(packet, segment, &course))
+}
+
+/// The end of a veth in another network namespace is reached by no queue of this one: the frame goes on there at once, as if
+/// it had come in (bpf_redirect_peer).
+#[inline(always)]
+fn onward(packet: &impl Packet, segment: &Segment, course: &Course) -> Onward {
+    let ifindex = course.ifindex;
+    let way = if has_peer(ifindex) {
+        way::ask(packet, segment, &course.from, &course.to(), ifindex).unwrap_or(Way::UNKNOWN)
+    } else {
+        Way::UNKNOWN
+    };
+    Onward { ifindex, way }
 }
 
 /// What a client's packet, and an error about a node's, needs to go on.
@@ -182,7 +201,7 @@ fn no_flow(segment: &Segment, number: u16) -> Not {
 }
 
 #[inline(always)]
-fn from_node(packet: &impl Packet, segment: &Segment, snat: u32) -> Result<u32, Not> {
+fn from_node(packet: &impl Packet, segment: &Segment, snat: u32) -> Result<Onward, Not> {
     let found = flow::of_node(segment, snat).ok_or(Not::Passed(packet::NO_FLOW))?;
     let course = to_client(packet, segment, found)?;
     // SAFETY: a place of the array; the node's half is written by its packets only.
@@ -194,7 +213,7 @@ fn from_node(packet: &impl Packet, segment: &Segment, snat: u32) -> Result<u32, 
     fit(packet, segment, flow)?;
     rewrite(packet, segment, &course.from, &course.to()).map_err(Not::Dropped)?;
     count(packet::TO_CLIENT);
-    Ok(course.ifindex)
+    Ok(onward(packet, segment, &course))
 }
 
 /// What a node's packet, and an error about a client's, needs to go on.
@@ -227,7 +246,7 @@ fn fit(packet: &impl Packet, segment: &Segment, flow: &Flow) -> Result<(), Not> 
 
 /// About a packet of the node's, which could not go on to the client.
 #[inline(always)]
-fn tell_node(packet: &impl Packet, error: &icmp::Error, door: u16) -> Result<u32, Not> {
+fn tell_node(packet: &impl Packet, error: &icmp::Error, door: u16) -> Result<Onward, Not> {
     let (place, found) = flow::of_client(&error.answer, door).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
     let course = to_node(packet, &error.answer, place, found)?;
     // SAFETY: a place of the array.
@@ -237,12 +256,12 @@ fn tell_node(packet: &impl Packet, error: &icmp::Error, door: u16) -> Result<u32
     }
     icmp::rewrite(packet, error, &course.from, &course.to()).map_err(Not::Dropped)?;
     count(packet::ICMP_TO_NODE);
-    Ok(course.ifindex)
+    Ok(Onward { ifindex: course.ifindex, way: Way::UNKNOWN })
 }
 
 /// About a packet of the client's, which could not go on to the node.
 #[inline(always)]
-fn tell_client(packet: &impl Packet, error: &icmp::Error, snat: u32) -> Result<u32, Not> {
+fn tell_client(packet: &impl Packet, error: &icmp::Error, snat: u32) -> Result<Onward, Not> {
     let found = flow::of_node(&error.answer, snat).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
     let course = to_client(packet, &error.answer, found)?;
     // SAFETY: a place of the array.
@@ -252,7 +271,7 @@ fn tell_client(packet: &impl Packet, error: &icmp::Error, snat: u32) -> Result<u
     }
     icmp::rewrite(packet, error, &course.from, &course.to()).map_err(Not::Dropped)?;
     count(packet::ICMP_TO_CLIENT);
-    Ok(course.ifindex)
+    Ok(Onward { ifindex: course.ifindex, way: Way::UNKNOWN })
 }
 
 #[inline(always)]

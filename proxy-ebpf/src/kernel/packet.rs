@@ -1,6 +1,8 @@
 //! Reads the headers of a packet. Promises that what it returns is whole: an unfragmented TCP segment whose lengths
 //! agree with each other. Everything else is left alone, with a counter for the reason.
 
+use core::ffi::c_void;
+
 use proxy_ebpf::nat::{Address, Port, packet};
 
 pub(crate) const ETHERNET: usize = 14;
@@ -18,6 +20,8 @@ pub(crate) const ACK: u8 = 0x10;
 
 /// A packet as a program's context has it.
 pub(crate) trait Packet {
+    /// What helpers want of it.
+    fn context(&self) -> *mut c_void;
     fn data(&self) -> usize;
     fn data_end(&self) -> usize;
     fn len(&self) -> u32;
@@ -32,6 +36,8 @@ pub(crate) trait Packet {
     /// Corrects the checksum at `offset`: by the sum of what has changed in the pseudo-header, and for a word of what it
     /// covers that is another now. Pointers taken before are void.
     fn correct(&self, offset: usize, addresses: u32, old: u32, new: u32) -> bool;
+    /// Its length without its link header, as it is to be sent; 0: the kernel knows better, since it may yet cut it.
+    fn wire_len(&self) -> u16;
     /// How long a packet an interface takes, without its link header.
     fn mtu(&self, ifindex: u32) -> Option<u32>;
 }

@@ -9,8 +9,9 @@ use aya_ebpf::{
 
 use proxy_ebpf::{
     Target, TargetKey,
-    balance::{Balance, Load, SLOTS, Table},
+    balance::{self, Balance, Load, Table},
     nat::{Address, Allowed, Clock, Door, Egress, Endpoint, Flow, FlowKey, MOST_HALF_OPEN, Snat, packet},
+    xdp::{SLOTS, slot},
 };
 
 pub(crate) const MAPPED: usize = BPF_F_MMAPABLE as usize;
@@ -46,6 +47,9 @@ pub(crate) static USAGE: Array<u64, 256, MAPPED> = Array::new();
 #[btf_map(name = "packets")]
 pub(crate) static PACKETS: PerCpuArray<u64, { packet::COUNT as usize }> = PerCpuArray::new();
 
+#[btf_map(name = "peered")]
+static PEERED: Array<u32, { SLOTS as usize }> = Array::new();
+
 #[btf_map(name = "balance")]
 pub(crate) static BALANCE: Array<Balance, 2> = Array::new();
 #[btf_map(name = "turn")]
@@ -53,7 +57,7 @@ pub(crate) static TURN: Array<u64, 2> = Array::new();
 #[btf_map(name = "maglev")]
 pub(crate) static MAGLEV: ArrayOfMaps<Array<Table, 1>, 2> = ArrayOfMaps::new();
 #[btf_map(name = "loads")]
-pub(crate) static LOADS: Array<Load, { SLOTS as usize }, MAPPED> = Array::new();
+pub(crate) static LOADS: Array<Load, { balance::SLOTS as usize }, MAPPED> = Array::new();
 
 #[inline(always)]
 pub(crate) fn count(index: u32) {
@@ -61,6 +65,12 @@ pub(crate) fn count(index: u32) {
         // SAFETY: the entry is this CPU's own.
         unsafe { *value += 1 };
     }
+}
+
+/// Whether it is a veth whose frames may be put straight into its other end.
+#[inline(always)]
+pub(crate) fn has_peer(ifindex: u32) -> bool {
+    PEERED.get(slot(ifindex)).is_some_and(|known| *known == ifindex)
 }
 
 /// Notes whether a place is taken. Only its owner does.

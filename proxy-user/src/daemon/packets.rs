@@ -2,6 +2,7 @@
 //! named and cannot work is an error; `auto` takes the best that can.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -20,7 +21,8 @@ use crate::{
     nat::{
         self,
         egress::{Host, way_to},
-        native::{self, Families},
+        links::{self, Link},
+        native::{self, Families, Unfit},
         numbers::numbers,
     },
     purge::{PORTS, purge},
@@ -194,7 +196,32 @@ fn families(config: &Config) -> Families {
 /// Before anything is attached to a driver: whether any route could have it.
 fn worth_trying(config: &Config, host: &Host, families: Families) -> bool {
     let standing = survey(host, families);
-    config.routes.iter().any(|route| wants_xdp(route) && verdict(&involved(config, route, host), &standing).is_ok())
+    let veths = veths(host);
+    config.routes.iter().any(|route| {
+        let standing = standing_for(route, &standing, &veths);
+        wants_xdp(route) && verdict(&involved(config, route, host), &standing).is_ok()
+    })
+}
+
+/// What a route may have: where the choice is ours, a veth is left to tc, which passes by it.
+fn standing_for<'a>(route: &Route, standing: &'a XdpStanding, veths: &BTreeMap<u32, String>) -> Cow<'a, XdpStanding> {
+    if route.datapath != DatapathChoice::Auto {
+        return Cow::Borrowed(standing);
+    }
+    let judge = |(ifindex, passed): (&u32, &Result<String, Unfit>)| {
+        let veth = veths.get(ifindex).filter(|_| passed.is_ok());
+        (*ifindex, veth.map_or_else(|| passed.clone(), |name| Err(Unfit::Slower(name.clone()))))
+    };
+    Cow::Owned(standing.iter().map(judge).collect())
+}
+
+fn veths(host: &Host) -> BTreeMap<u32, String> {
+    let links = links::links().unwrap_or_else(|error| {
+        tracing::warn!(%error, "which interfaces are veths is not known");
+        Vec::new()
+    });
+    let is_ours = |link: &Link| host.interfaces.iter().any(|it| it.ifindex == link.ifindex);
+    links.into_iter().filter(|link| link.is_veth && is_ours(link)).map(|link| (link.ifindex, link.name)).collect()
 }
 
 fn survey(host: &Host, families: Families) -> XdpStanding {
@@ -213,6 +240,7 @@ fn divide(config: &Config, flows: &[u32], attached: Attached) -> Result<Packets>
         Err(fault) => (None, Some(fault)),
     };
     let standing = panel.as_ref().map_or_else(|| survey(&host, families(config)), |panel| panel.standing().clone());
+    let veths = veths(&host);
     let mut taken = false;
     let mut of = Vec::new();
     for ((route, number), flows) in config.routes.iter().zip(&numbers).zip(flows) {
@@ -223,7 +251,7 @@ fn divide(config: &Config, flows: &[u32], attached: Attached) -> Result<Packets>
         }
         let judge = || match &fault {
             Some(fault) => Err(fault.clone()),
-            None => verdict(&involved(config, route, &host), &standing),
+            None => verdict(&involved(config, route, &host), &standing_for(route, &standing, &veths)),
         };
         let judged = wants_xdp(route).then(judge);
         let (name, reason) = match (judged, route.datapath) {
@@ -240,7 +268,7 @@ fn divide(config: &Config, flows: &[u32], attached: Attached) -> Result<Packets>
                     route.name
                 ));
             }
-            (Some(Err(why)), _) => ("tc", format!("xdp cannot work here: {why}")),
+            (Some(Err(why)), _) => ("tc", format!("not xdp: {why}")),
         };
         of.push(Ok(Chosen { datapath: Arc::new(tc.route(number, name, *flows, balance(route))), reason }));
     }
@@ -279,7 +307,6 @@ fn verdict(involved: &BTreeSet<u32>, standing: &XdpStanding) -> Result<String, S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nat::native::Unfit;
 
     fn standing() -> XdpStanding {
         let bad = |name: &str| Err(Unfit::NotNative(name.to_owned()));

@@ -108,6 +108,8 @@ pub trait Datapath: Send + Sync + std::fmt::Debug {
     fn sever(&self, order: &Sever);
     /// The gate of `key`, which was paused, is open again: what stood still goes on at once.
     fn resume(&self, key: TargetKey);
+    /// A node that the map may lead to one day: what takes time is made ready.
+    fn meet(&self, _node: SocketAddr) {}
     /// The map will lead `key` to this node next, and leads nowhere yet: what the kernel has to know of the way
     /// there is written now.
     fn lead(&self, _key: TargetKey, _node: SocketAddr) {}

@@ -64,9 +64,9 @@ struct Definition {
 
 fn definitions(object: &[u8], pins: &PinDir, sizes: NatSizes) -> Result<Vec<Definition>, ParseError> {
     let maps = Object::parse(object)?.maps.into_iter();
-    // The program counts anew, as the daemon does; who waits for a daemon that is dead comes again by itself; and a name
-    // on bpffs has no dots.
-    let its_own = [nat::PACKETS, parking::PARKED, parking::SYN_TURNS];
+    // The program counts anew, as the daemon does; who waits for a daemon that is dead comes again by itself; what veths there
+    // are each daemon sees for itself; and a name on bpffs has no dots.
+    let its_own = [nat::PACKETS, nat::PEERED, parking::PARKED, parking::SYN_TURNS];
     let pinned = maps.filter(|(name, _)| !its_own.contains(&name.as_str()) && !name.contains('.'));
     let definition = |(name, map): (String, aya_obj::Map)| {
         let folder = if name == names::TARGETS { pins.path().to_owned() } else { pins.maps() };

@@ -109,6 +109,12 @@ impl Exits {
         self.pins.join(format!("{}_{number}", names::FREE))
     }
 
+    /// A node that may be led to: the ports of an address that only it sees take too long to fill for a switch.
+    pub fn meet(&mut self, node: IpAddr) {
+        // Whoever leads there is told why it fails.
+        let _prepared = self.way(node);
+    }
+
     /// Prepares the way to a node for the flows of `key`; without one they are left to the listener.
     pub fn lead(&mut self, key: TargetKey, node: SocketAddr) -> Result<(), ExitError> {
         self.led.insert(key, node);

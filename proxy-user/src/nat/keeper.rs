@@ -47,6 +47,8 @@ pub enum Order {
     Sever(Sever),
     /// The route takes no new flows any more.
     Close(u16),
+    /// A node that may be led to.
+    Meet(SocketAddr),
     /// Tables of the balancer are to be filled.
     Fill,
     /// An earlier daemon's flows: those under these generations live on.
@@ -116,6 +118,7 @@ impl Keeper {
                     self.routes.iter_mut().filter(|it| it.number == route).for_each(|it| it.max_connections = 0);
                     self.follow_host();
                 }
+                Ok(Order::Meet(node)) => self.exits.lock().unwrap_or_else(PoisonError::into_inner).meet(node.ip()),
                 Ok(Order::Fill) => unfilled = true,
                 Ok(Order::TakeOver(kept, latest)) => self.end_strays(&kept, latest),
                 Ok(Order::Beat) => self.beats = true,

@@ -9,7 +9,7 @@
 //! - `audit`: puts right what a killed daemon left half done; `numbers`: by which number each route goes on;
 //! - `segment`, `reset`: the RST to both ends of a flow;
 //! - `aside`, `syn`: SYNs that wait for a node, out of the kernel and in again;
-//! - `native`: which interfaces a program at XDP can work on.
+//! - `native`: which interfaces a program at XDP can work on; `peered`: which veths are passed by; `links`, `veth`: what both ask.
 //!
 //! The maps outlive the daemon (`kernel::life`); the next one is told by `datapath::tc` what of them it goes on with.
 //!
@@ -30,12 +30,14 @@ pub mod fate;
 pub mod flows;
 pub mod heart;
 pub mod keeper;
+pub mod links;
 pub mod loads;
 pub mod maglev;
 mod mapping;
 pub mod native;
 mod netlink;
 pub mod numbers;
+pub mod peered;
 pub mod pool;
 pub mod ports;
 pub mod reservation;
@@ -44,6 +46,7 @@ pub mod segment;
 pub mod sockets;
 pub mod syn;
 pub mod ticks;
+mod veth;
 pub mod watch;
 
 pub use self::mapping::MappingError;

@@ -51,6 +51,8 @@ struct RouteSwitch {
     offer: watch::Sender<Slots>,
     /// What the datapath was told last.
     shared: Vec<Share>,
+    /// Replicas that the datapath knows of.
+    met: BTreeSet<SocketAddr>,
 }
 
 /// What the datapath has to do once map and gates are written.
@@ -100,6 +102,7 @@ impl Switch {
             slots: Vec::new(),
             offer,
             shared: Vec::new(),
+            met: BTreeSet::new(),
         });
         slots
     }
@@ -115,6 +118,7 @@ impl Switch {
             if let Some(reports) = route.carry_out(&orders) {
                 severing.push(Severing { route: Arc::clone(&route.config.name), since, reports });
             }
+            route.meet(verdict);
         }
         severing
     }
@@ -227,6 +231,13 @@ impl RouteSwitch {
                 tracing::warn!(route = %self.config.name, node = %wanted.target.addr, "too many nodes; this one is not used");
             }
         }
+    }
+
+    /// Any replica may be the next master.
+    fn meet(&mut self, verdict: &Verdict) {
+        let known: BTreeSet<SocketAddr> = verdict.replicas.iter().map(|replica| replica.addr).collect();
+        known.difference(&self.met).for_each(|node| self.datapath.meet(*node));
+        self.met = known;
     }
 
     fn carry_out(&self, orders: &Orders) -> Option<mpsc::UnboundedReceiver<Severed>> {

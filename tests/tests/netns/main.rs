@@ -15,6 +15,7 @@ mod offload;
 mod order;
 mod overlap;
 mod pattern;
+mod peered;
 mod reset;
 mod stage;
 mod stall;

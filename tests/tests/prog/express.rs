@@ -3,10 +3,14 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_ebpf::{nat::packet, state};
+use proxy_ebpf::{
+    nat::{names, packet},
+    state,
+    xdp::slot,
+};
 
 use crate::{
-    front::{Front, Ground},
+    front::{Front, Ground, NEXT_MAC},
     wire::{OWN_MAC, Segment},
     world::{Addresses, FIRST_PORT, Outcome, World, v4, v6},
 };
@@ -154,6 +158,35 @@ fn frames_in_pieces_go_where_they_are_taken() -> Result<()> {
     let front = front(&mut world)?;
     let (sent, refused) = (front.run(&long)?.0, front.know(OWN_MAC, false).and_then(|()| front.run(&long))?.0);
     ensure!((sent, refused) == ("sent", "no_device"), "{sent}, {refused}");
+    Ok(())
+}
+
+/// Where tc alone translates, and frames pass by the interface as by a veth.
+fn passing_by(more: &str, at: Addresses) -> Result<[u8; 12]> {
+    let mut world = World::open_on(Some(Ground::new(more)?), at, 64)?;
+    let [ask, reply] = established(&mut world)?;
+    front(&mut world)?.take(false)?;
+    let ifindex = front(&mut world)?.ifindex();
+    let own = SocketAddr::new(at.snat, FIRST_PORT);
+    let kernels = world.through(&ask, &ask.translated(own, at.node))?.packet;
+    ensure!(kernels[..12] == ask.bytes()[..12], "the addresses of the frame are the kernel's to write");
+    world.array(names::PEERED)?.set(slot(ifindex), ifindex, 0)?;
+    let sent = world.through(&ask, &ask.translated(own, at.node))?.packet;
+    let answered = world.through(&reply, &reply.translated(at.door, at.client))?.packet;
+    ensure!(sent[..12] == answered[..12], "to the node {:x?}, to the client {:x?}", &sent[..12], &answered[..12]);
+    Ok(sent[..12].try_into()?)
+}
+
+#[test]
+fn past_a_veth_the_next_hop_is_written_by_the_program() -> Result<()> {
+    for at in [v4(), v6()] {
+        let macs = passing_by("", at)?;
+        ensure!(macs[..] == [NEXT_MAC, OWN_MAC].concat(), "{macs:x?}");
+        // Then it is the kernel that asks for it.
+        let unknown = "neigh del 198.18.0.2 dev out\nneigh del fd00:18::2 dev out";
+        let macs = passing_by(unknown, at)?;
+        ensure!(macs[..6] == OWN_MAC, "{macs:x?}");
+    }
     Ok(())
 }
 

@@ -36,7 +36,7 @@ use crate::{
     setup, unless_interrupted,
 };
 
-const FULL: Pace = Pace { requests: Duration::from_secs(1), messages: Duration::from_secs(3), warm_up: 0.1 };
+const FULL: Pace = Pace { requests: Duration::from_secs(3), messages: Duration::from_secs(3), warm_up: 0.1 };
 const QUICK: Pace = Pace { requests: Duration::from_millis(200), messages: Duration::from_millis(400), warm_up: 0.1 };
 
 #[derive(Debug, Args)]

@@ -1,11 +1,13 @@
 //! A frame as a driver hands it to XDP: nothing beside its bytes is known, and every checksum in it has to be right.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
 
 use super::maps;
 use crate::kernel::{
     checksum,
-    packet::{Packet, Segment, TCP, Tcp, header, words},
+    packet::{ETHERNET, Packet, Segment, TCP, Tcp, header, words},
 };
 use proxy_ebpf::nat::Address;
 
@@ -33,6 +35,16 @@ impl Frame {
 }
 
 impl Packet for Frame {
+    #[inline(always)]
+    fn context(&self) -> *mut c_void {
+        self.0.ctx.cast()
+    }
+
+    #[inline(always)]
+    fn wire_len(&self) -> u16 {
+        (self.len() - ETHERNET as u32) as u16
+    }
+
     #[inline(always)]
     fn data(&self) -> usize {
         self.0.data()

@@ -19,6 +19,7 @@ use crate::kernel::{
     packet::{self as wire, SYN, Segment},
     rewrite::{Side, hops_left, rewrite},
     tables::{DOORS, SNATS, count},
+    way::Way,
 };
 
 pub(crate) fn forward(frame: &Frame) -> u32 {
@@ -111,7 +112,7 @@ fn send(
     segment: &Segment,
     found: *mut Flow,
     (from, to): (&Side<'_>, &Side<'_>),
-    way: &way::Way,
+    way: &Way,
     counter: u32,
 ) -> Result<u32, u32> {
     if segment.may_end() {

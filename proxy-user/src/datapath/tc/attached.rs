@@ -20,6 +20,7 @@ use crate::{
     nat::{
         egress::{Host, Interface},
         keeper::Attach,
+        peered::Peered,
     },
 };
 
@@ -27,6 +28,7 @@ pub(super) struct Attached {
     /// First: what stands in front goes first. Its links are not pinned: without it all is tc's.
     xdp: Option<Xdp>,
     object: Ebpf,
+    peered: Peered,
     links: Links,
     attached: BTreeSet<u32>,
     /// Told of, and tried again all the same.
@@ -34,8 +36,8 @@ pub(super) struct Attached {
 }
 
 impl Attached {
-    pub(super) fn new(xdp: Option<Xdp>, object: Ebpf, links: Links) -> Self {
-        Self { xdp, object, links, attached: BTreeSet::new(), refused: BTreeSet::new() }
+    pub(super) fn new(xdp: Option<Xdp>, object: Ebpf, peered: Peered, links: Links) -> Self {
+        Self { xdp, object, peered, links, attached: BTreeSet::new(), refused: BTreeSet::new() }
     }
 }
 
@@ -53,6 +55,7 @@ impl Attach for Attached {
                 self.attach(interface);
             }
         }
+        self.peered.follow(host);
         if let Some(xdp) = &mut self.xdp {
             xdp.follow(host);
         }

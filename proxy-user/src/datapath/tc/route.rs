@@ -49,6 +49,10 @@ impl Datapath for TcRoute {
         self.name
     }
 
+    fn meet(&self, node: SocketAddr) {
+        self.tc.order(Order::Meet(node));
+    }
+
     fn lead(&self, key: TargetKey, node: SocketAddr) {
         self.tc.lead(key, node);
     }

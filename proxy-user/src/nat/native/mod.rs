@@ -1,17 +1,16 @@
 //! Which interfaces a program at XDP can work on, in the driver itself (native mode), and why another cannot. Everything is
 //! asked of the kernel and nothing is tried: `datapath::xdp` tries, and asks again.
 
-mod links;
 mod netdev;
-mod veth;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use self::{links::Link, veth::Peer};
-pub use self::{links::carriers, netdev::Abilities};
+pub use self::netdev::Abilities;
 use super::{
     egress::{EgressError, Host, Interface},
+    links::{self, Link},
     netlink::NetlinkError,
+    veth::Peer,
 };
 
 /// The families whose packets a route may have.
@@ -61,6 +60,8 @@ pub enum Unfit {
         "{name}: its driver refuses the program ({error}); its MTU is {mtu}, and no other XDP program may be there"
     )]
     Refused { name: String, mtu: u32, error: String },
+    #[error("{0}: it is a veth, where tc is faster")]
+    Slower(String),
     #[error("{0}: another interface has its place in the table: too many interfaces")]
     NoPlace(String),
 }
@@ -151,7 +152,7 @@ impl Facts {
 
 /// The interfaces that carry any of these addresses.
 pub fn carrying(addresses: &BTreeSet<std::net::IpAddr>) -> Result<BTreeSet<u32>, EgressError> {
-    let carriers = carriers()?;
+    let carriers = links::carriers()?;
     Ok(carriers.into_iter().filter(|(_, address)| addresses.contains(address)).map(|(ifindex, _)| ifindex).collect())
 }
 

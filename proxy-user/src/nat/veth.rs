@@ -1,5 +1,6 @@
-//! The other end of a veth: whether its host computes its TCP checksums, or leaves them to hardware that is not there. The
-//! kernel tells that in the end's own network namespace only; where we may not go there, nobody can say.
+//! The other end of a veth: whether its host computes its TCP checksums, or leaves them to hardware that is not there, and
+//! whether a program at XDP waits there. The kernel tells that in the end's own network namespace only; where we may not
+//! go there, nobody can say.
 
 use std::{
     collections::BTreeSet,
@@ -15,6 +16,7 @@ use std::{
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
+    link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached},
     nsid::{NsidAttribute, NsidMessage},
 };
 use nix::{
@@ -22,7 +24,7 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket},
 };
 
-use super::super::netlink;
+use super::netlink;
 
 /// `linux/ethtool.h`: whether any checksum is left to the device.
 const GET_TX_CHECKSUM: u32 = 0x16;
@@ -39,16 +41,34 @@ impl Peer {
     pub(super) fn look(ifindex: u32, namespace: Option<i32>) -> Self {
         let there = match namespace {
             None => here().ok(),
-            Some(wanted) => namespaces().into_iter().find_map(|path| {
-                let file = File::open(path).ok()?;
-                (number(&file) == Some(wanted)).then(|| inside(&file).ok())?
-            }),
+            Some(wanted) => find(wanted).and_then(|namespace| inside(&namespace, here)?.ok()),
         };
         let Some(socket) = there else { return Self::default() };
         let Ok(name) = name_of(&socket, ifindex) else { return Self::default() };
         let computes = leaves_checksums(&socket, &name).ok().map(|leaves| !leaves);
         Self { name: Some(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()), computes }
     }
+}
+
+/// Whether a program at XDP sees what comes in at that end. None: it cannot be seen from here.
+pub(super) fn runs_xdp(ifindex: u32, namespace: i32) -> Option<bool> {
+    let mut question = LinkMessage::default();
+    question.header.index = ifindex;
+    let question = RouteNetlinkMessage::GetLink(question);
+    let ask = || netlink::ask(SockProtocol::NetlinkRoute, &question);
+    match inside(&find(namespace)?, ask)? {
+        Ok(Some(RouteNetlinkMessage::NewLink(link))) => Some(link.attributes.iter().any(|attribute| {
+            let LinkAttribute::Xdp(facts) = attribute else { return false };
+            facts.iter().any(|fact| matches!(fact, LinkXdp::Attached(how) if *how != XdpAttached::None))
+        })),
+        _ => None,
+    }
+}
+
+/// The namespace that has this number here.
+fn find(wanted: i32) -> Option<File> {
+    let mut files = namespaces().into_iter().filter_map(|path| File::open(path).ok());
+    files.find(|file| number(file) == Some(wanted))
 }
 
 /// Every network namespace that has a name somewhere, once: with `ip netns`, or as a process's own.
@@ -78,11 +98,11 @@ fn here() -> nix::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A socket of that namespace, which stays there wherever it is used.
-fn inside(namespace: &File) -> nix::Result<OwnedFd> {
-    let enter = || setns(namespace, CloneFlags::CLONE_NEWNET).and_then(|()| here());
-    // A thread of its own, which ends there.
-    thread::scope(|scope| scope.spawn(enter).join().unwrap_or(Err(nix::Error::EIO)))
+/// Does it in that namespace, on a thread of its own, which ends there; a socket made there stays there. None: we may not go
+/// there.
+fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> Option<T> {
+    let enter = || setns(namespace, CloneFlags::CLONE_NEWNET).ok().map(|()| work());
+    thread::scope(|scope| scope.spawn(enter).join().ok()?)
 }
 
 type Name = [u8; libc::IFNAMSIZ];

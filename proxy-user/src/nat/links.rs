@@ -8,27 +8,29 @@ use netlink_packet_route::{
 };
 use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex, sys::socket::SockProtocol};
 
-use super::super::{
+use super::{
     egress::EgressError,
     netlink::{self, NetlinkError},
 };
 
 #[derive(Debug, Default)]
-pub(super) struct Link {
-    pub(super) ifindex: u32,
-    pub(super) name: String,
+pub struct Link {
+    pub ifindex: u32,
+    pub name: String,
     /// None: no Ethernet.
-    pub(super) mac: Option<[u8; 6]>,
-    pub(super) mtu: u32,
-    pub(super) is_veth: bool,
-    pub(super) is_vlan: bool,
+    pub mac: Option<[u8; 6]>,
+    pub mtu: u32,
+    pub is_veth: bool,
+    pub is_vlan: bool,
+    /// Its queueing discipline.
+    pub queue: String,
     /// What it is on; of a veth the other end.
-    pub(super) lower: Option<u32>,
+    pub lower: Option<u32>,
     /// Where that is, by our own number for it, if it is not here.
-    pub(super) namespace: Option<i32>,
+    pub namespace: Option<i32>,
 }
 
-pub(super) fn links() -> Result<Vec<Link>, NetlinkError> {
+pub fn links() -> Result<Vec<Link>, NetlinkError> {
     let question = RouteNetlinkMessage::GetLink(LinkMessage::default());
     netlink::dump(SockProtocol::NetlinkRoute, &question, |answer| match answer {
         RouteNetlinkMessage::NewLink(message) => Some(link(message)),
@@ -43,6 +45,7 @@ fn link(message: LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Qdisc(name) => link.queue = name,
             LinkAttribute::Link(lower) if lower != 0 => link.lower = Some(lower),
             LinkAttribute::LinkNetNsId(namespace) => link.namespace = Some(namespace),
             LinkAttribute::LinkInfo(infos) => {
