@@ -8,6 +8,24 @@ pub mod nat;
 pub mod parking;
 pub mod xdp;
 
+/// What each kernel object has to bring by itself: an end for panics, which none of them reaches, and the licence, since
+/// some helpers are for programs under the GPL only.
+#[cfg(feature = "programs")]
+#[macro_export]
+macro_rules! complete_object {
+    () => {
+        #[cfg(not(test))]
+        #[panic_handler]
+        fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+            loop {}
+        }
+
+        #[unsafe(link_section = "license")]
+        #[unsafe(no_mangle)]
+        static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+    };
+}
+
 /// Names of the maps, as they appear in `bpftool map` and below the pin directory.
 /// The kernel keeps 15 bytes of a map's name.
 pub mod names {
@@ -204,7 +222,7 @@ mod user {
     use super::{
         Event, Link, Meter, Target, TargetKey,
         balance::{Balance, Load},
-        nat::{Allowed, Clock, Door, Egress, End, Endpoint, Flow, FlowKey, Life, Snat},
+        nat::{Allowed, Clock, Door, Egress, End, Endpoint, First, Flow, FlowKey, Life, Snat},
         parking::Parked,
         xdp::Interface,
     };
@@ -221,7 +239,7 @@ mod user {
         )*};
     }
     pod!(TargetKey, Target, Link, Meter, Event);
-    pod!(Endpoint, Allowed, Door, Snat, Egress, FlowKey, End, Flow, Clock, Life);
+    pod!(Endpoint, Allowed, Door, Snat, Egress, FlowKey, End, Flow, Clock, First, Life);
     pod!(Balance, Load);
     pod!(Parked);
     pod!(Interface);

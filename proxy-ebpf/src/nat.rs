@@ -30,6 +30,8 @@ pub mod names {
     pub const CLOCK: &str = "clock";
     /// Array of `u64`, by route: established flows, and connections of the listener, mapped into the daemon's memory.
     pub const USAGE: &str = "usage";
+    /// Array of [`super::First`], by route.
+    pub const FIRSTS: &str = "firsts";
     /// Per-CPU counters, indexed by [`super::packet`].
     pub const PACKETS: &str = "packets";
     /// Array of one [`super::Life`]: the daemon's own, pinned last.
@@ -44,7 +46,7 @@ pub mod names {
 
 /// Which layout all of this is: one more whenever a record, or what it means, changes. Flows outlive the daemon, and
 /// the next one may be of another version.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// An IPv6 address, or an IPv4 one as ::ffff:a.b.c.d (which no IPv6 packet may carry).
 pub type Address = [u8; 16];
@@ -80,13 +82,19 @@ pub struct Snat {
     pub ports: u16,
 }
 
+/// As so many addresses one node may see us: more than a million flows.
+pub const MOST_SNATS: usize = 48;
+
 /// How a node is reached, written before `targets` leads to it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Egress {
     pub ifindex: u32,
-    /// As which of `snats` the node sees us.
-    pub snat: u32,
+    /// How many of `snats` there are.
+    pub count: u32,
+    /// As which addresses the node sees us: their numbers. A flow gets the one that its client's port chooses, or one after
+    /// it that has a free port.
+    pub snats: [u8; MOST_SNATS],
 }
 
 /// What an entry of `allow` is found by, behind its prefix length in bits: a prefix of a route's number and an address.
@@ -198,6 +206,15 @@ pub struct Life {
     pub netns: u64,
 }
 
+/// The first flow of a route that was established under the generation that came last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct First {
+    pub generation: u64,
+    /// When, in ns of the monotonic clock. Written after `generation`.
+    pub at: u64,
+}
+
 /// What a route is called and where it leads, in words, filled up with zeros: its number outlives the daemon, its place
 /// in the configuration may not.
 pub type RouteName = [u8; 160];
@@ -261,13 +278,14 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 20);
     assert!(size_of::<Door>() == 24);
     assert!(size_of::<Snat>() == 24);
-    assert!(size_of::<Egress>() == 8);
+    assert!(size_of::<Egress>() == 56);
     assert!(size_of::<Allowed>() == 20);
     assert!(size_of::<FlowKey>() == 20);
     assert!(size_of::<End>() == 56);
     assert!(size_of::<Flow>() == 128);
     assert!(core::mem::offset_of!(Flow, node) == 64);
     assert!(size_of::<Clock>() == 24);
+    assert!(size_of::<First>() == 16);
     assert!(size_of::<Life>() == 16);
     assert!(MOST_HALF_OPEN.is_power_of_two());
 };

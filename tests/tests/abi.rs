@@ -15,7 +15,7 @@ use proxy_ebpf::{
     Cookie, Link, Meter, Target, TargetKey,
     balance::{self, Balance, Load},
     names,
-    nat::{self, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, FlowKey, Snat},
+    nat::{self, Address, Allowed, Clock, Door, Egress, Endpoint, First, Flow, FlowKey, Snat},
     parking, xdp,
 };
 
@@ -48,6 +48,7 @@ const NAT: Maps = &[
     (nat::names::FREE, size_of::<u32>(), size_of::<RawFd>()),
     (nat::names::HALF_OPEN, size_of::<u32>(), size_of::<u64>()),
     (nat::names::CLOCK, size_of::<u32>(), size_of::<Clock>()),
+    (nat::names::FIRSTS, size_of::<u32>(), size_of::<First>()),
     (nat::names::USAGE, size_of::<u32>(), size_of::<u64>()),
     (balance::names::BALANCE, size_of::<u32>(), size_of::<Balance>()),
     (balance::names::TURN, size_of::<u32>(), size_of::<u64>()),

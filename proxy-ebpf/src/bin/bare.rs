@@ -95,13 +95,4 @@ fn restore(data: usize, end: usize) -> Option<()> {
     Some(())
 }
 
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-// bpf_tail_call is anybody's; the license is that of the other objects.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+proxy_ebpf::complete_object!();

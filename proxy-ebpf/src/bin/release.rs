@@ -23,12 +23,4 @@ fn release(ctx: TcContext) -> i32 {
     if sent == 0 { TC_ACT_OK } else { TC_ACT_SHOT }
 }
 
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+proxy_ebpf::complete_object!();

@@ -222,13 +222,4 @@ fn count(index: u32, by: u64) {
     }
 }
 
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-// The kernel's sk_skb helpers are not GPL-only, but cookies and ring buffers may be.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+proxy_ebpf::complete_object!();

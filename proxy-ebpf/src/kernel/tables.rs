@@ -10,7 +10,7 @@ use aya_ebpf::{
 use proxy_ebpf::{
     Target, TargetKey,
     balance::{self, Balance, Load, Table},
-    nat::{Address, Allowed, Clock, Door, Egress, Endpoint, Flow, FlowKey, MOST_HALF_OPEN, Snat, packet},
+    nat::{Address, Allowed, Clock, Door, Egress, Endpoint, First, Flow, FlowKey, MOST_HALF_OPEN, Snat, packet},
     xdp::{SLOTS, slot},
 };
 
@@ -44,6 +44,8 @@ pub(crate) static HALF_OPEN: Array<u64, { MOST_HALF_OPEN as usize }> = Array::ne
 pub(crate) static CLOCK: Array<Clock, 1, MAPPED> = Array::new();
 #[btf_map(name = "usage")]
 pub(crate) static USAGE: Array<u64, 256, MAPPED> = Array::new();
+#[btf_map(name = "firsts")]
+pub(crate) static FIRSTS: Array<First, 256> = Array::new();
 #[btf_map(name = "packets")]
 pub(crate) static PACKETS: PerCpuArray<u64, { packet::COUNT as usize }> = PerCpuArray::new();
 

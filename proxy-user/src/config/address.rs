@@ -124,6 +124,20 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, Invalid> {
     }
 }
 
+/// An address of this host that nodes are to see.
+pub(super) fn own(text: &str) -> Result<IpAddr, Invalid> {
+    let invalid = |what: &str| {
+        Invalid::new(format!("{} {what}", quoted(text)), "valid: an address of this host, such as \"10.0.0.9\"")
+    };
+    let ip: IpAddr = text.parse().map_err(|_| invalid("is not an IP address"))?;
+    let ip = ip.to_canonical();
+    let others = ip.is_unspecified()
+        || ip.is_loopback()
+        || ip.is_multicast()
+        || matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    if others { Err(invalid("is no address that a node can answer to")) } else { Ok(ip) }
+}
+
 /// A network, or a single address.
 pub(super) fn network(text: &str) -> Result<IpNet, Invalid> {
     let valid = "valid: \"10.0.0.0/8\", \"fd00::/8\", \"127.0.0.1\"";

@@ -22,7 +22,12 @@ mod section;
 mod tests;
 mod tls;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -154,6 +159,8 @@ pub struct Route {
     /// Zero: never.
     pub idle_timeout: Duration,
     pub park: Park,
+    /// Own addresses that nodes see its packets from; empty: what the kernel's route to a node prefers.
+    pub snat: Vec<IpAddr>,
     /// New connections a second let through to a new master; 0: no limit.
     pub reconnect_rate: u32,
 }

@@ -1,6 +1,8 @@
 //! `[[route]]`: one listening address (or several) bound to a group and a target.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+
+use proxy_ebpf::nat::MOST_SNATS;
 
 use super::{
     Balance, DatapathChoice, Fallback, Lag, Name, Park, Route, TargetRole, address,
@@ -16,6 +18,11 @@ const ALLOW: ListShape = ListShape {
     max: 1024,
     single: true,
     valid: "valid: a list such as [\"127.0.0.1\", \"10.0.0.0/8\"]; leave it out to allow everyone",
+};
+const SNAT: ListShape = ListShape {
+    max: MOST_SNATS,
+    single: true,
+    valid: "valid: addresses of this host, such as [\"10.0.0.9\", \"10.0.0.10\"]",
 };
 const MILLION: u32 = 1_000_000;
 const DAY: u64 = 86_400;
@@ -54,6 +61,7 @@ pub(super) fn read(section: &Section<'_>, name: Option<Name>, groups: &[Option<N
         idle_timeout: section.or("idle_timeout", secs(0), idle),
         park: park(section),
         reconnect_rate,
+        snat: snat(section, datapath),
         allow: allow.map(|networks| networks.into_iter().map(|placed| placed.value).collect()),
         name: name?,
         group: group?,
@@ -100,6 +108,22 @@ fn check_target(section: &Section<'_>, target: TargetRole, reconnect_rate: u32) 
         }
         TargetRole::Replica => {}
     }
+}
+
+/// Where no packet is translated nobody is seen from there.
+fn snat(section: &Section<'_>, datapath: DatapathChoice) -> Vec<IpAddr> {
+    if matches!(datapath, DatapathChoice::Sockmap | DatapathChoice::Copy) {
+        let remedy = "remove it, or set datapath = \"tc\"";
+        section.idle(&["snat"], "has no effect where connections are accepted", remedy);
+    }
+    let listed = section.list("snat", SNAT, |value| address::own(Section::text(value)?)).unwrap_or_default();
+    let mut known = Vec::with_capacity(listed.len());
+    for Placed { value, .. } in listed {
+        if !known.contains(&value) {
+            known.push(value);
+        }
+    }
+    known
 }
 
 fn park(route: &Section<'_>) -> Park {

@@ -56,6 +56,7 @@ pub(super) const ROUTE: Table = Table {
         "idle_timeout",
         "park",
         "reconnect_rate",
+        "snat",
     ],
 };
 

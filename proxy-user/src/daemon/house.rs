@@ -9,7 +9,7 @@ use std::{
 };
 
 use proxy_ebpf::{counter, nat::packet};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::group::GroupState;
 use crate::{
@@ -27,6 +27,19 @@ use crate::{
 /// How long the event of a switch waits for a first client before it is told without one: whoever
 /// follows the events hears of it within a second.
 const FIRST_CLIENT: Duration = Duration::from_millis(700);
+
+/// How often the kernel is asked for a first flow; it knows when that was.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Waits until there is one.
+async fn seen(flow: impl Fn() -> Option<Instant>) -> Instant {
+    loop {
+        if let Some(at) = flow() {
+            return at;
+        }
+        sleep(LOOK).await;
+    }
+}
 
 pub(super) struct House {
     pub(super) started: Instant,
@@ -70,14 +83,21 @@ impl House {
     /// Notes when the first client of each route to the master is connected under the new target.
     pub(super) fn await_first_connections(&self, group: usize, flip: Instant, aftermath: &Aftermath) {
         let to_master = |route: &&RouteState| route.config.group == group && route.config.target == TargetRole::Master;
-        for route in self.routes.iter().filter(to_master) {
+        for (number, route) in self.routes.iter().enumerate().filter(|(_, route)| to_master(route)) {
             let (mut first, aftermath) = (route.counts.first_of_generation(), aftermath.clone());
-            let name = Arc::clone(&route.config.name);
+            let (name, datapath) = (Arc::clone(&route.config.name), self.switch().datapath(number));
             tokio::spawn(async move {
-                let connected = first.wait_for(|first| first.is_some_and(|at| at >= flip));
-                if let Ok(Ok(at)) = timeout(FIRST_CLIENT, connected).await
-                    && let Some(at) = *at
-                {
+                let is_new = |at: &Instant| *at >= flip;
+                let flow = || datapath.as_ref().and_then(|it| it.first_flow()).filter(is_new);
+                let accepted = first.wait_for(|first| first.as_ref().is_some_and(is_new));
+                let accepted = async { accepted.await.ok().and_then(|at| *at) };
+                let connected = async {
+                    tokio::select! {
+                        at = accepted => at.into_iter().chain(flow()).min(),
+                        at = seen(flow) => Some(at),
+                    }
+                };
+                if let Ok(Some(at)) = timeout(FIRST_CLIENT, connected).await {
                     aftermath.connected(&name, at);
                 }
             });
@@ -128,9 +148,9 @@ impl House {
 
     fn route_sample(&self, number: usize, route: &RouteState) -> RouteSample {
         let counts: listener::Snapshot = route.counts.snapshot();
-        let (slots, flows) = {
+        let (slots, flows, [to_node, to_client]) = {
             let switch = self.switch();
-            (switch.slots(number), switch.flows(number))
+            (switch.slots(number), switch.flows(number), switch.carried(number))
         };
         let mut targets = BTreeMap::new();
         for target in slots.iter().map(target) {
@@ -142,8 +162,8 @@ impl House {
             connections: flows + slots.iter().map(|slot| u64::from(slot.connections)).sum::<u64>(),
             targets,
             parked: counts.parked_now,
-            to_node: route.traffic.to_node.load(Ordering::Relaxed),
-            to_client: route.traffic.to_client.load(Ordering::Relaxed),
+            to_node: to_node + route.traffic.to_node.load(Ordering::Relaxed),
+            to_client: to_client + route.traffic.to_client.load(Ordering::Relaxed),
             accepted: counts.accepted,
             refused: counts.refused.iter().map(|(it, count)| (it.label(), *count)).collect(),
             unparked: counts.parked.iter().map(|(it, count)| (it.label(), *count)).collect(),

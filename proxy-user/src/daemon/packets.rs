@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use proxy_ebpf::{TargetKey, balance::kind};
 
@@ -28,8 +28,11 @@ use crate::{
     purge::{PORTS, purge},
 };
 
-/// Own addresses that nodes see a packet datapath under: one for each interface that leads to nodes, in either family.
+/// Own addresses that nodes see a packet datapath under, beside those in `snat`: one for each interface that leads to nodes,
+/// in either family.
 const MOST_ADDRESSES: u32 = 4;
+/// A byte says which of all own addresses a flow has.
+const MOST_NUMBERS: usize = 256;
 
 pub(super) struct Packets {
     pub(super) tc: Option<Arc<Tc>>,
@@ -54,7 +57,10 @@ pub(super) fn may_serve(route: &Route) -> bool {
 }
 
 pub(super) fn sizes(config: &Config) -> Result<NatSizes> {
-    let flows = MOST_ADDRESSES * nat::ports::DEFAULT.count();
+    let listed: BTreeSet<&IpAddr> = config.routes.iter().flat_map(|route| &route.snat).collect();
+    let most = MOST_NUMBERS - MOST_ADDRESSES as usize;
+    ensure!(listed.len() <= most, "the routes list {} addresses in snat; at most {most}", listed.len());
+    let flows = (MOST_ADDRESSES + u32::try_from(listed.len())?) * nat::ports::DEFAULT.count();
     Ok(NatSizes { routes: u32::try_from(config.routes.len())?, flows })
 }
 
@@ -171,6 +177,7 @@ fn described(config: &Config, flows: &[u32], numbers: &[u32]) -> Result<Vec<nat:
             max_connections: *flows,
             allow: route.allow.clone(),
             idle_timeout: route.idle_timeout,
+            snat: route.snat.clone(),
         })
     };
     routes.map(route).collect()

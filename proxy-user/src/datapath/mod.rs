@@ -134,6 +134,14 @@ pub trait Datapath: Send + Sync + std::fmt::Debug {
     fn flows(&self) -> u64 {
         0
     }
+    /// Bytes of payload of those, to nodes and to clients.
+    fn carried(&self) -> [u64; 2] {
+        [0; 2]
+    }
+    /// When the first of those was established under the generation that came last.
+    fn first_flow(&self) -> Option<Instant> {
+        None
+    }
     /// The SYNs of the route, where it takes them aside: its listener asks once, and parks them from then on.
     fn syns(&self) -> Option<Syns> {
         None

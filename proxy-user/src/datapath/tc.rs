@@ -28,7 +28,7 @@ use aya::{
 };
 use proxy_ebpf::{
     TargetKey, balance,
-    nat::{Door, Endpoint, names},
+    nat::{Door, Endpoint, First, names},
     parking,
 };
 
@@ -41,6 +41,7 @@ use crate::{
         aside::{Aside, AsideError},
         audit::{self, Audit},
         balancer::{self, Balancer},
+        carried::Carried,
         collector::{CollectError, Collector},
         doors::Doors,
         exits::{ExitError, Exits, Maps},
@@ -62,9 +63,11 @@ pub struct Tc {
     exits: Arc<Mutex<Exits>>,
     orders: Mutex<Sender<Order>>,
     usage: Arc<Usage>,
+    carried: Arc<Carried>,
     loads: Arc<Loads>,
     balancer: Arc<Balancer>,
     packets: PerCpuArray<MapData, u64>,
+    firsts: Array<MapData, First>,
     aside: Aside,
     /// Until when an earlier daemon's last beat lets new flows to the masters that it had proven.
     rest: Instant,
@@ -168,11 +171,15 @@ impl Tc {
             ports::DEFAULT,
             flows.places(),
             setup.maps,
+            routes.iter().map(|route| (u32::from(route.number), route.snat.clone())).collect(),
         );
         allow::write(map(&mut object, names::ALLOW)?, &routes)?;
         let keys = map(&mut object, names::FLOW_OF)?;
-        let collector =
+        let mut collector =
             Collector::new(flows, Arc::clone(&usage), Arc::clone(&loads), keys, Vec::new(), Lingers::default());
+        let carried =
+            Arc::new(Carried::new(routes.iter().map(|route| usize::from(route.number) + 1).max().unwrap_or(0)));
+        collector.count(Arc::clone(&carried));
         let (door_of, door_map) = (map(&mut object, names::DOOR_OF)?, map(&mut object, names::DOORS)?);
         let (doors, audit) = match &setup.left {
             None => (new_doors(&door_map), None),
@@ -182,7 +189,7 @@ impl Tc {
                 (left_doors(&door_of, &door_map)?, Some(Audit::begin(&collector, &withheld, Instant::now())?))
             }
         };
-        let packets = map(&mut object, names::PACKETS)?;
+        let (packets, firsts) = (map(&mut object, names::PACKETS)?, map(&mut object, names::FIRSTS)?);
         let turns = take(&mut object, parking::names::SYN_TURNS)?;
         let numbers = routes.iter().map(|route| route.number);
         let aside = Aside::start(map(&mut object, parking::names::PARKED)?, &turns, release, numbers)?;
@@ -217,7 +224,7 @@ impl Tc {
         let keeper = thread::Builder::new().name("tc".to_owned()).spawn(move || keeper.run(&told))?;
         let (orders, keeper) = (Mutex::new(orders), Mutex::new(Some(keeper)));
         let rest = Instant::now() + rest;
-        Ok(Self { beneath, exits, orders, usage, loads, balancer, packets, aside, rest, keeper })
+        Ok(Self { beneath, exits, orders, usage, carried, loads, balancer, packets, firsts, aside, rest, keeper })
     }
 
     pub fn hold(self: &Arc<Self>) -> Arc<Hold> {

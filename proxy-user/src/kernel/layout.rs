@@ -80,7 +80,7 @@ fn entries(name: &str, own: u32, sizes: NatSizes) -> u32 {
     match name {
         nat::FLOWS | nat::FLOW_OF => sizes.flows,
         nat::TAKEN => sizes.flows.div_ceil(u64::BITS),
-        nat::USAGE => routes,
+        nat::USAGE | nat::FIRSTS => routes,
         nat::ALLOW => routes * MOST_NETS,
         nat::EGRESS | names::TARGETS | sharing::LOADS => targets(sizes.routes),
         // One for each family.

@@ -21,6 +21,7 @@ use aya::maps::{HashMap, MapData, MapError};
 use proxy_ebpf::nat::{Flow, FlowKey, flow};
 
 use super::{
+    carried::{Carried, Tally},
     fate::{Fate, Lingers, Reason, Standing, fate},
     flows::{Flows, Usage},
     loads::Loads,
@@ -59,6 +60,7 @@ pub struct Collector {
     keys: HashMap<MapData, FlowKey, u32>,
     pools: Vec<Pool>,
     lingers: Lingers,
+    tally: Option<Tally>,
     /// Where the next sweep goes on.
     next: u32,
     /// Ended, and not yet in the queue: places that are ours. Bounded by the table.
@@ -80,7 +82,12 @@ impl Collector {
         pools: Vec<Pool>,
         lingers: Lingers,
     ) -> Self {
-        Self { flows, usage, loads, keys, pools, lingers, next: 0, unfinished: Vec::new() }
+        Self { flows, usage, loads, keys, pools, lingers, tally: None, next: 0, unfinished: Vec::new() }
+    }
+
+    /// Counts what flows carry from now on.
+    pub fn count(&mut self, carried: Arc<Carried>) {
+        self.tally = Some(Tally::new(carried, &self.flows));
     }
 
     /// Looks at the next `most` places, and frees what has ended. `standing` tells of a route and a slot.
@@ -92,6 +99,7 @@ impl Collector {
         let flows = Arc::clone(&self.flows);
         let end = flows.places().min(self.next.saturating_add(most));
         for (place, flow) in flows.scan(self.next..end) {
+            self.look(place, &flow);
             match fate(&flow, now, &self.lingers, standing(flow.route, flow.slot)) {
                 Fate::Free(reason) if flows.end(place, &flow) => {
                     sweep.freed[reason as usize] += 1;
@@ -112,6 +120,7 @@ impl Collector {
 
     /// Ends a flow that was read in this place, whatever its fate would be: true if it was there still.
     pub fn end(&mut self, place: u32, flow: &Flow) -> bool {
+        self.look(place, flow);
         let ended = self.flows.end(place, flow);
         if ended {
             // What fails is tried again by the next sweep, and told then.
@@ -144,6 +153,12 @@ impl Collector {
 
     pub(super) fn keys(&self) -> &HashMap<MapData, FlowKey, u32> {
         &self.keys
+    }
+
+    fn look(&mut self, place: u32, flow: &Flow) {
+        if let Some(tally) = &mut self.tally {
+            tally.look(place, flow);
+        }
     }
 
     fn finish(&mut self, place: u32, flow: Flow, sweep: &mut Sweep) {

@@ -14,7 +14,7 @@ use aya::{
 };
 use proxy_ebpf::{
     TargetKey,
-    nat::{Address, Egress, Snat, names},
+    nat::{Address, Egress, MOST_SNATS, Snat, names},
 };
 
 use super::{
@@ -41,6 +41,8 @@ pub enum ExitError {
     Unpin(#[from] io::Error),
     #[error("packets from {node} come in at interface {ifindex}, which the program cannot be attached to")]
     Unattached { node: IpAddr, ifindex: u32 },
+    #[error("{node} is to see us from one of the addresses in snat, and this host has none of them now")]
+    Absent { node: IpAddr },
     #[error("nodes would see us from more than {known} addresses, and there is no room for the flows of {address}")]
     Full { known: usize, address: IpAddr },
 }
@@ -62,6 +64,10 @@ impl std::fmt::Debug for Maps {
 pub struct Exits {
     maps: Maps,
     range: PortRange,
+    /// Own addresses that the nodes of a route shall see, where its configuration names any.
+    listed: BTreeMap<u32, Vec<IpAddr>>,
+    /// Those of this host now.
+    ours: BTreeSet<IpAddr>,
     /// How many flows there is room for.
     places: u32,
     /// Where the queues of free ports are pinned: nobody may open those in `free` without CAP_SYS_ADMIN.
@@ -80,9 +86,10 @@ impl std::fmt::Debug for Exits {
 }
 
 impl Exits {
-    pub fn new(maps: Maps, range: PortRange, places: u32, pins: PathBuf) -> Self {
-        let (known, fresh, attached, led) = (Vec::new(), Vec::new(), BTreeSet::new(), HashMap::new());
-        Self { maps, range, places, pins, known, fresh, attached, led }
+    pub fn new(maps: Maps, range: PortRange, places: u32, pins: PathBuf, listed: BTreeMap<u32, Vec<IpAddr>>) -> Self {
+        let (known, fresh, led) = (Vec::new(), Vec::new(), HashMap::new());
+        let (attached, ours) = (BTreeSet::new(), BTreeSet::new());
+        Self { maps, range, listed, ours, places, pins, known, fresh, attached, led }
     }
 
     /// Goes on with the addresses of an earlier daemon, and the nodes that it led to. Returns the places whose ports
@@ -110,15 +117,15 @@ impl Exits {
     }
 
     /// A node that may be led to: the ports of an address that only it sees take too long to fill for a switch.
-    pub fn meet(&mut self, node: IpAddr) {
+    pub fn meet(&mut self, route: u32, node: IpAddr) {
         // Whoever leads there is told why it fails.
-        let _prepared = self.way(node);
+        let _prepared = self.way(route, node);
     }
 
     /// Prepares the way to a node for the flows of `key`; without one they are left to the listener.
     pub fn lead(&mut self, key: TargetKey, node: SocketAddr) -> Result<(), ExitError> {
         self.led.insert(key, node);
-        let prepared = self.way(node.ip()).and_then(|egress| Ok(self.maps.egress.insert(key, egress, 0)?));
+        let prepared = self.way(key.route, node.ip()).and_then(|egress| Ok(self.maps.egress.insert(key, egress, 0)?));
         if prepared.is_err() {
             // Nothing there to be removed is as good.
             let _absent = self.maps.egress.remove(&key);
@@ -127,8 +134,14 @@ impl Exits {
     }
 
     /// The same again for every node that is led to, as routes and interfaces are now. Returns what went wrong.
-    pub fn renew(&mut self, attached: BTreeSet<u32>) -> Vec<(SocketAddr, ExitError)> {
+    pub fn renew(&mut self, attached: BTreeSet<u32>, ours: &BTreeSet<IpAddr>) -> Vec<(SocketAddr, ExitError)> {
         self.attached = attached;
+        self.ours.clone_from(ours);
+        let listed: BTreeSet<IpAddr> = self.listed.values().flatten().copied().collect();
+        for address in listed.intersection(ours) {
+            // Before a node is led to: it takes as long for each. Why it fails is said then.
+            let _number = self.number(*address);
+        }
         let led: Vec<_> = self.led.iter().map(|(key, node)| (*key, *node)).collect();
         led.into_iter().filter_map(|(key, node)| Some((node, self.lead(key, node).err()?))).collect()
     }
@@ -138,17 +151,36 @@ impl Exits {
         std::mem::take(&mut self.fresh)
     }
 
-    fn way(&mut self, node: IpAddr) -> Result<Egress, ExitError> {
+    fn way(&mut self, route: u32, node: IpAddr) -> Result<Egress, ExitError> {
         let way = way_to(node)?;
         if !self.attached.contains(&way.ifindex) {
             return Err(ExitError::Unattached { node, ifindex: way.ifindex });
         }
-        let address = encode(way.source);
-        let number = match self.known.iter().position(|snat| snat.addr == address) {
-            Some(number) => number as u32,
-            None => self.add(way.source)?,
+        let listed = self.listed.get(&route).into_iter().flatten().filter(|own| own.is_ipv4() == node.is_ipv4());
+        let listed: Vec<IpAddr> = listed.take(MOST_SNATS).copied().collect();
+        let ours = if listed.is_empty() {
+            // Or the route lists addresses of the other family only.
+            vec![way.source]
+        } else {
+            listed.into_iter().filter(|own| self.ours.contains(own)).collect()
         };
-        Ok(Egress { ifindex: way.ifindex, snat: number })
+        if ours.is_empty() {
+            return Err(ExitError::Absent { node });
+        }
+        let mut egress = Egress { ifindex: way.ifindex, count: ours.len() as u32, snats: [0; MOST_SNATS] };
+        for (place, own) in egress.snats.iter_mut().zip(ours) {
+            *place = self.number(own)?;
+        }
+        Ok(egress)
+    }
+
+    /// That of an own address.
+    fn number(&mut self, address: IpAddr) -> Result<u8, ExitError> {
+        let encoded = encode(address);
+        Ok(match self.known.iter().position(|snat| snat.addr == encoded) {
+            Some(number) => number as u8,
+            None => self.add(address)? as u8,
+        })
     }
 
     fn add(&mut self, address: IpAddr) -> Result<u32, ExitError> {

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError},
@@ -47,8 +47,8 @@ pub enum Order {
     Sever(Sever),
     /// The route takes no new flows any more.
     Close(u16),
-    /// A node that may be led to.
-    Meet(SocketAddr),
+    /// A node that a route may lead to.
+    Meet(u16, SocketAddr),
     /// Tables of the balancer are to be filled.
     Fill,
     /// An earlier daemon's flows: those under these generations live on.
@@ -74,6 +74,8 @@ pub struct Route {
     /// Absent: everyone.
     pub allow: Option<Vec<ipnet::IpNet>>,
     pub idle_timeout: Duration,
+    /// As whom its nodes see us; empty: as the kernel's route to them prefers.
+    pub snat: Vec<IpAddr>,
 }
 
 pub struct Keeper {
@@ -118,7 +120,10 @@ impl Keeper {
                     self.routes.iter_mut().filter(|it| it.number == route).for_each(|it| it.max_connections = 0);
                     self.follow_host();
                 }
-                Ok(Order::Meet(node)) => self.exits.lock().unwrap_or_else(PoisonError::into_inner).meet(node.ip()),
+                Ok(Order::Meet(route, node)) => {
+                    let mut exits = self.exits.lock().unwrap_or_else(PoisonError::into_inner);
+                    exits.meet(u32::from(route), node.ip());
+                }
                 Ok(Order::Fill) => unfilled = true,
                 Ok(Order::TakeOver(kept, latest)) => self.end_strays(&kept, latest),
                 Ok(Order::Beat) => self.beats = true,
@@ -187,7 +192,7 @@ impl Keeper {
             Err(error) => return tracing::warn!(%error, "the host's interfaces are not known; nothing changes"),
         };
         let attached = self.attach.follow(&host);
-        self.renew(attached);
+        self.renew(attached, &host.addresses);
         let routes: Vec<Listen<'_>> = self
             .routes
             .iter()
@@ -208,8 +213,8 @@ impl Keeper {
     }
 
     /// The ways to nodes may be others now.
-    fn renew(&mut self, attached: BTreeSet<u32>) {
-        let failed = self.exits.lock().unwrap_or_else(PoisonError::into_inner).renew(attached);
+    fn renew(&mut self, attached: BTreeSet<u32>, ours: &BTreeSet<IpAddr>) {
+        let failed = self.exits.lock().unwrap_or_else(PoisonError::into_inner).renew(attached, ours);
         let known: BTreeSet<SocketAddr> = failed.iter().map(|(node, _)| *node).collect();
         for (node, error) in failed.iter().filter(|(node, _)| !self.unreachable.contains(node)) {
             tracing::warn!(%error, %node, "packets for this node cannot be translated; its clients go to the listener");

@@ -5,7 +5,7 @@
 //! - `doors`: what clients dial; `egress`, `exits`: how a node is reached, and as whom;
 //! - `balancer`, `maglev`: among which slots new flows are shared out; `loads`: how much each slot has to do;
 //! - `ports`, `sockets`: the source ports that are ours alone;
-//! - `flows`, `pool`: the table of flows and its free places; `collector`: frees what has ended, by the rules in `fate`;
+//! - `flows`, `pool`: the table of flows and its free places; `collector`: frees what has ended, by the rules in `fate`; `carried`: their bytes;
 //! - `audit`: puts right what a killed daemon left half done; `numbers`: by which number each route goes on;
 //! - `segment`, `reset`: the RST to both ends of a flow;
 //! - `aside`, `syn`: SYNs that wait for a node, out of the kernel and in again;
@@ -22,6 +22,7 @@ pub mod address;
 pub mod aside;
 pub mod audit;
 pub mod balancer;
+pub mod carried;
 pub mod collector;
 pub mod doors;
 pub mod egress;

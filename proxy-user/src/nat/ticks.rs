@@ -1,6 +1,6 @@
 //! The clock of the flows: u32 ticks of CLOCK_MONOTONIC (`bpf_ktime_get_ns`), which wrap after 18 years.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use proxy_ebpf::nat::TICK_SHIFT;
@@ -9,6 +9,12 @@ use proxy_ebpf::nat::TICK_SHIFT;
 pub fn now() -> Result<u32, nix::Error> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     Ok(from_nanos(Duration::from(now).as_nanos()))
+}
+
+/// The moment at which the clock showed so many ns; `None` where it has not yet.
+pub fn instant(nanos: u64) -> Option<Instant> {
+    let (now, clock) = (Instant::now(), clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?);
+    now.checked_sub(Duration::from(clock).checked_sub(Duration::from_nanos(nanos))?)
 }
 
 fn from_nanos(nanos: u128) -> u32 {
@@ -47,6 +53,16 @@ mod tests {
         assert_eq!(ticks(Duration::from_secs(60)), 447);
         assert_eq!(ticks(Duration::ZERO), 1);
         assert_eq!(ticks(Duration::MAX), i32::MAX as u32);
+    }
+
+    #[test]
+    fn a_moment_is_found_again() {
+        let clock = || Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap()).as_nanos() as u64;
+        let (before, nanos, after) = (Instant::now(), clock(), Instant::now());
+        let found = instant(nanos).unwrap();
+        let slack = Duration::from_millis(5);
+        assert!(before < found + slack && found < after + slack, "{:?}", found - before);
+        assert_eq!(instant(nanos + 10_000_000_000), None, "to come");
     }
 
     #[test]

@@ -138,6 +138,15 @@ impl Switch {
         self.routes.get(route).map_or(0, |it| it.datapath.flows())
     }
 
+    /// What those have carried to nodes and to clients, in bytes.
+    pub fn carried(&self, route: usize) -> [u64; 2] {
+        self.routes.get(route).map_or([0; 2], |it| it.datapath.carried())
+    }
+
+    pub fn datapath(&self, route: usize) -> Option<Arc<dyn Datapath>> {
+        self.routes.get(route).map(|it| Arc::clone(&it.datapath))
+    }
+
     /// The way of a route as a whole: that of its best slot.
     pub fn way(&self, route: usize) -> Way {
         self.slots(route).iter().map(|slot| slot.way).max().unwrap_or(Way::Closed)

@@ -107,6 +107,7 @@ pub(crate) fn route(target: TargetRole, fallback: Fallback) -> config::Route {
         idle_timeout: Duration::ZERO,
         park: Park::default(),
         reconnect_rate: 0,
+        snat: Vec::new(),
     }
 }
 

@@ -1,9 +1,15 @@
 //! Every byte once, in order, both ways at once, whatever the sizes of the writes, the pauses and the
 //! order of the ends. SWITCHMASTER_TRAFFIC_MIB sets how much is sent in all (256; the bar is 4096).
 
-use std::{env, ops::Range, time::Instant};
+use std::{
+    env,
+    io::{Read as _, Write as _},
+    ops::Range,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use switchmaster_tests::wait;
 
 use crate::{
     on_each_datapath,
@@ -14,7 +20,7 @@ use crate::{
 
 const CONNECTIONS: usize = 1000;
 
-on_each_datapath!(a_thousand_connections);
+on_each_datapath!(a_thousand_connections, what_passes_is_counted);
 
 fn total() -> Result<u64> {
     let mebibytes = env::var("SWITCHMASTER_TRAFFIC_MIB").unwrap_or_else(|_| "256".to_owned());
@@ -39,6 +45,30 @@ fn draw(number: usize, share: u64) -> (Order, Manner) {
     let listener = random.below(4);
     let (node, client) = (manner(&mut random, listener == 0), manner(&mut random, listener == 1));
     (Order { seed: number as u64, up, down, node }, client)
+}
+
+fn what_passes_is_counted(datapath: &str) {
+    const SENT: &[u8] = &[b'x'; 30_000];
+    stage::check(Stage::new(datapath, |stream| order::or_reset(order::echo(stream))), |stage| {
+        let bytes = |way: &str| stage.metric("switchmaster_bytes_total{", &format!("direction=\"{way}\""));
+        let before = [bytes("to-node")?, bytes("to-client")?];
+        let mut client = stage.connect()?;
+        client.write_all(SENT).context("send")?;
+        client.read_exact(&mut vec![0; SENT.len()]).context("hear")?;
+        let both = |ended: &str| {
+            wait::until(LIMIT, ended, || {
+                let rose = [bytes("to-node")? - before[0], bytes("to-client")? - before[1]];
+                // What is sent again is counted again.
+                let right = |rose: f64| (SENT.len() as f64..2.0 * SENT.len() as f64).contains(&rose);
+                ensure!(rose.into_iter().all(right), "it rose by {rose:?}, of {}", SENT.len());
+                Ok(())
+            })
+        };
+        both("while the connection is there")?;
+        drop(client);
+        wait::pause(Duration::from_millis(1500));
+        both("when it has gone")
+    });
 }
 
 fn a_thousand_connections(datapath: &str) {

@@ -17,6 +17,7 @@ mod overlap;
 mod pattern;
 mod peered;
 mod reset;
+mod snat;
 mod stage;
 mod stall;
 mod switch;

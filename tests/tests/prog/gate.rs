@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use proxy_ebpf::{nat::packet, state};
+use proxy_ebpf::{
+    nat::{First, names, packet},
+    state,
+};
 
 use crate::{
     wire::Segment,
@@ -87,5 +90,24 @@ fn no_flow_is_made_to_a_target_of_another_family() -> Result<()> {
     world.lead_to(v6().node, state::OPEN, 8, 8)?;
     world.send(&syn)?.counted(&[packet::LISTENER])?;
     ensure!(world.usage()? == 0, "places are counted for flows that were not made");
+    Ok(())
+}
+
+#[test]
+fn the_first_flow_of_each_generation_is_remembered() -> Result<()> {
+    let at = v4();
+    let mut world = World::open(at, 64)?;
+    let first = |world: &mut World| -> Result<First> { Ok(world.array(names::FIRSTS)?.get(&0, 0)?) };
+    let client = |port| SocketAddr::new(at.client.ip(), port);
+    world.send(&Segment::syn(client(1), at.door))?;
+    ensure!(first(&mut world)?.generation == 0, "one that is half-open counts");
+    world.connect(client(2))?;
+    let seventh = first(&mut world)?;
+    world.connect(client(3))?;
+    ensure!(seventh.generation == 7 && first(&mut world)? == seventh, "{seventh:?}, then {:?}", first(&mut world)?);
+    world.lead(state::OPEN, 8, 8)?;
+    world.connect(client(4))?;
+    let eighth = first(&mut world)?;
+    ensure!(eighth.generation == 8 && eighth.at > seventh.at, "{seventh:?}, then {eighth:?}");
     Ok(())
 }

@@ -8,13 +8,13 @@ use aya::maps::{Array, ArrayOfMaps, MapData};
 use proxy_ebpf::{
     TargetKey,
     balance::{self, Balance, Load, PLACES, SLOTS, Table, kind},
-    nat::{Egress, packet},
+    nat::packet,
     state,
 };
 
 use crate::{
     wire::Segment,
-    world::{Addresses, LOOPBACK, REDIRECT, SHOT, UNSPEC, World, v4, v6},
+    world::{Addresses, LOOPBACK, REDIRECT, SHOT, UNSPEC, World, egress, v4, v6},
 };
 
 const GENERATION: u64 = 7;
@@ -85,7 +85,7 @@ impl World {
         for &slot in slots {
             world.slot_is(slot, node(at, slot), state::OPEN, GENERATION)?;
             let key = TargetKey { route: 0, slot: u32::from(slot) };
-            world.hash(proxy_ebpf::nat::names::EGRESS)?.insert(key, Egress { ifindex: LOOPBACK, snat: 5 }, 0)?;
+            world.hash(proxy_ebpf::nat::names::EGRESS)?.insert(key, egress(LOOPBACK, &[5]), 0)?;
         }
         world.list(at.client.is_ipv6(), kind, slots)?;
         Ok(world)

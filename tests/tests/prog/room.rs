@@ -1,6 +1,6 @@
 //! Limits: places, ports, half-open flows, and the daemon's own life.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use proxy_ebpf::nat::{ALLOWED_MAPPED_BITS, ALLOWED_ROUTE_BITS, MOST_HALF_OPEN, family, packet};
@@ -59,6 +59,30 @@ fn without_a_free_port_a_client_goes_to_the_listener() -> Result<()> {
     }
     world.send(&syn_from(&world, 3))?.counted(&[packet::NO_PORT])?;
     ensure!(world.usage()? == 0, "half-open flows are counted");
+    Ok(())
+}
+
+#[test]
+fn the_clients_port_chooses_among_own_addresses_and_a_free_port_is_found_on_any() -> Result<()> {
+    for (at, second) in [(v4(), IpAddr::from([203, 0, 113, 10])), (v6(), "2001:db8:0:9::10".parse()?)] {
+        let mut world = World::open(at, 2)?;
+        world.own(6, second, 1000, 1)?;
+        world.seen_as(&[5, 6])?;
+        let client = at.client.ip();
+        for (port, own) in [(1024, at.snat), (1025, second), (1027, at.snat)] {
+            let made = world.send(&Segment::syn(SocketAddr::new(client, port), at.door))?;
+            made.counted(&[packet::NEW, packet::TO_NODE])?;
+            let seen = Segment::read(&made.packet)?.from;
+            ensure!(seen.ip() == own, "the client's port {port} is seen from {seen}");
+            // The way back is the address's own.
+            let back = Segment::syn(at.node, seen).seq(5000).ack(1001);
+            world.send(&back)?.counted(&[packet::TO_CLIENT])?;
+        }
+        let late = Segment::syn(SocketAddr::new(client, 1026), at.door);
+        world.send(&late)?.counted(&[packet::NO_PORT])?;
+        world.seen_as(&[])?;
+        world.send(&late)?.counted(&[packet::NO_PORT])?;
+    }
     Ok(())
 }
 

@@ -20,7 +20,10 @@ use nix::time::{ClockId, clock_gettime};
 use proxy_ebpf::{
     Target, TargetKey,
     names::TARGETS,
-    nat::{ALLOWED_ROUTE_BITS, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, Snat, family, names, packet},
+    nat::{
+        ALLOWED_ROUTE_BITS, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, MOST_SNATS, Snat, family, names,
+        packet,
+    },
     parking::{self, Parked},
     state,
 };
@@ -99,6 +102,12 @@ pub(crate) fn object(name: &str) -> Result<Vec<u8>> {
     fs::read(folder.join(name)).context(name.to_owned())
 }
 
+pub(crate) fn egress(ifindex: u32, numbers: &[u8]) -> Egress {
+    let mut snats = [0; MOST_SNATS];
+    snats[..numbers.len()].copy_from_slice(numbers);
+    Egress { ifindex, count: numbers.len() as u32, snats }
+}
+
 pub(crate) fn mapped(ip: IpAddr) -> Address {
     match ip {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
@@ -134,18 +143,28 @@ impl World {
         self.hash::<Endpoint, u32>(names::DOOR_OF)?.insert(endpoint, 3, 0)?;
         self.limit(1_000_000)?;
         self.allow(ALLOWED_ROUTE_BITS, [0; 16], family::ALL)?;
-        self.hash::<Address, u32>(names::SNAT_OF)?.insert(mapped(at.snat), 5, 0)?;
-        let snat = Snat { addr: mapped(at.snat), first: 100, first_port: FIRST_PORT, ports };
-        self.array(names::SNATS)?.set(5, snat, 0)?;
+        self.own(5, at.snat, 100, ports)?;
+        self.seen_as(&[5])?;
+        self.beat(u64::MAX / 2)
+    }
+
+    /// An address of this host, with so many source ports.
+    pub(crate) fn own(&mut self, number: u32, ip: IpAddr, first: u32, ports: u16) -> Result<()> {
+        self.hash::<Address, u32>(names::SNAT_OF)?.insert(mapped(ip), number, 0)?;
+        let snat = Snat { addr: mapped(ip), first, first_port: FIRST_PORT, ports };
+        self.array(names::SNATS)?.set(number, snat, 0)?;
         let mut free = Queue::<_, u32>::create(u32::from(ports), 0)?;
         for place in 0..u32::from(ports) {
-            free.push(100 + place, 0)?;
+            free.push(first + place, 0)?;
         }
         let map = self.object.map_mut(names::FREE).context("no free")?;
-        ArrayOfMaps::<_, Queue<MapData, u32>>::try_from(map)?.set(5, &free, 0)?;
-        let egress = Egress { ifindex: self.ifindex(), snat: 5 };
-        self.hash(names::EGRESS)?.insert(TargetKey { route: 0, slot: 0 }, egress, 0)?;
-        self.beat(u64::MAX / 2)
+        Ok(ArrayOfMaps::<_, Queue<MapData, u32>>::try_from(map)?.set(number, &free, 0)?)
+    }
+
+    /// The node sees us from these addresses, by their numbers.
+    pub(crate) fn seen_as(&mut self, numbers: &[u8]) -> Result<()> {
+        let egress = egress(self.ifindex(), numbers);
+        Ok(self.hash(names::EGRESS)?.insert(TargetKey { route: 0, slot: 0 }, egress, 0)?)
     }
 
     fn ifindex(&self) -> u32 {

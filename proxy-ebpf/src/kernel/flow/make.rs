@@ -11,7 +11,10 @@ use super::super::{
 use super::{free, key, now, of_client, state, state_of, word};
 use proxy_ebpf::{
     Target, TargetKey,
-    nat::{ALLOWED_ROUTE_BITS, Address, Allowed, Door, Egress, End, Flow, MOST_HALF_OPEN, Port, family, flow, packet},
+    nat::{
+        ALLOWED_ROUTE_BITS, Address, Allowed, Door, Egress, End, Flow, MOST_HALF_OPEN, MOST_SNATS, Port, family, flow,
+        packet,
+    },
 };
 
 const AF_INET: u16 = 2;
@@ -50,7 +53,7 @@ pub(crate) fn make(
     if !balance::is_open(&target, segment.v6) {
         return Err(if balance::is_open(&target, !segment.v6) { packet::LISTENER } else { shut });
     }
-    // SAFETY: two words that change only with the target.
+    // SAFETY: it changes with the target; what it holds is checked where it is used.
     let egress = *unsafe { EGRESS.get(at) }.ok_or(packet::LISTENER)?;
     // The entry may have become another's while it was read (see `gate`), and the way another node's.
     if target_of(at).is_none_or(|again| !is_same(&again, &target)) {
@@ -63,12 +66,12 @@ pub(crate) fn make(
     if unsafe { usage.read_volatile() } as i64 >= i64::from(door.max_connections) {
         return Err(packet::FULL);
     }
-    let place = FREE.get(egress.snat).and_then(|queue| queue.pop().ok().flatten()).ok_or(packet::NO_PORT)?;
+    let (snat, place) = free_place(&egress, segment).ok_or(packet::NO_PORT)?;
     mark(place, true);
     let found = FLOWS.get_ptr_mut(place).ok_or(packet::NO_PORT)?;
     // SAFETY: the place came out of the queue, so it is ours.
     let flow = unsafe { &mut *found };
-    fill(flow, segment, (number, ingress), at, &target, egress);
+    fill(flow, segment, (number, ingress), at, &target, (snat, egress.ifindex));
     balance::taken(flow);
     if FLOW_OF.insert(key(segment, number), place, NOEXIST).is_err() {
         free(place, found, state(found));
@@ -78,6 +81,21 @@ pub(crate) fn make(
     remember_half_open(place, state(found));
     count(packet::NEW);
     Ok((place, found))
+}
+
+/// The place that has been free for longest, of the address that the client's port chooses or of the next that has one.
+#[inline(always)]
+fn free_place(egress: &Egress, segment: &Segment) -> Option<(u8, u32)> {
+    let count = egress.count.min(MOST_SNATS as u32);
+    let first = u32::from(u16::from_be_bytes(segment.source_port)).checked_rem(count)?;
+    for turn in 0..count {
+        let at = first + turn;
+        let snat = *egress.snats.get(if at < count { at } else { at - count } as usize)?;
+        if let Some(place) = FREE.get(u32::from(snat)).and_then(|queue| queue.pop().ok().flatten()) {
+            return Some((snat, place));
+        }
+    }
+    None
 }
 
 /// A copy of a target's entry.
@@ -107,7 +125,7 @@ fn fill(
     (number, ingress): (u16, u32),
     at: TargetKey,
     target: &Target,
-    egress: Egress,
+    (snat, ifindex): (u8, u32),
 ) {
     begin(&mut flow.client, segment.source, segment.source_port, number, ingress);
     let addr = if target.family == AF_INET {
@@ -116,7 +134,7 @@ fn fill(
     } else {
         target.addr
     };
-    begin(&mut flow.node, addr, target.port, egress.snat as u16, egress.ifindex);
+    begin(&mut flow.node, addr, target.port, u16::from(snat), ifindex);
     flow.generation = target.generation as u32;
     flow.route = at.route as u16;
     flow.slot = at.slot as u16;

@@ -7,7 +7,7 @@ mod gate;
 mod make;
 mod notes;
 
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 
 pub(crate) use self::{
     gate::{Gate, gate},
@@ -17,7 +17,7 @@ pub(crate) use self::{
 use super::{
     balance,
     packet::{ACK, FIN, RST, Segment},
-    tables::{FLOW_OF, FLOWS, FREE, SNATS, USAGE, count, fetch_add, mark, replace},
+    tables::{FIRSTS, FLOW_OF, FLOWS, FREE, SNATS, USAGE, count, fetch_add, mark, replace},
 };
 use proxy_ebpf::nat::{Flow, FlowKey, Port, Snat, TICK_SHIFT, flow, packet};
 
@@ -89,6 +89,25 @@ pub(crate) fn open(found: *mut Flow, segment: &Segment) {
             fetch_add(usage, 1);
         }
         balance::established(flow);
+        remember_first(flow);
+    }
+}
+
+/// Of each generation, as a switch wants to know it.
+#[inline(always)]
+fn remember_first(flow: &Flow) {
+    let Some(first) = FIRSTS.get_ptr_mut(u32::from(flow.route)) else { return };
+    // SAFETY: a field of the entry.
+    let generation = unsafe { &raw mut (*first).generation };
+    // SAFETY: one word.
+    let known = unsafe { generation.read_volatile() };
+    if known != u64::from(flow.generation) && replace(generation, known, u64::from(flow.generation)) {
+        // SAFETY: a field of the entry.
+        let at = unsafe { &raw mut (*first).at };
+        // SAFETY: no arguments.
+        let now = unsafe { bpf_ktime_get_ns() };
+        // SAFETY: one word; who has set the generation writes it.
+        unsafe { at.write_volatile(now) };
     }
 }
 

@@ -75,7 +75,7 @@ fn what_is_left_out_has_its_default() {
     );
     assert_eq!((route.max_lag, &route.allow), (Lag::Time(Duration::from_secs(10)), &None));
     assert_eq!((route.max_connections, route.connect_timeout), (10_000, Duration::from_secs(4)));
-    assert_eq!((route.idle_timeout, route.park), (Duration::ZERO, Park::default()));
+    assert_eq!((route.idle_timeout, route.park, &route.snat), (Duration::ZERO, Park::default(), &Vec::new()));
 }
 
 #[test]
@@ -85,6 +85,7 @@ fn each_way_to_write_a_value_is_accepted() {
         ("listen = \"0.0.0.0:6379\"", "listen = [\"0.0.0.0:6379\", \"[::]:6379\", \"10.0.0.1:6380\"]"),
         ("listen = \"0.0.0.0:6379\"", "listen = \"[fd00::1]:6379\"\ntarget = \"replica\"\nmax_lag = \"1mb\""),
         ("listen = \"0.0.0.0:6379\"", "listen = \"0.0.0.0:6379\"\nallow = \"10.0.0.0/8\"\npark = { limit = 0 }"),
+        ("listen = \"0.0.0.0:6379\"", "listen = \"0.0.0.0:6379\"\nsnat = [\"10.0.0.9\", \"fd00::9\"]"),
         ("sentinels = [\"10.0.0.10:26379\"]", "nodes = [\"[fd00::1]:6379\"]\nrequire_backlog = true"),
         ("[[route]]", "tls = {}\nsentinel_tls = \"off\"\n[[route]]"),
         ("[[route]]", "sentinel_tls = { ca_file = \"ca.pem\" }\n[[route]]"),

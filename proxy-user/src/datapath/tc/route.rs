@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use proxy_ebpf::{TargetKey, balance::kind};
@@ -14,7 +15,7 @@ use proxy_ebpf::{TargetKey, balance::kind};
 use super::Tc;
 use crate::{
     datapath::{Connection, Datapath, Sever, Share, Syns},
-    nat::{flows::Usage, keeper::Order},
+    nat::{flows::Usage, keeper::Order, ticks},
     target::Load,
 };
 
@@ -50,7 +51,7 @@ impl Datapath for TcRoute {
     }
 
     fn meet(&self, node: SocketAddr) {
-        self.tc.order(Order::Meet(node));
+        self.tc.order(Order::Meet(self.places.route, node));
     }
 
     fn lead(&self, key: TargetKey, node: SocketAddr) {
@@ -99,6 +100,15 @@ impl Datapath for TcRoute {
 
     fn flows(&self) -> u64 {
         self.places.usage.of(self.places.route).saturating_sub(self.places.accepted.load(Ordering::Relaxed))
+    }
+
+    fn carried(&self) -> [u64; 2] {
+        self.tc.carried.of(self.places.route)
+    }
+
+    fn first_flow(&self) -> Option<Instant> {
+        let first = self.tc.firsts.get(&u32::from(self.places.route), 0).ok()?;
+        ticks::instant(first.at).filter(|_| first.generation != 0)
     }
 
     fn syns(&self) -> Option<Syns> {

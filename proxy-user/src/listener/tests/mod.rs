@@ -76,6 +76,7 @@ fn route() -> Route {
         idle_timeout: Duration::ZERO,
         park: Park::default(),
         reconnect_rate: 0,
+        snat: Vec::new(),
     }
 }
 
