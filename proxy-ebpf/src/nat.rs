@@ -92,7 +92,7 @@ pub struct Egress {
     pub ifindex: u32,
     /// How many of `snats` there are.
     pub count: u32,
-    /// As which addresses the node sees us: their numbers. A flow gets the one that its client's port chooses, or one after
+    /// As which addresses the node sees us: their numbers. A flow gets the one that its client's end chooses, or one after
     /// it that has a free port.
     pub snats: [u8; MOST_SNATS],
 }

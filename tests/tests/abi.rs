@@ -48,6 +48,7 @@ const NAT: Maps = &[
     (nat::names::FREE, size_of::<u32>(), size_of::<RawFd>()),
     (nat::names::HALF_OPEN, size_of::<u32>(), size_of::<u64>()),
     (nat::names::CLOCK, size_of::<u32>(), size_of::<Clock>()),
+    (nat::names::PEERED, size_of::<u32>(), size_of::<u32>()),
     (nat::names::FIRSTS, size_of::<u32>(), size_of::<First>()),
     (nat::names::USAGE, size_of::<u32>(), size_of::<u64>()),
     (balance::names::BALANCE, size_of::<u32>(), size_of::<Balance>()),

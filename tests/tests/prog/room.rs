@@ -63,13 +63,13 @@ fn without_a_free_port_a_client_goes_to_the_listener() -> Result<()> {
 }
 
 #[test]
-fn the_clients_port_chooses_among_own_addresses_and_a_free_port_is_found_on_any() -> Result<()> {
+fn the_clients_end_chooses_among_own_addresses_and_a_free_port_is_found_on_any() -> Result<()> {
     for (at, second) in [(v4(), IpAddr::from([203, 0, 113, 10])), (v6(), "2001:db8:0:9::10".parse()?)] {
         let mut world = World::open(at, 2)?;
         world.own(6, second, 1000, 1)?;
         world.seen_as(&[5, 6])?;
         let client = at.client.ip();
-        for (port, own) in [(1024, at.snat), (1025, second), (1027, at.snat)] {
+        for (port, own) in [(1024, at.snat), (1026, second), (1030, at.snat)] {
             let made = world.send(&Segment::syn(SocketAddr::new(client, port), at.door))?;
             made.counted(&[packet::NEW, packet::TO_NODE])?;
             let seen = Segment::read(&made.packet)?.from;
@@ -78,7 +78,7 @@ fn the_clients_port_chooses_among_own_addresses_and_a_free_port_is_found_on_any(
             let back = Segment::syn(at.node, seen).seq(5000).ack(1001);
             world.send(&back)?.counted(&[packet::TO_CLIENT])?;
         }
-        let late = Segment::syn(SocketAddr::new(client, 1026), at.door);
+        let late = Segment::syn(SocketAddr::new(client, 1028), at.door);
         world.send(&late)?.counted(&[packet::NO_PORT])?;
         world.seen_as(&[])?;
         world.send(&late)?.counted(&[packet::NO_PORT])?;

@@ -83,11 +83,14 @@ pub(crate) fn make(
     Ok((place, found))
 }
 
-/// The place that has been free for longest, of the address that the client's port chooses or of the next that has one.
+/// The place that has been free for longest, of the own address that the client's end chooses or of the next that has one.
+/// Linux dials from even ports (`__inet_hash_connect`), so the lowest bit of a port says nothing.
 #[inline(always)]
 fn free_place(egress: &Egress, segment: &Segment) -> Option<(u8, u32)> {
     let count = egress.count.min(MOST_SNATS as u32);
-    let first = u32::from(u16::from_be_bytes(segment.source_port)).checked_rem(count)?;
+    let [.., high, low] = segment.source;
+    let end = u32::from(u16::from_be_bytes(segment.source_port) >> 1) + u32::from(u16::from_be_bytes([high, low]));
+    let first = end.checked_rem(count)?;
     for turn in 0..count {
         let at = first + turn;
         let snat = *egress.snats.get(if at < count { at } else { at - count } as usize)?;
