@@ -220,6 +220,7 @@ impl Tc {
             tracing::error!(%error, "no heartbeat: new connections will go to the listener");
         }
         keeper.follow_host();
+        while exits.lock().unwrap_or_else(PoisonError::into_inner).prepare_next() {}
         let (orders, told) = channel();
         let keeper = thread::Builder::new().name("tc".to_owned()).spawn(move || keeper.run(&told))?;
         let (orders, keeper) = (Mutex::new(orders), Mutex::new(Some(keeper)));

@@ -137,11 +137,7 @@ impl Exits {
     pub fn renew(&mut self, attached: BTreeSet<u32>, ours: &BTreeSet<IpAddr>) -> Vec<(SocketAddr, ExitError)> {
         self.attached = attached;
         self.ours.clone_from(ours);
-        let listed: BTreeSet<IpAddr> = self.listed.values().flatten().copied().collect();
-        for address in listed.intersection(ours) {
-            // Before a node is led to: it takes as long for each. Why it fails is said then.
-            let _number = self.number(*address);
-        }
+        self.prepare_next();
         let led: Vec<_> = self.led.iter().map(|(key, node)| (*key, *node)).collect();
         led.into_iter().filter_map(|(key, node)| Some((node, self.lead(key, node).err()?))).collect()
     }
@@ -149,6 +145,25 @@ impl Exits {
     /// The ports of addresses that are new since this was last asked.
     pub fn fresh(&mut self) -> Vec<(Snat, Pool)> {
         std::mem::take(&mut self.fresh)
+    }
+
+    /// Fills the ports of one listed address that has none yet, which takes some 25 ms: a switch may be waiting. True if
+    /// there was one.
+    pub fn prepare_next(&mut self) -> bool {
+        let mut listed = self.listed.values().flatten();
+        let Some(next) = listed.find(|own| self.ours.contains(own) && self.known(**own).is_none()).copied() else {
+            return false;
+        };
+        let prepared = self.add(next);
+        if let Err(error) = &prepared {
+            tracing::warn!(%error, address = %next, "nodes will not see this address");
+        }
+        prepared.is_ok()
+    }
+
+    fn known(&self, address: IpAddr) -> Option<u8> {
+        let encoded = encode(address);
+        self.known.iter().position(|snat| snat.addr == encoded).map(|number| number as u8)
     }
 
     fn way(&mut self, route: u32, node: IpAddr) -> Result<Egress, ExitError> {
@@ -164,26 +179,18 @@ impl Exits {
         } else {
             listed.into_iter().filter(|own| self.ours.contains(own)).collect()
         };
-        if ours.is_empty() {
-            return Err(ExitError::Absent { node });
+        let mut numbers: Vec<u8> = ours.iter().filter_map(|own| self.known(*own)).collect();
+        if numbers.is_empty() {
+            // The others follow one by one.
+            let first = ours.first().ok_or(ExitError::Absent { node })?;
+            numbers.push(self.add(*first)?);
         }
-        let mut egress = Egress { ifindex: way.ifindex, count: ours.len() as u32, snats: [0; MOST_SNATS] };
-        for (place, own) in egress.snats.iter_mut().zip(ours) {
-            *place = self.number(own)?;
-        }
+        let mut egress = Egress { ifindex: way.ifindex, count: numbers.len() as u32, snats: [0; MOST_SNATS] };
+        egress.snats[..numbers.len()].copy_from_slice(&numbers);
         Ok(egress)
     }
 
-    /// That of an own address.
-    fn number(&mut self, address: IpAddr) -> Result<u8, ExitError> {
-        let encoded = encode(address);
-        Ok(match self.known.iter().position(|snat| snat.addr == encoded) {
-            Some(number) => number as u8,
-            None => self.add(address)? as u8,
-        })
-    }
-
-    fn add(&mut self, address: IpAddr) -> Result<u32, ExitError> {
+    fn add(&mut self, address: IpAddr) -> Result<u8, ExitError> {
         let (number, count) = (self.known.len() as u32, self.range.count());
         let first = number * count;
         if self.places - first < count || number == self.maps.snats.len() {
@@ -200,7 +207,8 @@ impl Exits {
         self.known.push(snat);
         tracing::info!(%address, ports = filled, held = held.len(), "nodes see this address; source ports are ours");
         self.fresh.push((snat, pool));
-        Ok(number)
+        // Below `snats.len()`, 256.
+        Ok(number as u8)
     }
 
     /// An empty queue, pinned. Another may be there whose daemon was killed before anything knew of it.

@@ -60,6 +60,9 @@ pub(crate) struct Arguments {
     /// is compared like with like
     #[arg(long)]
     whole_packets: bool,
+    /// Give the proxy's links a queueing discipline: tc then sends by them as by a NIC, and does not pass them by
+    #[arg(long)]
+    queued: bool,
     /// Write every single measurement to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -92,6 +95,7 @@ struct Run {
     program: PathBuf,
     congestion_control: Option<String>,
     whole_packets: bool,
+    queued: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -116,6 +120,7 @@ fn measure_all(arguments: &Arguments, program: PathBuf) -> Result<Report> {
         program,
         congestion_control: arguments.congestion_control.clone(),
         whole_packets: arguments.whole_packets,
+        queued: arguments.queued,
     };
     let (peers, absent) = present(&run, &chosen(&arguments.peers))?;
     let mut report = Report {
@@ -216,6 +221,9 @@ fn notes(arguments: &Arguments, peers: &[Peer]) -> Result<Vec<String>> {
         format!("Twemproxy {}", version("nutcracker", "-V")?.trim_start_matches("This is ")),
         version("nft", "--version")?,
     ];
+    if arguments.queued {
+        notes.push("the proxy's links have a queueing discipline (pfifo), and tc does not pass them by".to_owned());
+    }
     if arguments.whole_packets {
         notes.push("transmit offloads of client and db off for every peer".to_owned());
     } else if peers.contains(&Peer::Xdp) {

@@ -45,6 +45,11 @@ impl Stage {
         if run.whole_packets || peer.wants_whole_packets() {
             world.whole_packets()?;
         }
+        if run.queued {
+            for link in ["link1", "link2"] {
+                world.proxy()?.run("tc", &["qdisc", "replace", "dev", link, "root", "pfifo"])?;
+            }
+        }
         let cluster = Cluster::start(&world, Spec::bare(0))?;
         let master = cluster.nodes[0].address;
         let listen = world.proxy()?.address(PORT);

@@ -71,7 +71,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure_ready(arguments.yes)?;
     let program = daemon::chosen()?;
     let setting = Setting::look(&program, None)?;
-    let run = Run { program, congestion_control: None, whole_packets: false };
+    let run = Run { program, congestion_control: None, whole_packets: false, queued: false };
     let measured = measure_all(&run, arguments);
     unless_interrupted()?;
     let measured = measured?;
