@@ -138,6 +138,7 @@ fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<Onw
     // SAFETY: a place of the array; the client's half is written by its packets only.
     let flow = unsafe { &mut *found };
     flow::open(found, segment);
+    let is_new = flow::is_new(&flow.client, segment);
     flow::note(&mut flow.client, flow::acked(&flow.node), segment, flow::is_half(course.word));
     if segment.may_end() {
         flow::close(found);
@@ -145,15 +146,16 @@ fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<Onw
     fit(packet, segment, flow)?;
     rewrite(packet, segment, &course.from, &course.to()).map_err(Not::Dropped)?;
     count(packet::TO_NODE);
-    Ok(onward(packet, segment, &course))
+    Ok(onward(packet, segment, &course, is_new))
 }
 
 /// The end of a veth in another network namespace is reached by no queue of this one: the frame goes on there at once, as if
-/// it had come in (bpf_redirect_peer).
+/// it had come in (bpf_redirect_peer). What is sent again takes the kernel's own way: no answer may mean that the next hop is
+/// another by now, and only there the kernel asks for it.
 #[inline(always)]
-fn onward(packet: &impl Packet, segment: &Segment, course: &Course) -> Onward {
+fn onward(packet: &impl Packet, segment: &Segment, course: &Course, is_new: bool) -> Onward {
     let ifindex = course.ifindex;
-    let way = if has_peer(ifindex) {
+    let way = if is_new && has_peer(ifindex) {
         way::ask(packet, segment, &course.from, &course.to(), ifindex).unwrap_or(Way::UNKNOWN)
     } else {
         Way::UNKNOWN
@@ -206,6 +208,7 @@ fn from_node(packet: &impl Packet, segment: &Segment, snat: u32) -> Result<Onwar
     let course = to_client(packet, segment, found)?;
     // SAFETY: a place of the array; the node's half is written by its packets only.
     let flow = unsafe { &mut *found };
+    let is_new = flow::is_new(&flow.node, segment);
     flow::note(&mut flow.node, flow::acked(&flow.client), segment, flow::is_half(course.word));
     if segment.may_end() {
         flow::close(found);
@@ -213,7 +216,7 @@ fn from_node(packet: &impl Packet, segment: &Segment, snat: u32) -> Result<Onwar
     fit(packet, segment, flow)?;
     rewrite(packet, segment, &course.from, &course.to()).map_err(Not::Dropped)?;
     count(packet::TO_CLIENT);
-    Ok(onward(packet, segment, &course))
+    Ok(onward(packet, segment, &course, is_new))
 }
 
 /// What a node's packet, and an error about a client's, needs to go on.

@@ -131,10 +131,11 @@ pub(super) fn own(text: &str) -> Result<IpAddr, Invalid> {
     };
     let ip: IpAddr = text.parse().map_err(|_| invalid("is not an IP address"))?;
     let ip = ip.to_canonical();
-    let others = ip.is_unspecified()
-        || ip.is_loopback()
-        || ip.is_multicast()
-        || matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    let special = match ip {
+        IpAddr::V4(ip) => ip.is_broadcast() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let others = special || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
     if others { Err(invalid("is no address that a node can answer to")) } else { Ok(ip) }
 }
 

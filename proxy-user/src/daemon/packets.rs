@@ -115,10 +115,17 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Result<Attac
     let sizes = sizes(config)?;
     let object = kernel::load_tc(sizes, &kernel.pins)?;
     let (numbers, left) = take_over(config, sizes, kernel)?;
-    let setup =
-        TcSetup { links: kernel.pins.links(), maps: kernel.pins.maps(), orphan_grace: config.orphan_grace, left };
+    let setup = TcSetup {
+        links: kernel.pins.links(),
+        maps: kernel.pins.maps(),
+        listening: config.routes.iter().flat_map(|route| &route.listen).copied().collect(),
+        orphan_grace: config.orphan_grace,
+        left,
+    };
     let families = families(config);
-    let load = || -> Result<_> { Ok(Xdp::load(kernel::load_xdp(&object, sizes.routes, &kernel.pins)?, families)?) };
+    let asked = config.routes.iter().any(|route| route.datapath == DatapathChoice::Xdp);
+    let load =
+        || -> Result<_> { Ok(Xdp::load(kernel::load_xdp(&object, sizes.routes, &kernel.pins)?, families, asked)?) };
     let (xdp, front) = match worth_trying(config, &host, families).then(load).transpose() {
         Ok(None) => (None, Ok(None)),
         Ok(Some((xdp, panel))) => (Some(xdp), Ok(Some(panel))),

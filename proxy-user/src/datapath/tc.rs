@@ -44,7 +44,7 @@ use crate::{
         carried::Carried,
         collector::{CollectError, Collector},
         doors::Doors,
-        exits::{ExitError, Exits, Maps},
+        exits::{ExitError, Exits, Maps, Wanted},
         fate::Lingers,
         flows::{Flows, Usage},
         heart::Heart,
@@ -79,6 +79,8 @@ pub struct Tc {
 pub struct Setup {
     pub links: PathBuf,
     pub maps: PathBuf,
+    /// What this daemon is about to listen on.
+    pub listening: Vec<SocketAddr>,
     /// How long new flows are made when the daemon is dead.
     pub orphan_grace: Duration,
     /// Where an earlier daemon led, whose flows live; `None`: there was none.
@@ -171,7 +173,10 @@ impl Tc {
             ports::DEFAULT,
             flows.places(),
             setup.maps,
-            routes.iter().map(|route| (u32::from(route.number), route.snat.clone())).collect(),
+            Wanted {
+                listed: routes.iter().map(|route| (u32::from(route.number), route.snat.clone())).collect(),
+                listening: setup.listening,
+            },
         );
         allow::write(map(&mut object, names::ALLOW)?, &routes)?;
         let keys = map(&mut object, names::FLOW_OF)?;
@@ -212,7 +217,7 @@ impl Tc {
             unreachable: BTreeSet::new(),
             ended: Table::new(),
         };
-        let rest = keeper.heart.rest().unwrap_or_default();
+        let rest = Instant::now() + keeper.heart.rest().unwrap_or_default();
         // Who dials in the first moment is to become a flow, or to be parked as one.
         if keeper.beats
             && let Err(error) = keeper.heart.beat()
@@ -224,7 +229,6 @@ impl Tc {
         let (orders, told) = channel();
         let keeper = thread::Builder::new().name("tc".to_owned()).spawn(move || keeper.run(&told))?;
         let (orders, keeper) = (Mutex::new(orders), Mutex::new(Some(keeper)));
-        let rest = Instant::now() + rest;
         Ok(Self { beneath, exits, orders, usage, carried, loads, balancer, packets, firsts, aside, rest, keeper })
     }
 

@@ -56,6 +56,8 @@ pub struct Xdp {
     /// Those that the driver refused, as they were then: tried again when that has changed.
     tried: BTreeMap<u32, (Facts, Unfit)>,
     families: Families,
+    /// Veths too, where tc is faster: somebody has asked for it.
+    veths: bool,
     panel: Arc<Panel>,
 }
 
@@ -66,8 +68,8 @@ struct Attached {
 }
 
 impl Xdp {
-    /// For routes of these families; attached to nothing yet.
-    pub fn load(mut object: Ebpf, families: Families) -> Result<(Self, Arc<Panel>), Error> {
+    /// For routes of these families; attached to nothing yet, and never to a veth unless that is wanted.
+    pub fn load(mut object: Ebpf, families: Families, veths: bool) -> Result<(Self, Arc<Panel>), Error> {
         program(&mut object)?.load()?;
         let panel = Arc::new(Panel {
             standing: Mutex::default(),
@@ -78,7 +80,7 @@ impl Xdp {
         let interfaces = map(&mut object, names::INTERFACES)?;
         let devices = map(&mut object, names::DEVICES)?;
         let (attached, tried) = (BTreeMap::new(), BTreeMap::new());
-        Ok((Self { object, interfaces, devices, attached, tried, families, panel: Arc::clone(&panel) }, panel))
+        Ok((Self { object, interfaces, devices, attached, tried, families, veths, panel: Arc::clone(&panel) }, panel))
     }
 
     /// To those of these interfaces that pass the self-test now, and to no other.
@@ -116,6 +118,9 @@ impl Xdp {
             };
         }
         facts.fit(self.families)?;
+        if facts.is_veth() && !self.veths {
+            return Err(Unfit::Slower(facts.interface.name.clone()));
+        }
         if let Some((then, unfit)) = self.tried.get(&ifindex)
             && then == facts
         {

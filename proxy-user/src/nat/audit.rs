@@ -32,7 +32,8 @@ pub struct Audit {
 
 #[derive(Debug)]
 enum Look {
-    Second(Suspects),
+    /// And which queue is next: one at a time, since each takes some 25 ms.
+    Second(Suspects, usize),
     Third(Lost),
     Done,
 }
@@ -40,7 +41,7 @@ enum Look {
 impl Audit {
     /// Takes the first look.
     pub fn begin(collector: &Collector, withheld: &HashSet<u32>, now: Instant) -> Result<Self, CollectError> {
-        Ok(Self { look: Look::Second(Suspects::look(collector, withheld)?), due: now + APART })
+        Ok(Self { look: Look::Second(Suspects::look(collector, withheld)?, 0), due: now + APART })
     }
 
     /// Takes the next look if it is time. Returns what was put right, at the last one.
@@ -48,10 +49,14 @@ impl Audit {
         if now < self.due {
             return Ok(None);
         }
-        self.due = now + APART;
         match mem::replace(&mut self.look, Look::Done) {
-            Look::Second(suspects) => {
-                self.look = Look::Third(suspects.confirm(collector)?);
+            Look::Second(mut suspects, queue) => {
+                self.look = if suspects.clear(collector, queue)? {
+                    Look::Second(suspects, queue + 1)
+                } else {
+                    self.due = now + APART;
+                    Look::Third(suspects.confirm(collector))
+                };
                 Ok(None)
             }
             Look::Third(lost) => lost.mend(collector).map(Some),
@@ -90,16 +95,20 @@ impl Suspects {
         Ok(Self { keys: dangling(flows, collector.keys())?, free })
     }
 
-    /// The second look.
-    pub fn confirm(mut self, collector: &mut Collector) -> Result<Lost, CollectError> {
+    /// The second look, at one of the queues. False: there are no more.
+    pub fn clear(&mut self, collector: &mut Collector, queue: usize) -> Result<bool, CollectError> {
+        let Some(pool) = collector.pools().get_mut(queue) else { return Ok(false) };
+        for place in rotate(pool)? {
+            self.free.remove(&place);
+        }
+        Ok(true)
+    }
+
+    /// When all have been looked at.
+    pub fn confirm(mut self, collector: &mut Collector) -> Lost {
         // The rest of the table is for addresses that nodes have not seen yet.
         self.free.retain(|place, _| collector.pools().iter().any(|pool| pool.holds(*place)));
-        for pool in collector.pools() {
-            for place in rotate(pool)? {
-                self.free.remove(&place);
-            }
-        }
-        Ok(Lost(self))
+        Lost(self)
     }
 }
 

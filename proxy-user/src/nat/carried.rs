@@ -51,7 +51,7 @@ impl Seen {
 }
 
 impl Tally {
-    /// What flows that are there already have carried was counted by an earlier daemon.
+    /// What flows that are there already have carried is not ours to count.
     pub(super) fn new(carried: Arc<Carried>, flows: &Flows) -> Self {
         let mut seen = vec![Seen::default(); flows.places() as usize];
         for (place, flow) in flows.scan(0..flows.places()) {

@@ -22,7 +22,7 @@ use super::{
     egress::{EgressError, way_to},
     pool::{Pool, PoolError},
     ports::{self, PortRange},
-    sockets::{SocketsError, ports_on},
+    sockets::{SocketsError, ports_on, takes},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -61,13 +61,23 @@ impl std::fmt::Debug for Maps {
     }
 }
 
+/// What the configuration says of this host's addresses.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// Those that the nodes of a route shall see, by its number, where it lists any.
+    pub listed: BTreeMap<u32, Vec<IpAddr>>,
+    /// What the daemon listens on, or is about to: a port of that is nobody's source port.
+    pub listening: Vec<SocketAddr>,
+}
+
 pub struct Exits {
     maps: Maps,
     range: PortRange,
-    /// Own addresses that the nodes of a route shall see, where its configuration names any.
-    listed: BTreeMap<u32, Vec<IpAddr>>,
-    /// Those of this host now.
+    wanted: Wanted,
+    /// Addresses of this host now.
     ours: BTreeSet<IpAddr>,
+    /// Those that could not be made ready; asked again when `ours` changes.
+    refused: BTreeSet<IpAddr>,
     /// How many flows there is room for.
     places: u32,
     /// Where the queues of free ports are pinned: nobody may open those in `free` without CAP_SYS_ADMIN.
@@ -77,6 +87,8 @@ pub struct Exits {
     /// Interfaces that the program is attached to.
     attached: BTreeSet<u32>,
     led: HashMap<TargetKey, SocketAddr>,
+    /// What the kernel has of that.
+    written: HashMap<TargetKey, Egress>,
 }
 
 impl std::fmt::Debug for Exits {
@@ -86,10 +98,11 @@ impl std::fmt::Debug for Exits {
 }
 
 impl Exits {
-    pub fn new(maps: Maps, range: PortRange, places: u32, pins: PathBuf, listed: BTreeMap<u32, Vec<IpAddr>>) -> Self {
-        let (known, fresh, led) = (Vec::new(), Vec::new(), HashMap::new());
-        let (attached, ours) = (BTreeSet::new(), BTreeSet::new());
-        Self { maps, range, listed, ours, places, pins, known, fresh, attached, led }
+    pub fn new(maps: Maps, range: PortRange, places: u32, pins: PathBuf, wanted: Wanted) -> Self {
+        let (known, fresh) = (Vec::new(), Vec::new());
+        let (attached, ours, refused) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (led, written) = (HashMap::new(), HashMap::new());
+        Self { maps, range, wanted, ours, refused, places, pins, known, fresh, attached, led, written }
     }
 
     /// Goes on with the addresses of an earlier daemon, and the nodes that it led to. Returns the places whose ports
@@ -103,7 +116,7 @@ impl Exits {
                 break;
             }
             let place = |port: u16| snat.first + u32::from(port.wrapping_sub(snat.first_port));
-            withheld.extend(ports::held(self.range, ports_on(decode(snat.addr))?).into_iter().map(place));
+            withheld.extend(self.held(decode(snat.addr))?.into_iter().map(place));
             self.fresh.push((snat, Pool::new(snat, open(&self.pin(number))?)?));
             // The last step of `add`, before which the other daemon may have been killed.
             self.maps.snat_of.insert(snat.addr, number, 0)?;
@@ -118,17 +131,28 @@ impl Exits {
 
     /// A node that may be led to: the ports of an address that only it sees take too long to fill for a switch.
     pub fn meet(&mut self, route: u32, node: IpAddr) {
-        // Whoever leads there is told why it fails.
-        let _prepared = self.way(route, node);
+        // The last places are for those that are led to.
+        if self.places / self.range.count() > self.known.len() as u32 + 1 {
+            // Whoever leads there is told why it fails.
+            let _prepared = self.way(route, node);
+        }
     }
 
     /// Prepares the way to a node for the flows of `key`; without one they are left to the listener.
     pub fn lead(&mut self, key: TargetKey, node: SocketAddr) -> Result<(), ExitError> {
         self.led.insert(key, node);
-        let prepared = self.way(key.route, node.ip()).and_then(|egress| Ok(self.maps.egress.insert(key, egress, 0)?));
+        let prepared = self.way(key.route, node.ip()).and_then(|egress| {
+            // Written only if it is another one: the memory of what is replaced is another entry's next.
+            if self.written.get(&key) != Some(&egress) {
+                self.maps.egress.insert(key, egress, 0)?;
+                self.written.insert(key, egress);
+            }
+            Ok(())
+        });
         if prepared.is_err() {
             // Nothing there to be removed is as good.
             let _absent = self.maps.egress.remove(&key);
+            self.written.remove(&key);
         }
         prepared
     }
@@ -136,7 +160,10 @@ impl Exits {
     /// The same again for every node that is led to, as routes and interfaces are now. Returns what went wrong.
     pub fn renew(&mut self, attached: BTreeSet<u32>, ours: &BTreeSet<IpAddr>) -> Vec<(SocketAddr, ExitError)> {
         self.attached = attached;
-        self.ours.clone_from(ours);
+        if self.ours != *ours {
+            self.ours.clone_from(ours);
+            self.refused.clear();
+        }
         self.prepare_next();
         let led: Vec<_> = self.led.iter().map(|(key, node)| (*key, *node)).collect();
         led.into_iter().filter_map(|(key, node)| Some((node, self.lead(key, node).err()?))).collect()
@@ -150,15 +177,20 @@ impl Exits {
     /// Fills the ports of one listed address that has none yet, which takes some 25 ms: a switch may be waiting. True if
     /// there was one.
     pub fn prepare_next(&mut self) -> bool {
-        let mut listed = self.listed.values().flatten();
-        let Some(next) = listed.find(|own| self.ours.contains(own) && self.known(**own).is_none()).copied() else {
-            return false;
-        };
-        let prepared = self.add(next);
-        if let Err(error) = &prepared {
+        let is_next =
+            |own: &&IpAddr| self.ours.contains(own) && self.known(**own).is_none() && !self.refused.contains(own);
+        let Some(next) = self.wanted.listed.values().flatten().find(is_next).copied() else { return false };
+        if let Err(error) = self.add(next) {
             tracing::warn!(%error, address = %next, "nodes will not see this address");
+            self.refused.insert(next);
         }
-        prepared.is_ok()
+        true
+    }
+
+    /// Source ports of an address that are somebody's, or are to be.
+    fn held(&self, address: IpAddr) -> Result<BTreeSet<u16>, SocketsError> {
+        let listening = self.wanted.listening.iter().filter(|at| takes(at.ip(), address)).map(SocketAddr::port);
+        Ok(ports::held(self.range, ports_on(address)?.into_iter().chain(listening)))
     }
 
     fn known(&self, address: IpAddr) -> Option<u8> {
@@ -171,7 +203,7 @@ impl Exits {
         if !self.attached.contains(&way.ifindex) {
             return Err(ExitError::Unattached { node, ifindex: way.ifindex });
         }
-        let listed = self.listed.get(&route).into_iter().flatten().filter(|own| own.is_ipv4() == node.is_ipv4());
+        let listed = self.wanted.listed.get(&route).into_iter().flatten().filter(|own| own.is_ipv4() == node.is_ipv4());
         let listed: Vec<IpAddr> = listed.take(MOST_SNATS).copied().collect();
         let ours = if listed.is_empty() {
             // Or the route lists addresses of the other family only.
@@ -197,7 +229,7 @@ impl Exits {
             return Err(ExitError::Full { known: self.known.len(), address });
         }
         let snat = Snat { addr: encode(address), first, first_port: self.range.first, ports: count as u16 };
-        let held = ports::held(self.range, ports_on(address)?);
+        let held = self.held(address)?;
         let queue = self.queue(number, count)?;
         self.maps.free.set(number, &queue, 0)?;
         self.maps.snats.set(number, snat, 0)?;

@@ -40,7 +40,7 @@ const TURN: Duration = Duration::from_millis(250);
 /// Interfaces and addresses change seldom.
 const HOST: Duration = Duration::from_secs(1);
 /// Places looked at in a turn.
-const MOST_PLACES: u32 = 1 << 18;
+const MOST_PLACES: u32 = 1 << 20;
 
 #[derive(Debug)]
 pub enum Order {

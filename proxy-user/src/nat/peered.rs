@@ -2,10 +2,7 @@
 //! (bpf_redirect_peer), which saves a queue and a softirq of this end. Only where nothing is set up that it would miss:
 //! a queueing discipline, a filter at this end's egress, a program at XDP at the other end.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::{
     maps::{Array, MapData, MapError},
@@ -25,9 +22,6 @@ use super::{
     veth,
 };
 
-/// The other end is looked at again: that asks in every network namespace of the host.
-const LOOK: Duration = Duration::from_secs(10);
-
 #[derive(Debug, thiserror::Error)]
 enum Fault {
     #[error(transparent)]
@@ -40,16 +34,6 @@ enum Fault {
 pub struct Peered {
     map: Array<MapData, u32>,
     passed: BTreeSet<u32>,
-    looked: BTreeMap<u32, Look>,
-}
-
-/// What was seen at the other end.
-#[derive(Debug)]
-struct Look {
-    /// Its number, and where it is.
-    end: (u32, i32),
-    at: Instant,
-    is_free: bool,
 }
 
 impl std::fmt::Debug for Peered {
@@ -61,7 +45,7 @@ impl std::fmt::Debug for Peered {
 impl Peered {
     /// The map is empty.
     pub fn new(map: Array<MapData, u32>) -> Self {
-        Self { map, passed: BTreeSet::new(), looked: BTreeMap::new() }
+        Self { map, passed: BTreeSet::new() }
     }
 
     pub fn follow(&mut self, host: &Host) {
@@ -74,10 +58,9 @@ impl Peered {
         let links = links::links()?;
         let filtered = filtered()?;
         let is_ours = |link: &Link| host.interfaces.iter().any(|it| it.ifindex == link.ifindex);
-        self.looked.retain(|ifindex, _| links.iter().any(|link| link.ifindex == *ifindex));
         let mut fit = BTreeMap::new();
         for link in links.into_iter().filter(|link| is_ours(link) && !filtered.contains(&link.ifindex)) {
-            if is_bare(&link) && self.is_free(&link) {
+            if is_bare(&link) && leads_past_xdp(&link) {
                 fit.insert(link.ifindex, link.name);
             }
         }
@@ -96,24 +79,19 @@ impl Peered {
         }
         Ok(())
     }
+}
 
-    fn is_free(&mut self, link: &Link) -> bool {
-        let Some(end) = link.lower.zip(link.namespace) else { return false };
-        let known = self.looked.get(&link.ifindex).filter(|look| look.end == end && look.at.elapsed() < LOOK);
-        if let Some(look) = known {
-            return look.is_free;
-        }
-        let is_free = veth::runs_xdp(end.0, end.1) == Some(false);
-        self.looked.insert(link.ifindex, Look { end, at: Instant::now(), is_free });
-        is_free
-    }
+/// The other end is in another namespace, and no program of XDP's there waits in vain.
+fn leads_past_xdp(link: &Link) -> bool {
+    let end = link.lower.zip(link.namespace);
+    end.is_some_and(|(ifindex, namespace)| veth::runs_xdp(ifindex, namespace) == Some(false))
 }
 
 /// Nothing of this end would be missed.
 fn is_bare(link: &Link) -> bool {
     let has_filters =
         || SchedClassifier::query_tcx(&link.name, TcAttachType::Egress).map_or(true, |(_, all)| !all.is_empty());
-    link.is_veth && link.namespace.is_some() && link.queue == "noqueue" && !has_filters()
+    link.is_veth && link.queue == "noqueue" && !has_filters()
 }
 
 /// Interfaces whose egress may have filters of the older kind.

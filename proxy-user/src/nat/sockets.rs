@@ -54,7 +54,7 @@ pub fn ports_on(address: IpAddr) -> Result<Vec<u16>, SocketsError> {
 }
 
 /// Whether a socket that is bound to `bound` takes packets to `address`. `[::]` may take IPv4 too: it counts as if it did.
-fn takes(bound: IpAddr, address: IpAddr) -> bool {
+pub(super) fn takes(bound: IpAddr, address: IpAddr) -> bool {
     let bound = bound.to_canonical();
     match bound {
         IpAddr::V4(ip) if ip.is_unspecified() => address.is_ipv4(),

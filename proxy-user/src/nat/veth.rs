@@ -1,6 +1,6 @@
-//! The other end of a veth: whether its host computes its TCP checksums, or leaves them to hardware that is not there, and
-//! whether a program at XDP waits there. The kernel tells that in the end's own network namespace only; where we may not
-//! go there, nobody can say.
+//! The other end of a veth: whether a program at XDP waits there, which the kernel tells from here, and whether its host
+//! computes its TCP checksums, or leaves them to hardware that is not there. That is told in the end's own network
+//! namespace only; where we may not go there, nobody can say.
 
 use std::{
     collections::BTreeSet,
@@ -50,13 +50,12 @@ impl Peer {
     }
 }
 
-/// Whether a program at XDP sees what comes in at that end. None: it cannot be seen from here.
+/// Whether a program at XDP sees what comes in at that end. None: the kernel does not say.
 pub(super) fn runs_xdp(ifindex: u32, namespace: i32) -> Option<bool> {
     let mut question = LinkMessage::default();
     question.header.index = ifindex;
-    let question = RouteNetlinkMessage::GetLink(question);
-    let ask = || netlink::ask(SockProtocol::NetlinkRoute, &question);
-    match inside(&find(namespace)?, ask)? {
+    question.attributes.push(LinkAttribute::IfNetnsId(namespace));
+    match netlink::ask(SockProtocol::NetlinkRoute, &RouteNetlinkMessage::GetLink(question)) {
         Ok(Some(RouteNetlinkMessage::NewLink(link))) => Some(link.attributes.iter().any(|attribute| {
             let LinkAttribute::Xdp(facts) = attribute else { return false };
             facts.iter().any(|fact| matches!(fact, LinkXdp::Attached(how) if *how != XdpAttached::None))

@@ -118,6 +118,9 @@ impl Switch {
             if let Some(reports) = route.carry_out(&orders) {
                 severing.push(Severing { route: Arc::clone(&route.config.name), since, reports });
             }
+        }
+        // Whoever carries orders out has those of the switch first.
+        for route in self.routes.iter_mut().filter(|route| route.config.group == group) {
             route.meet(verdict);
         }
         severing

@@ -12,7 +12,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 pub(crate) use self::{
     gate::{Gate, gate},
     make::make,
-    notes::{acked, note},
+    notes::{acked, is_new, note},
 };
 use super::{
     balance,
@@ -101,7 +101,8 @@ fn remember_first(flow: &Flow) {
     let generation = unsafe { &raw mut (*first).generation };
     // SAFETY: one word.
     let known = unsafe { generation.read_volatile() };
-    if known != u64::from(flow.generation) && replace(generation, known, u64::from(flow.generation)) {
+    let is_later = flow.generation.wrapping_sub(known as u32) as i32 > 0;
+    if is_later && replace(generation, known, u64::from(flow.generation)) {
         // SAFETY: a field of the entry.
         let at = unsafe { &raw mut (*first).at };
         // SAFETY: no arguments.

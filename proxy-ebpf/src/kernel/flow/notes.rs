@@ -8,6 +8,12 @@ use proxy_ebpf::nat::End;
 /// itself (net.ipv4.tcp_rmem), and a guess meets it once in 64.
 const WINDOW: u32 = 1 << 25;
 
+/// Whether its sender has not sent it before: the next of the stream, or further on.
+#[inline(always)]
+pub(crate) fn is_new(end: &End, segment: &Segment) -> bool {
+    segment.flags & SYN == 0 && segment.sequence.wrapping_sub(end.next) as i32 >= 0
+}
+
 /// Notes what an end has sent. `other` is what the other end has acknowledged, once it has said anything: who is not
 /// on the way cannot know it, so its packets neither move the numbers that a later RST needs, nor end a flow.
 #[inline(always)]

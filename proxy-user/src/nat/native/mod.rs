@@ -144,6 +144,10 @@ impl Facts {
         Self { abilities, ..self.clone() }
     }
 
+    pub fn is_veth(&self) -> bool {
+        self.peer.is_some()
+    }
+
     /// Whether it could not be seen what the sender at the other end does.
     pub fn is_blind(&self) -> bool {
         matches!(self.peer, Some(Peer { computes: None, .. }))
