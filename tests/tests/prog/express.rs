@@ -171,7 +171,10 @@ fn passing_by(more: &str, at: Addresses) -> Result<[u8; 12]> {
     let kernels = world.through(&ask, &ask.translated(own, at.node))?.packet;
     ensure!(kernels[..12] == ask.bytes()[..12], "the addresses of the frame are the kernel's to write");
     world.array(names::PEERED)?.set(slot(ifindex), ifindex, 0)?;
-    let sent = world.through(&ask, &ask.translated(own, at.node))?.packet;
+    let again = world.through(&ask, &ask.translated(own, at.node))?.packet;
+    ensure!(again[..12] == ask.bytes()[..12], "what is sent again goes on as the kernel says");
+    let next = ask.seq(1007);
+    let sent = world.through(&next, &next.translated(own, at.node))?.packet;
     let answered = world.through(&reply, &reply.translated(at.door, at.client))?.packet;
     ensure!(sent[..12] == answered[..12], "to the node {:x?}, to the client {:x?}", &sent[..12], &answered[..12]);
     Ok(sent[..12].try_into()?)
