@@ -185,7 +185,7 @@ fn impossible_values() {
             "out of range",
         ),
         (route("reconnect_rate = -5"), "9:18: route[0].reconnect_rate: -5 is out of range; ", "from 0 to"),
-        (route("snat = [\"10.0.0.9\", \"x\"]"), "9:22: route[0].snat[1]: \"x\" is not an IP address; ", "\"10.0.0.9\""),
+        (route("snat = [\"10.0.0.9\", \"x\"]"), "9:21: route[0].snat[1]: \"x\" is not an IP address; ", "\"10.0.0.9\""),
         (
             route("snat = \"0.0.0.0\""),
             "9:8: route[0].snat: \"0.0.0.0\" is no address that a node can answer to",
