@@ -162,7 +162,8 @@ pub struct Event {
     pub kind: u32,
     pub worker: u32,
     pub token: u32,
-    pub _pad: u32,
+    /// [`event::BROKEN`]: bytes between the end of the stream and the segment; negative if the segment begins before it.
+    pub gap: i32,
 }
 
 /// Values of [`Event::kind`].

@@ -39,14 +39,16 @@ struct Pass {
     counter: u32,
 }
 
+/// The stream cannot be continued with this segment.
+struct Broken {
+    gap: i32,
+}
+
 #[stream_verdict]
 #[expect(clippy::needless_pass_by_value, reason = "the signature that the macro wants")]
 fn verdict(ctx: SkBuffContext) -> u32 {
     if ctx.len() == 0 {
-        // A FIN of its own, which the socket's state has already taken in. Queued for anybody it would
-        // be a send of no bytes, which the kernel's worker takes for a broken pipe (sk_psock_backlog).
-        count(counter::DROPPED_FIN, 1);
-        return SK_DROP;
+        return drop_fin();
     }
     // SAFETY: the context is the kernel's own, valid for the whole call.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
@@ -56,11 +58,14 @@ fn verdict(ctx: SkBuffContext) -> u32 {
     };
     // SAFETY: a socket's segments are judged under its lock, so this program is the only writer.
     let meter = unsafe { &mut *meter };
-    if continues(&ctx, meter).is_none() {
+    if let Err(Broken { gap }) = continues(&ctx, meter) {
         meter.sequence = sequence::BROKEN;
         count(counter::BROKEN, 1);
-        tell(meter, cookie, event::BROKEN);
+        tell(meter, cookie, event::BROKEN, gap);
         return SK_DROP;
+    }
+    if ctx.len() == 0 {
+        return drop_fin();
     }
     if let Err(Pass { counter }) = redirect(&ctx, cookie, meter) {
         count(counter, 1);
@@ -69,6 +74,13 @@ fn verdict(ctx: SkBuffContext) -> u32 {
     }
     // With a redirect chosen by the helper SK_PASS carries it out; without one the segment stays.
     SK_PASS
+}
+
+/// A FIN without a byte to go on, which the socket's state has already taken in. Queued for anybody it would
+/// be a send of no bytes, which the kernel's worker takes for a broken pipe (sk_psock_backlog).
+fn drop_fin() -> u32 {
+    count(counter::DROPPED_FIN, 1);
+    SK_DROP
 }
 
 /// Where the kernel keeps a segment's first and last sequence number while TCP has it: the head of
@@ -80,33 +92,35 @@ const MOST_CUT: u32 = 0xfff;
 const CUTS: u32 = 17;
 
 /// Makes the segment begin with the next byte of the stream. TCP takes in a retransmission whose head
-/// has come before (its own readers skip it), but tcp_read_skb hands it over whole. None if the stream
-/// cannot be continued with it.
+/// has come before (its own readers skip it), but tcp_read_skb hands it over whole; of one that is new by
+/// its FIN only, nothing is left.
 #[inline(always)]
-fn continues(ctx: &SkBuffContext, meter: &mut Meter) -> Option<()> {
+fn continues(ctx: &SkBuffContext, meter: &mut Meter) -> Result<(), Broken> {
     let len = ctx.len();
     let block = ctx.skb.skb.cast::<u8>().wrapping_add(CONTROL_BLOCK).cast::<[u32; 2]>();
     // SAFETY: the helper checks the address itself; the value is two integers.
-    let [first, end] = unsafe { bpf_probe_read_kernel(block) }.ok()?;
-    // A FIN takes a number of its own.
-    if !matches!(end.wrapping_sub(first).wrapping_sub(len), 0 | 1) || meter.sequence == sequence::BROKEN {
-        return None;
-    }
+    let [first, end] = unsafe { bpf_probe_read_kernel(block) }.unwrap_or([meter.next; 2]);
     let known = if meter.sequence == sequence::UNKNOWN { 0 } else { meter.next.wrapping_sub(first) };
+    let broken = Broken { gap: known.wrapping_neg() as i32 };
+    // A FIN takes a number of its own.
+    let numbers = end.wrapping_sub(first);
+    if !matches!(numbers.wrapping_sub(len), 0 | 1) || meter.sequence == sequence::BROKEN {
+        return Err(broken);
+    }
     if known != 0 {
-        cut(ctx, known, len)?;
+        // A gap before it looks like a number that is far too large.
+        if known >= numbers || cut(ctx, known).is_none() {
+            return Err(broken);
+        }
         count(counter::TRIMMED, 1);
     }
     meter.next = first.wrapping_add(len);
     meter.sequence = sequence::KNOWN;
-    Some(())
+    Ok(())
 }
 
-/// Cuts `known` bytes off the segment's head. A gap before it looks like a number that is far too large.
-fn cut(ctx: &SkBuffContext, mut known: u32, len: u32) -> Option<()> {
-    if known >= len {
-        return None;
-    }
+/// Cuts `known` bytes off the segment's head.
+fn cut(ctx: &SkBuffContext, mut known: u32) -> Option<()> {
     for _ in 0..CUTS {
         let now = if known > MOST_CUT { MOST_CUT } else { known };
         ctx.adjust_room(-(now as i32), 0, 0).ok()?;
@@ -135,7 +149,7 @@ fn redirect(ctx: &SkBuffContext, cookie: Cookie, meter: &mut Meter) -> Result<()
     if charged >= link.notify_at && (meter.notified == 0 || meter.notified_at != link.notify_at) {
         meter.notified = 1;
         meter.notified_at = link.notify_at;
-        tell(meter, cookie, event::CREDIT_LOW);
+        tell(meter, cookie, event::CREDIT_LOW, 0);
     }
     count(counter::REDIRECTED, 1);
     count(counter::REDIRECTED_BYTES, len);
@@ -174,12 +188,12 @@ fn pass(meter: &mut Meter, cookie: Cookie, len: u64, counter: u32) -> Pass {
     let before = fetch_add(&mut meter.passed, len);
     if meter.passing == 0 {
         meter.passing = 1;
-        tell(meter, cookie, event::PASSING);
+        tell(meter, cookie, event::PASSING, 0);
     } else if link_of(cookie).is_none_or(|link| link.resume_at == before) {
         // The daemon may have looked at `passed` just before this, and now believes that nothing was
         // passed behind its back. It wrote `resume_at` before it looked and we look after we wrote, so
         // one of the two sees the other.
-        tell(meter, cookie, event::PASSING);
+        tell(meter, cookie, event::PASSING, 0);
     }
     Pass { counter }
 }
@@ -208,8 +222,8 @@ fn fetch_add(word: &mut u64, by: u64) -> u64 {
     before
 }
 
-fn tell(meter: &Meter, cookie: Cookie, kind: u32) {
-    let event = Event { cookie, kind, worker: meter.worker, token: meter.token, _pad: 0 };
+fn tell(meter: &Meter, cookie: Cookie, kind: u32, gap: i32) {
+    let event = Event { cookie, kind, worker: meter.worker, token: meter.token, gap };
     if EVENTS.output(event, 0).is_err() {
         count(counter::EVENT_LOST, 1);
     }

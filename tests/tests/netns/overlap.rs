@@ -19,6 +19,7 @@ use crate::{
 };
 
 on_each_datapath!(a_retransmission_that_begins_with_old_bytes);
+on_each_datapath!(an_end_that_comes_with_old_bytes_only);
 
 const PIECE: usize = 64;
 /// Long enough for a few retransmission time-outs (200 ms and twice as much each time).
@@ -45,6 +46,35 @@ fn a_retransmission_that_begins_with_old_bytes(datapath: &str) {
             wait::pause(TIMEOUTS);
             client.listen_to(proxy)?;
             stream.shutdown(Shutdown::Write).context("finish")?;
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).context("read to the end")?;
+            let mut expected = Pattern::new(number as u64 + 1);
+            expected.at = PIECE as u64;
+            expected.check(&rest)?;
+            ensure!(expected.at == pattern.at, "{} bytes came back, {} were sent", expected.at, pattern.at);
+        }
+        Ok(())
+    });
+}
+
+/// The bytes have arrived and their acknowledgement has not; the end has not arrived, and comes with them.
+fn an_end_that_comes_with_old_bytes_only(datapath: &str) {
+    stage::check(Stage::new(datapath, echo), |stage| {
+        let (client, proxy) = (stage.world.client()?, stage.world.proxy()?);
+        for number in 0..4 {
+            let mut stream = stage.connect_as(number)?;
+            let mut pattern = Pattern::new(number as u64 + 1);
+            send(&mut stream, &mut pattern, PIECE)?;
+            stream.read_exact(&mut [0; PIECE]).context("the first piece comes back")?;
+            client.ignore(proxy)?;
+            send(&mut stream, &mut pattern, PIECE)?;
+            wait::pause(Duration::from_millis(50));
+            proxy.ignore(client)?;
+            stream.shutdown(Shutdown::Write).context("finish")?;
+            wait::pause(Duration::from_millis(50));
+            proxy.listen_to(client)?;
+            wait::pause(TIMEOUTS);
+            client.listen_to(proxy)?;
             let mut rest = Vec::new();
             stream.read_to_end(&mut rest).context("read to the end")?;
             let mut expected = Pattern::new(number as u64 + 1);

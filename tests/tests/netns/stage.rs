@@ -203,8 +203,9 @@ pub(crate) fn check(stage: Result<Stage>, test: impl FnOnce(&Stage) -> Result<()
     if let Err(error) = test(&stage).and_then(|()| stage.node.no_faults()) {
         let node = stage.node.no_faults().err().map(|error| format!("{error:#}")).unwrap_or_default();
         let verdicts = stage.daemon.get("/metrics").map_or_else(|error| format!("{error:#}"), |answer| answer.body);
-        let verdicts: Vec<&str> = verdicts.lines().filter(|line| line.contains("sockmap_verdicts")).collect();
-        panic!("{error:?}\n{node}\n{}", verdicts.join("\n"));
+        let counted = |line: &&str| line.starts_with("switchmaster_sockmap_verdicts") && !line.ends_with(" 0");
+        let verdicts: Vec<&str> = verdicts.lines().filter(counted).collect();
+        panic!("{error:#}\n{node}\n{}", verdicts.join("\n"));
     }
 }
 

@@ -52,6 +52,7 @@ impl Worker {
         match (pair.flows[side].via, event.kind) {
             (_, event::BROKEN) => {
                 tracing::warn!(
+                    gap = event.gap,
                     "the kernel handed over a segment that does not continue its stream; the connection is reset"
                 );
                 return self.end(index);
