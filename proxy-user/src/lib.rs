@@ -24,3 +24,4 @@ pub mod nat;
 pub mod purge;
 pub mod switch;
 pub mod target;
+mod urgent;

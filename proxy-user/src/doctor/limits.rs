@@ -5,6 +5,7 @@ use std::fs;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::{Check, State};
+use crate::urgent;
 
 /// Two sockets a connection, and some for Sentinels, nodes and the daemon itself.
 const FDS_PER_CONNECTION: u64 = 2;
@@ -49,6 +50,21 @@ pub(super) fn unprivileged_bpf() -> Check {
         Ok("2") => Check::ok(NAME, "disabled"),
         Ok(other) => Check::bad(NAME, State::Unknown, format!("kernel.unprivileged_bpf_disabled is {other}"), ""),
         Err(_) => Check::bad(NAME, State::Unknown, "this kernel has no kernel.unprivileged_bpf_disabled", ""),
+    }
+}
+
+/// Without it a switch of many connections takes longer on a busy machine, and nothing else.
+pub(super) fn real_time() -> Check {
+    const NAME: &str = "real-time priority";
+    const USE: &str = "many resets of a switch go out before the work of those who come back";
+    match urgent::allowed() {
+        Ok(()) => Check::ok(NAME, format!("allowed; {USE}")),
+        Err(error) => Check::bad(
+            NAME,
+            State::Warn,
+            format!("not allowed ({error}); with it {USE}"),
+            "LimitRTPRIO=1 in the systemd unit, and RestrictRealtime=no; or CAP_SYS_NICE",
+        ),
     }
 }
 

@@ -90,7 +90,7 @@ pub fn run(input: Input) -> Report {
     checks.extend(privileges::checks(&held));
     checks.extend([bpffs, pins::check(&input.pin_dir), mounts::cgroup2(), bpf::btf()]);
     checks.extend(support.checks());
-    checks.extend([limits::unprivileged_bpf(), limits::open_files(), diag::sock_destroy(&held)]);
+    checks.extend([limits::unprivileged_bpf(), limits::open_files(), limits::real_time(), diag::sock_destroy(&held)]);
     Report { checks, datapaths, asked: input.datapath.and_then(datapaths::name) }
 }
 

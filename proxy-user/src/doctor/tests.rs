@@ -117,7 +117,18 @@ fn the_report_prints_and_serialises() {
     let report = run(Input::default());
     println!("{report}");
     let text = report.to_string();
-    for name in ["copy", "sockmap", "steering", "kernel", "bpffs", "cgroup2", "BTF", "CAP_BPF", "open files"] {
+    for name in [
+        "copy",
+        "sockmap",
+        "steering",
+        "kernel",
+        "bpffs",
+        "cgroup2",
+        "BTF",
+        "CAP_BPF",
+        "open files",
+        "real-time priority",
+    ] {
         assert!(text.contains(name), "{text}");
     }
     let json: serde_json::Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();

@@ -22,6 +22,7 @@ use nix::{
 use proxy_ebpf::nat::{Door, Flow, Snat};
 
 use super::segment::{Packet, Rst};
+use crate::urgent::Urgent;
 
 /// Packets a system call.
 const BATCH: usize = 256;
@@ -95,9 +96,13 @@ impl Resetter {
     /// Sends all of them. Blocks for the time that the kernel takes: not on a thread that has other duties.
     pub fn send(&self, segments: impl IntoIterator<Item = Rst>) -> Outcome {
         let mut outcome = Outcome::default();
+        let mut urgent = Urgent::begin();
         let mut v4 = Batch::new(Some(&self.v4));
         let mut v6 = Batch::new(self.v6.as_ref());
-        for segment in segments {
+        for (sent, segment) in segments.into_iter().enumerate() {
+            if sent % BATCH == 0 {
+                urgent.yield_if_long();
+            }
             let batch = if segment.to.is_ipv4() { &mut v4 } else { &mut v6 };
             match segment.packet() {
                 Some(packet) => batch.add(packet, destination(&segment), &mut outcome),

@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 use proxy_ebpf::Cookie;
 
 use super::Worker;
-use crate::datapath::{
-    Sever, Severed,
-    pair::{CLIENT, Pair},
+use crate::{
+    datapath::{
+        Sever, Severed,
+        pair::{CLIENT, Pair},
+    },
+    urgent::Urgent,
 };
 
 /// Resets are not repeated when they are lost, and a burst overflows the queue of a receiving CPU
@@ -40,6 +43,7 @@ impl Worker {
     /// Returns how many, and when the first client was.
     fn sever(&mut self, doomed: &dyn Fn(&Pair) -> bool) -> (usize, Option<Instant>) {
         let (mut severed, mut first) = (0, None);
+        let mut urgent = Urgent::begin();
         for (index, pair) in &mut self.pairs {
             if pair.dismissed || !doomed(pair) {
                 continue;
@@ -49,6 +53,7 @@ impl Worker {
             first.get_or_insert_with(Instant::now);
             severed += 1;
             if severed % BURST == 0 {
+                urgent.yield_if_long();
                 std::thread::park_timeout(BREATH);
             }
         }
