@@ -7,6 +7,7 @@ pub mod client;
 pub mod daemon;
 pub mod flood;
 pub mod http;
+pub mod instrument;
 pub mod lab;
 pub mod netns;
 pub mod node;

@@ -18,7 +18,7 @@ use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
 };
 
-use crate::{netns::Namespace, wait};
+use crate::{instrument, netns::Namespace, wait};
 
 const ANSWER: Duration = Duration::from_secs(5);
 /// Descriptors of this process beside the crowd's.
@@ -82,6 +82,7 @@ impl Crowd {
         let (size, shared) = (self.0.len(), Arc::<Shared>::default());
         let noted = Arc::clone(&shared);
         let thread = thread::spawn(move || {
+            instrument::first();
             if let Err(error) = note_ends(&self.0, &epoll, &noted) {
                 noted.locked().fault = Some(format!("{error:#}"));
             }

@@ -12,6 +12,7 @@ use super::{
     evidence::Evidence,
     figures::{Figure, Figures},
     stage::Counters,
+    stalls::Stall,
     timeline::{Bucket, Mark, buckets, timeline},
 };
 use crate::{journal::Journal, signs::Signs};
@@ -39,7 +40,11 @@ pub(super) fn settle(evidence: &Evidence, addresses: &[SocketAddr], signs: &Sign
         figures.set(Figure::Parked, counted.parked as f64);
         figures.set(Figure::RefusedByProxy, counted.refused as f64);
     }
-    let timeline = timeline(evidence, &moments, severed, signs);
+    let end = severed.map(|(_, last)| last).max(moments.first_good);
+    let stalls: Vec<Stall> = evidence.stalls_until(end).collect();
+    let longest = stalls.iter().map(|stall| ms(stall.to - stall.from)).max_by(f64::total_cmp);
+    figures.set(Figure::Stall, longest.unwrap_or(0.0));
+    let timeline = timeline(evidence, &moments, severed, (signs, &stalls));
     Round { figures, timeline, writes: buckets(evidence) }
 }
 

@@ -13,6 +13,7 @@ use super::{
     dialers::{Dial, Outcome},
     ears::Heard,
     name::Drill,
+    stalls::Stall,
     watch::Sightings,
 };
 use crate::journal::Journal;
@@ -42,6 +43,7 @@ pub(super) struct Evidence {
     pub(super) crowd: usize,
     pub(super) ends: Vec<End>,
     pub(super) sightings: Sightings,
+    pub(super) stalls: Vec<Stall>,
     /// The proxy's own account, where it gives one.
     pub(super) journal: Option<Journal>,
 }
@@ -72,6 +74,12 @@ impl Evidence {
             Drill::Demote => self.sightings.demoted(self.old, self.at),
             _ => self.role_change(),
         }
+    }
+
+    /// Those that fell, even in part, between the blow and a moment.
+    pub(super) fn stalls_until(&self, end: Option<Instant>) -> impl Iterator<Item = Stall> {
+        let within = move |stall: &Stall| stall.to >= self.at && end.is_none_or(|end| stall.from <= end);
+        self.stalls.iter().copied().filter(within)
     }
 
     pub(super) fn majority(&self) -> Option<Instant> {
@@ -188,8 +196,20 @@ mod tests {
             crowd: 0,
             ends: Vec::new(),
             sightings: Sightings { roles, names, sentinels: 3 },
+            stalls: Vec::new(),
             journal: None,
         }
+    }
+
+    #[test]
+    fn a_stall_counts_if_it_reaches_into_the_switch() {
+        let zero = Instant::now();
+        let mut evidence = evidence(zero);
+        let stall = |from, to| Stall { cpu: 0, from: at(zero, from), to: at(zero, to) };
+        evidence.stalls = vec![stall(990, 999), stall(990, 1001), stall(1490, 1510), stall(1501, 1502)];
+        let counted: Vec<Instant> = evidence.stalls_until(Some(at(zero, 1500))).map(|stall| stall.to).collect();
+        assert_eq!(counted, [at(zero, 1001), at(zero, 1510)]);
+        assert_eq!(evidence.stalls_until(None).count(), 3);
     }
 
     fn ack(zero: Instant, ms: u64, number: u64, link: u32, node: usize) -> Ack {

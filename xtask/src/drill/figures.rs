@@ -55,6 +55,7 @@ figures! {
     Waiting = "waiting" "" "connections still waiting at the end",
     FirstRight = "first_right_ms" "ms" "start to the first right answer",
     Acked = "acked" "" "writes acknowledged in the round",
+    Stall = "stall_ms" "ms" "longest stall of one of the machine's own CPUs until then",
     Memory = "memory_growth_kib" "KiB" "growth of the proxy's memory",
     Files = "open_files_growth" "" "growth of its open files",
     Threads = "threads_growth" "" "growth of its threads",

@@ -8,7 +8,7 @@ use switchmaster_tests::{
     redis::Node,
 };
 
-use super::{dialers::Dialers, ears::Ears, stage::Stage, watch::Watch};
+use super::{dialers::Dialers, ears::Ears, stage::Stage, stalls::Stalls, watch::Watch};
 use crate::signs::Signs;
 
 pub(super) const PER_SECOND: u32 = 1000;
@@ -23,6 +23,7 @@ pub(super) struct Load {
     pub(super) dialers: Dialers,
     pub(super) crowd: CrowdWatch,
     pub(super) watch: Watch,
+    pub(super) stalls: Stalls,
     pub(super) signs: Signs,
 }
 
@@ -37,6 +38,7 @@ impl Load {
         };
         Ok(Self {
             watch: Watch::start(&stage.cluster),
+            stalls: Stalls::watch()?,
             signs: Signs::listen(&stage.cluster).context("the Sentinels")?,
             witnesses: stage.cluster.nodes.iter().map(witness).collect(),
             subscriber: Ears::start(move || Client::connect(&from, to)),

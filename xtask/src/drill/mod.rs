@@ -16,6 +16,7 @@ mod report;
 mod residents;
 mod script;
 mod stage;
+mod stalls;
 mod timeline;
 mod watch;
 

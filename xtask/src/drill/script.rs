@@ -162,7 +162,7 @@ fn conclude(
     (old, new): (usize, usize),
     before: Option<Counters>,
 ) -> Result<(Round, CrowdWatch)> {
-    let Load { writer, publisher, subscriber, witnesses, dialers, crowd, watch, signs } = load;
+    let Load { writer, publisher, subscriber, witnesses, dialers, crowd, watch, stalls, signs } = load;
     let counted = stage
         .front()?
         .counters()?
@@ -189,6 +189,7 @@ fn conclude(
         crowd: crowd.size(),
         ends: crowd.ends()?,
         sightings: watch.seen(),
+        stalls: stalls.seen(),
         journal: stage.front()?.journal(at),
     };
     let mut round = account::settle(&evidence, &addresses, &signs, counted);

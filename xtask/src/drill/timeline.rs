@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     account::{Moments, ms, signed_ms},
     evidence::Evidence,
+    stalls::Stall,
 };
 use crate::{journal::Journal, signs::Signs};
 
@@ -46,7 +47,7 @@ pub(super) fn timeline(
     evidence: &Evidence,
     moments: &Moments,
     severed: Option<(Instant, Instant)>,
-    signs: &Signs,
+    (signs, stalls): (&Signs, &[Stall]),
 ) -> Vec<Mark> {
     let mut marks = vec![Mark { ms: 0.0, what: evidence.drill.blow().to_owned() }];
     let mut mark = |at: Option<Instant>, what: String| {
@@ -73,6 +74,9 @@ pub(super) fn timeline(
     mark(back, "the subscriber hears again".to_owned());
     mark(evidence.lost().next().map(|ack| ack.acked), "first acknowledged write that is lost".to_owned());
     mark(evidence.lost().last().map(|ack| ack.acked), "last acknowledged write that is lost".to_owned());
+    for stall in stalls {
+        mark(Some(stall.from), format!("CPU {} stands still for {:.1} ms", stall.cpu, ms(stall.to - stall.from)));
+    }
     marks.sort_by(|a, b| a.ms.total_cmp(&b.ms));
     marks
 }
