@@ -4,12 +4,13 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use redis::{FromRedisValue as _, Value};
 use switchmaster_tests::{
     Client,
@@ -17,6 +18,8 @@ use switchmaster_tests::{
     wait,
 };
 
+/// For the first of them to listen.
+const FIRST: Duration = Duration::from_secs(10);
 const REDIAL: Duration = Duration::from_millis(2);
 
 #[derive(Debug, Clone, Default)]
@@ -38,14 +41,16 @@ pub(super) struct Ears {
 type Line = Arc<Mutex<Option<HangUp>>>;
 
 impl Ears {
-    /// Listens over connections that `dial` makes.
-    pub(super) fn start(dial: impl Fn() -> Result<Client> + Send + 'static) -> Self {
+    /// Listens over connections that `dial` makes. Returns when the first of them listens.
+    pub(super) fn start(dial: impl Fn() -> Result<Client> + Send + 'static) -> Result<Self> {
         let (heard, stop, line) = (Arc::<Mutex<Heard>>::default(), Arc::<AtomicBool>::default(), Line::default());
         let (noted, told, held) = (Arc::clone(&heard), Arc::clone(&stop), Arc::clone(&line));
+        let (ready, listens) = mpsc::sync_channel(1);
         thread::spawn(move || {
             while !told.load(Ordering::Relaxed) {
                 match dial().and_then(|client| subscribe(client, &held)) {
                     Ok(client) => {
+                        let _full = ready.try_send(());
                         // Being cut off is what is watched here, not a failure.
                         let _cut = listen(client, &noted, &told);
                         lock(&noted).cuts.push(Instant::now());
@@ -54,7 +59,9 @@ impl Ears {
                 }
             }
         });
-        Self { heard, stop, line }
+        let ears = Self { heard, stop, line };
+        listens.recv_timeout(FIRST).context("nobody listens")?;
+        Ok(ears)
     }
 
     pub(super) fn heard(&self) -> Heard {

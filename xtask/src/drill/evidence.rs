@@ -133,10 +133,11 @@ impl Evidence {
         })
     }
 
-    /// Acknowledgements by another node than the rightful master.
+    /// Acknowledgements by another node than the rightful master. That a node is one may be heard by its clients before the
+    /// watch asks it again.
     pub(super) fn by_the_deposed<'a>(&'a self, record: &'a Record) -> impl Iterator<Item = &'a Ack> {
         let after = record.acks.iter().filter(|ack| ack.acked >= self.at);
-        after.filter(|ack| ack.node != self.ports[self.reign(ack.acked)])
+        after.filter(|ack| [ack.acked, ack.acked + BLINK].iter().all(|at| ack.node != self.ports[self.reign(*at)]))
     }
 
     /// Sent after the fence, and acknowledged by the old master all the same.

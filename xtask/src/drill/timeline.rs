@@ -74,6 +74,8 @@ pub(super) fn timeline(
     mark(back, "the subscriber hears again".to_owned());
     mark(evidence.lost().next().map(|ack| ack.acked), "first acknowledged write that is lost".to_owned());
     mark(evidence.lost().last().map(|ack| ack.acked), "last acknowledged write that is lost".to_owned());
+    mark(evidence.unheard().next().map(|ack| ack.acked), "first acknowledged publish that is lost".to_owned());
+    mark(evidence.unheard().last().map(|ack| ack.acked), "last acknowledged publish that is lost".to_owned());
     for stall in stalls {
         mark(Some(stall.from), format!("CPU {} stands still for {:.1} ms", stall.cpu, ms(stall.to - stall.from)));
     }
