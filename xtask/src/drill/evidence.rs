@@ -54,12 +54,16 @@ impl Evidence {
         self.crowned().iter().rev().find(|(since, _)| *since <= at).map_or(self.old, |(_, node)| *node)
     }
 
-    /// Those that became master and that the majority of the Sentinels named for it: one that calls itself
+    /// Those that became master and that the majority of the Sentinels named for it while they were: one that calls itself
     /// master and is called to order has no rights.
     pub(super) fn crowned(&self) -> Vec<(Instant, usize)> {
         let named = self.sightings.majorities();
         let mut crowned = self.sightings.crowned(self.at);
-        crowned.retain(|(since, node)| named.iter().any(|(at, named)| at >= since && named == node));
+        crowned.retain(|(since, node)| {
+            let end = self.sightings.demoted(*node, *since);
+            let in_time = |at: &Instant| at >= since && end.is_none_or(|end| *at <= end);
+            named.iter().any(|(at, named)| named == node && in_time(at))
+        });
         crowned
     }
 
@@ -245,6 +249,11 @@ mod tests {
         evidence.sightings.names.pop();
         assert!(evidence.crowned().is_empty());
         assert_eq!(evidence.reign(at(zero, 1700)), 0);
+        // It was called to order before it was named, for another time.
+        let mut evidence = self::evidence(zero);
+        let role = |ms, role| RoleSeen { at: at(zero, ms), node: 1, role };
+        evidence.sightings.roles.extend([role(1200, Role::Replica), role(1550, Role::Master)]);
+        assert_eq!(evidence.crowned(), [(at(zero, 1550), 1)]);
     }
 
     #[test]

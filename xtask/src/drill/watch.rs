@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use switchmaster_tests::{
-    Client, Cluster,
+    Client, Cluster, instrument,
     redis::{Door, Node, Sentinel},
     wait,
 };
@@ -130,6 +130,7 @@ impl Watch {
     ) {
         let (seen, stop, door) = (Arc::clone(&self.seen), Arc::clone(&self.stop), door.clone());
         thread::spawn(move || {
+            instrument::first();
             let (mut client, mut last) = (None, None);
             while !stop.load(Ordering::Relaxed) {
                 let answer = answer(&mut client, &door, &ask).unwrap_or(silence);
