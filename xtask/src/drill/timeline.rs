@@ -76,6 +76,15 @@ pub(super) fn timeline(
     mark(evidence.lost().last().map(|ack| ack.acked), "last acknowledged write that is lost".to_owned());
     mark(evidence.unheard().next().map(|ack| ack.acked), "first acknowledged publish that is lost".to_owned());
     mark(evidence.unheard().last().map(|ack| ack.acked), "last acknowledged publish that is lost".to_owned());
+    for (what, record) in [("write", &evidence.writes), ("publish", &evidence.publishes)] {
+        if let Some(ack) = evidence.by_the_deposed(record).next() {
+            let (port, sent) = (ack.node, signed_ms(evidence.at, ack.sent));
+            mark(
+                Some(ack.acked),
+                format!("port {port}, no longer the master, acknowledges a {what} sent at {sent:.1} ms"),
+            );
+        }
+    }
     for stall in stalls {
         mark(Some(stall.from), format!("CPU {} stands still for {:.1} ms", stall.cpu, ms(stall.to - stall.from)));
     }
