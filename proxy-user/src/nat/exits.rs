@@ -70,6 +70,13 @@ pub struct Wanted {
     pub listening: Vec<SocketAddr>,
 }
 
+impl Wanted {
+    /// Those that clients dial on an address.
+    fn ports_on(&self, address: IpAddr) -> impl Iterator<Item = u16> {
+        self.listening.iter().filter(move |at| takes(at.ip(), address)).map(SocketAddr::port)
+    }
+}
+
 pub struct Exits {
     maps: Maps,
     range: PortRange,
@@ -189,8 +196,7 @@ impl Exits {
 
     /// Source ports of an address that are somebody's, or are to be.
     fn held(&self, address: IpAddr) -> Result<BTreeSet<u16>, SocketsError> {
-        let listening = self.wanted.listening.iter().filter(|at| takes(at.ip(), address)).map(SocketAddr::port);
-        Ok(ports::held(self.range, ports_on(address)?.into_iter().chain(listening)))
+        Ok(ports::held(self.range, ports_on(address)?.into_iter().chain(self.wanted.ports_on(address))))
     }
 
     fn known(&self, address: IpAddr) -> Option<u8> {
@@ -257,4 +263,24 @@ impl Exits {
 
 fn open(pin: &Path) -> Result<Queue<MapData, u32>, MapError> {
     Queue::try_from(Map::Queue(MapData::from_pin(pin)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_clients_dial_is_nobody_s_source_port() {
+        let listening = ["0.0.0.0:16379", "10.0.0.1:16380", "[fd00::1]:16381"].map(|text| text.parse().unwrap());
+        let wanted = Wanted { listening: listening.into(), ..Wanted::default() };
+        for (address, ports) in [
+            ("10.0.0.1", vec![16_379, 16_380]),
+            ("10.0.0.2", vec![16_379]),
+            ("fd00::1", vec![16_381]),
+            ("fd00::2", vec![]),
+        ] {
+            let found: Vec<u16> = wanted.ports_on(address.parse().unwrap()).collect();
+            assert_eq!(found, ports, "{address}");
+        }
+    }
 }

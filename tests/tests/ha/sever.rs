@@ -4,6 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     os::fd::AsFd as _,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -19,6 +20,9 @@ use switchmaster_tests::{
 };
 
 use crate::{FAILOVER, FOLLOW, limit, on_each_datapath};
+
+/// The tests of one run are one process, and its limit of open files has no room for all crowds at once.
+static ONE_CROWD: Mutex<()> = Mutex::new(());
 
 on_each_datapath!(five_thousand_idle_connections);
 
@@ -105,6 +109,7 @@ fn idle_connections(datapath: &str, connections: usize, bar: Duration) {
     // So many dials keep the master busy; a Sentinel that thinks it down finds no replica good enough.
     let node_lines = vec![format!("maxclients {}", connections + 500)];
     let spec = Spec { down_after_ms: 5000, node_lines, ..Spec::default() };
+    let _alone = ONE_CROWD.lock().unwrap_or_else(PoisonError::into_inner);
     let roomy = |setup| roomy(setup, connections);
     check(raise_open_files().and_then(|()| Lab::start(spec, datapath, roomy)), |lab| {
         let crowd = crowd(lab.client()?, lab.writes_address()?, connections)?;
