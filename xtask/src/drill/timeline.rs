@@ -60,7 +60,9 @@ pub(super) fn timeline(
         mark(Some(at), format!("node{node} says master"));
     }
     mark(evidence.sightings.demoted(evidence.old, evidence.at), format!("node{} says replica", evidence.old));
-    mark(moments.majority, format!("the Sentinels' majority names node{}", evidence.new));
+    if let Some((at, node)) = evidence.sightings.majority(evidence.old, evidence.at) {
+        mark(Some(at), format!("the Sentinels' majority names node{node}"));
+    }
     for (at, says) in evidence.journal.iter().flat_map(Journal::changes) {
         mark(Some(at), format!("the proxy is {says}"));
     }
