@@ -6,13 +6,16 @@
 //! second or more apart: what is in no queue at the second, and has not changed from the first to the third, is lost.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem,
     time::{Duration, Instant},
 };
 
 use aya::maps::{HashMap as Keys, MapData, MapError};
-use proxy_ebpf::nat::{FlowKey, flow};
+use proxy_ebpf::{
+    balance::{Load, of_slot},
+    nat::{FlowKey, flow},
+};
 
 use super::{
     collector::{CollectError, Collector},
@@ -159,34 +162,71 @@ fn dangling(flows: &Flows, keys: &Keys<MapData, FlowKey, u32>) -> Result<Vec<(Fl
     Ok(dangling)
 }
 
-/// Takes from the counts of all routes what is no flow: the connections of the listener that died with its daemon. To be
-/// asked before there are any of our own. What the program is about to count is seen once only: so it looks twice.
-pub fn recount(collector: &Collector, pause: impl FnOnce()) -> u64 {
-    let loads = |collector: &Collector| {
-        let flows = collector.flows();
-        collector.loads().surplus(flows.scan(0..flows.places()).map(|(_, flow)| flow))
-    };
-    let (before, slots) = (excess(collector), loads(collector));
-    pause();
-    let now = excess(collector);
-    collector.loads().lower_by(&slots, &loads(collector));
-    let surplus = |(route, before): (u16, u64)| (route, before.min(now.get(&route).copied().unwrap_or(0)));
-    before.into_iter().map(surplus).fold(0, |sum, (route, surplus)| {
-        collector.usage().lower_by(route, surplus);
-        sum + surplus
-    })
+/// One of the counts that program and daemon share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Count {
+    /// Connections of a route.
+    Route(u16),
+    /// Flows of a slot, by its place among the loads.
+    Taken(usize),
+    Established(usize),
 }
 
-/// By route: how many more connections are counted than there are flows.
-fn excess(collector: &Collector) -> BTreeMap<u16, u64> {
-    let mut flows: BTreeMap<u16, u64> = BTreeMap::new();
-    let table = collector.flows();
-    for (_, flow) in table.scan(0..table.places()).filter(|(_, it)| it.state & flow::MASK == flow::OPEN) {
-        *flows.entry(flow.route).or_default() += 1;
+/// A flow that ends while its count is read looks like one counted too little, one that is being made like one too much:
+/// neither is there in most looks.
+const LOOKS: usize = 5;
+
+/// Takes from the counts of all routes and slots what is no flow: the connections of the listener that died with its
+/// daemon. To be asked before there are any of our own. Returns by how much the routes were lowered.
+pub fn recount(collector: &Collector, mut pause: impl FnMut()) -> u64 {
+    let mut looks = Vec::with_capacity(LOOKS);
+    looks.push(surplus(collector));
+    while looks.len() < LOOKS {
+        pause();
+        looks.push(surplus(collector));
     }
-    let routes = collector.usage().routes();
-    let surplus = |route| collector.usage().of(route).saturating_sub(flows.get(&route).copied().unwrap_or(0));
-    routes.map(|route| (route, surplus(route))).filter(|(_, surplus)| *surplus > 0).collect()
+    let counts: BTreeSet<Count> = looks.iter().flat_map(BTreeMap::keys).copied().collect();
+    let mut sum = 0;
+    for count in counts {
+        let mut seen: Vec<i64> = looks.iter().map(|look| look.get(&count).copied().unwrap_or(0)).collect();
+        let (_, &mut median, _) = seen.select_nth_unstable(LOOKS / 2);
+        let surplus = u64::try_from(median).unwrap_or(0);
+        match count {
+            Count::Route(route) => {
+                collector.usage().lower_by(route, surplus);
+                sum += surplus;
+            }
+            Count::Taken(at) => collector.loads().lower_by(at, &Load { taken: surplus, established: 0 }),
+            Count::Established(at) => collector.loads().lower_by(at, &Load { taken: 0, established: surplus }),
+        }
+    }
+    sum
+}
+
+/// How many more are counted than there are flows.
+fn surplus(collector: &Collector) -> BTreeMap<Count, i64> {
+    let mut surplus = BTreeMap::new();
+    let mut add = |count, by: i64| *surplus.entry(count).or_default() += by;
+    let table = collector.flows();
+    for (_, flow) in table.scan(0..table.places()) {
+        let at = of_slot(u32::from(flow.route), u32::from(flow.slot)) as usize;
+        let state = flow.state & flow::MASK;
+        if state != flow::CLOSED {
+            add(Count::Taken(at), -1);
+        }
+        if state == flow::OPEN {
+            add(Count::Route(flow.route), -1);
+            add(Count::Established(at), -1);
+        }
+    }
+    for (route, count) in collector.usage().counts() {
+        add(Count::Route(route), count.cast_signed());
+    }
+    for (at, load) in collector.loads().counts() {
+        add(Count::Taken(at), load.taken.cast_signed());
+        add(Count::Established(at), load.established.cast_signed());
+    }
+    surplus
 }
 
 /// Takes each place of a queue out and puts it in again at once, nearly in the order that they had.

@@ -181,8 +181,10 @@ impl Usage {
         Mapping::new(names::USAGE, map).map(Self)
     }
 
-    pub(super) fn routes(&self) -> Range<u16> {
-        0..u16::try_from(self.0.len()).unwrap_or(u16::MAX)
+    /// Those that are not nothing, by route.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (u16, u64)> {
+        let routes = 0..u16::try_from(self.0.len()).unwrap_or(u16::MAX);
+        routes.map(|route| (route, self.of(route))).filter(|(_, count)| *count > 0)
     }
 
     pub fn of(&self, route: u16) -> u64 {

@@ -1,12 +1,9 @@
 //! How much each slot has to do, in the daemon's memory: the program counts flows there, the daemon takes ended ones off
 //! and adds the listener's connections, so that both share clients out by the same numbers. Needs the map `loads`.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use aya::maps::MapData;
@@ -49,48 +46,26 @@ impl Loads {
         let Some(record) = self.of(key) else { return };
         // A closed one counts no more.
         if flow.state & flow::MASK != flow::CLOSED {
-            less(&record.taken);
+            less(&record.taken, 1);
         }
         if flow.state & flow::MASK == flow::OPEN {
-            less(&record.established);
+            less(&record.established, 1);
         }
     }
 
-    /// By slot: how much more is counted than these flows, which are all that there are.
-    pub(super) fn surplus(&self, flows: impl Iterator<Item = Flow>) -> BTreeMap<usize, Load> {
-        let mut counted: BTreeMap<usize, Load> = BTreeMap::new();
-        for flow in flows {
-            let at = of_slot(u32::from(flow.route), u32::from(flow.slot)) as usize;
-            let load = counted.entry(at).or_insert(Load { taken: 0, established: 0 });
-            load.taken += u64::from(flow.state & flow::MASK != flow::CLOSED);
-            load.established += u64::from(flow.state & flow::MASK == flow::OPEN);
-        }
-        let surplus = |(at, record): (usize, &Record)| {
-            let flows = counted.get(&at);
-            let over = |count: &AtomicU64, of: fn(&Load) -> u64| {
-                count.load(Ordering::Relaxed).saturating_sub(flows.map_or(0, of))
-            };
-            (
-                at,
-                Load {
-                    taken: over(&record.taken, |it| it.taken),
-                    established: over(&record.established, |it| it.established),
-                },
-            )
-        };
-        self.0.iter().enumerate().map(surplus).filter(|(_, load)| load.taken + load.established > 0).collect()
+    /// Those that are not nothing, by their places.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (usize, Load)> {
+        let loads = self.0.iter().enumerate().map(|(at, record)| {
+            let [taken, established] = [&record.taken, &record.established].map(|count| count.load(Ordering::Relaxed));
+            (at, Load { taken, established })
+        });
+        loads.filter(|(_, load)| load.taken > 0 || load.established > 0)
     }
 
-    /// Takes off what two looks have both found too much.
-    pub(super) fn lower_by(&self, before: &BTreeMap<usize, Load>, now: &BTreeMap<usize, Load>) {
-        for (at, before) in before {
-            let (Some(now), Some(record)) = (now.get(at), self.0.get(*at)) else { continue };
-            let less = |count: &AtomicU64, by: u64| {
-                let _previous =
-                    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |it| Some(it.saturating_sub(by)));
-            };
-            less(&record.taken, before.taken.min(now.taken));
-            less(&record.established, before.established.min(now.established));
+    pub(super) fn lower_by(&self, at: usize, by: &Load) {
+        if let Some(record) = self.0.get(at) {
+            less(&record.taken, by.taken);
+            less(&record.established, by.established);
         }
     }
 
@@ -101,8 +76,8 @@ impl Loads {
 }
 
 /// Never below nothing, which would count as the fullest of all slots.
-fn less(count: &AtomicU64) {
-    let _previous = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| Some(count.saturating_sub(1)));
+fn less(count: &AtomicU64, by: u64) {
+    let _previous = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| Some(count.saturating_sub(by)));
 }
 
 #[derive(Debug)]
@@ -134,7 +109,7 @@ impl target::Flows for Slot {
 
     fn release(&self) {
         if let Some(count) = self.word(|record| &record.taken) {
-            less(count);
+            less(count, 1);
         }
     }
 }

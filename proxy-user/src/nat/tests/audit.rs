@@ -88,7 +88,7 @@ fn a_place_that_is_taken_meanwhile_is_not_lost() {
     assert_eq!(stage.queued().len(), 7);
 }
 
-/// What the program does between the two looks is no surplus.
+/// What the program does between two looks is no surplus.
 #[test]
 #[ignore = "needs root"]
 fn a_flow_that_is_being_counted_is_no_surplus() {
@@ -99,4 +99,18 @@ fn a_flow_that_is_being_counted_is_no_surplus() {
     late.client.port = [9, 9];
     assert_eq!(recount(&stage.collector, || flows.put(6, &late)), 0);
     assert_eq!(usage.of(0), 7);
+}
+
+/// Nor does it hide one.
+#[test]
+#[ignore = "needs root"]
+fn a_flow_that_ends_meanwhile_hides_no_surplus() {
+    let stage = stage();
+    let before = stage.usage.of(0);
+    let flow = stage.flows.read(5).unwrap();
+    assert!(stage.usage.claim(0, 100), "of a daemon that died");
+    stage.usage.give_back(0);
+    let ended = || _ = stage.flows.end(5, &flow);
+    assert_eq!(recount(&stage.collector, ended), 1, "it was seen, and not counted any more");
+    assert_eq!(stage.usage.of(0), before - 1);
 }
