@@ -223,7 +223,7 @@ mod user {
     use super::{
         Event, Link, Meter, Target, TargetKey,
         balance::{Balance, Load},
-        nat::{Allowed, Clock, Door, Egress, End, Endpoint, First, Flow, FlowKey, Life, Snat},
+        nat::{Allowed, Clock, Door, Egress, End, Endpoint, First, Flow, FlowKey, Life, Out, Snat},
         parking::Parked,
         xdp::Interface,
     };
@@ -240,7 +240,7 @@ mod user {
         )*};
     }
     pod!(TargetKey, Target, Link, Meter, Event);
-    pod!(Endpoint, Allowed, Door, Snat, Egress, FlowKey, End, Flow, Clock, First, Life);
+    pod!(Endpoint, Allowed, Door, Snat, Egress, FlowKey, End, Flow, Clock, First, Life, Out);
     pod!(Balance, Load);
     pod!(Parked);
     pod!(Interface);

@@ -40,8 +40,10 @@ pub mod names {
     pub const ROUTE_NAMES: &str = "route_names";
     /// The program at tc ingress.
     pub const TC: &str = "nat_tc";
-    /// Array of `u32`, by [`crate::xdp::slot`]: the number of a veth whose frames may be put straight into its other end.
-    pub const PEERED: &str = "peered";
+    /// Array of two `u64` for each place in [`FLOWS`]: the next hops to the client and to the node, as the program last found them.
+    pub const WAYS: &str = "ways";
+    /// Array of [`super::Out`], by [`crate::xdp::slot`]: the interfaces whose frames the program may address itself.
+    pub const OUTS: &str = "outs";
 }
 
 /// Which layout all of this is: one more whenever a record, or what it means, changes. Flows outlive the daemon, and
@@ -206,6 +208,18 @@ pub struct Life {
     pub netns: u64,
 }
 
+/// An Ethernet interface by which packets go out.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Out {
+    /// 0: nobody has this place.
+    pub ifindex: u32,
+    /// Its own address, as it lies in a frame.
+    pub mac: [u16; 3],
+    /// Not 0: a veth whose frames may be put straight into its other end.
+    pub peered: u16,
+}
+
 /// The first flow of a route that was established under the generation that came last.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,6 +300,7 @@ const _: () = {
     assert!(core::mem::offset_of!(Flow, node) == 64);
     assert!(size_of::<Clock>() == 24);
     assert!(size_of::<First>() == 16);
+    assert!(size_of::<Out>() == 12);
     assert!(size_of::<Life>() == 16);
     assert!(MOST_HALF_OPEN.is_power_of_two());
 };

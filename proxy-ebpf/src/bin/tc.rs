@@ -13,7 +13,9 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_check_mtu, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_pull_data},
+    helpers::{
+        bpf_check_mtu, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_pull_data,
+    },
     macros::classifier,
     programs::TcContext,
 };
@@ -22,7 +24,7 @@ use proxy_ebpf::{nat::packet, parking::mark};
 use self::kernel::{
     aside,
     nat::{Onward, Verdict, handle},
-    packet::Packet,
+    packet::{ETHERNET, Packet},
     tables::count,
 };
 
@@ -77,6 +79,10 @@ fn take_mark(ctx: &TcContext) -> u32 {
 fn send(skb: &Skb, onward: &Onward) -> i32 {
     let ifindex = onward.ifindex;
     if onward.way.is_known() && onward.way.address(skb) {
+        if onward.peered == 0 {
+            // SAFETY: no pointers.
+            return unsafe { bpf_redirect(ifindex, 0) } as i32;
+        }
         // As a veth does: what this host marks is no affair of another network namespace.
         // SAFETY: the context is the kernel's own, and a program at tc may write this word of it.
         unsafe { (*skb.ctx.skb.skb).mark = 0 };
@@ -99,7 +105,9 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn wire_len(&self) -> u16 {
-        0
+        // SAFETY: the context is the kernel's own.
+        let is_cut_later = unsafe { (*self.ctx.skb.skb).gso_size } != 0;
+        if is_cut_later { 0 } else { (self.len() - ETHERNET as u32) as u16 }
     }
 
     #[inline(always)]

@@ -9,10 +9,10 @@ use super::{
     icmp, mss,
     packet::{self as wire, Packet, RST, SYN, Segment},
     rewrite::{Side, hops_left, rewrite},
-    tables::{DOOR_OF, DOORS, SNAT_OF, SNATS, count, has_peer},
-    way::{self, Way},
+    tables::{DOOR_OF, DOORS, SNAT_OF, SNATS, count, out},
+    way::{self, Leg, To, Way},
 };
-use proxy_ebpf::nat::{Address, Endpoint, Flow, Port, packet};
+use proxy_ebpf::nat::{Address, End, Endpoint, Flow, Port, packet};
 
 /// What the program has to do with the packet.
 pub(crate) enum Verdict {
@@ -34,8 +34,11 @@ pub(crate) enum Verdict {
 /// Where a packet goes on to.
 pub(crate) struct Onward {
     pub(crate) ifindex: u32,
-    /// Known where it may be handed to the other end of a veth.
+    /// Known where the kernel need not be asked to find it.
     pub(crate) way: Way,
+    /// Not 0: straight into the other end of a veth. A `bool` has values to spare, and a verdict would keep its own kind in
+    /// them: the kernel's BTF takes no such type.
+    pub(crate) peered: u16,
 }
 
 /// Why a packet is not sent on.
@@ -138,29 +141,44 @@ fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<Onw
     // SAFETY: a place of the array; the client's half is written by its packets only.
     let flow = unsafe { &mut *found };
     flow::open(found, segment);
-    let is_new = flow::is_new(&flow.client, segment);
-    flow::note(&mut flow.client, flow::acked(&flow.node), segment, flow::is_half(course.word));
+    let now = flow::now();
+    let onward = onward(packet, segment, &course, (place, To::Node), &flow.client, now);
+    flow::note(&mut flow.client, flow::acked(&flow.node), segment, flow::is_half(course.word), now);
     if segment.may_end() {
         flow::close(found);
     }
     fit(packet, segment, flow)?;
     rewrite(packet, segment, &course.from, &course.to()).map_err(Not::Dropped)?;
     count(packet::TO_NODE);
-    Ok(onward(packet, segment, &course, is_new))
+    Ok(onward)
 }
 
-/// The end of a veth in another network namespace is reached by no queue of this one: the frame goes on there at once, as if
-/// it had come in (bpf_redirect_peer). What is sent again takes the kernel's own way: no answer may mean that the next hop is
-/// another by now, and only there the kernel asks for it.
+/// What is sent for the first time goes to the next hop that is known. What is sent again takes the kernel's own way: no answer
+/// may mean that the next hop is another by now, and only there the kernel asks for it.
 #[inline(always)]
-fn onward(packet: &impl Packet, segment: &Segment, course: &Course, is_new: bool) -> Onward {
+fn onward(
+    packet: &impl Packet,
+    segment: &Segment,
+    course: &Course,
+    (place, to): (u32, To),
+    sender: &End,
+    now: u32,
+) -> Onward {
     let ifindex = course.ifindex;
-    let way = if is_new && has_peer(ifindex) {
-        way::ask(packet, segment, &course.from, &course.to(), ifindex).unwrap_or(Way::UNKNOWN)
-    } else {
-        Way::UNKNOWN
-    };
-    Onward { ifindex, way }
+    let heard = sender.seen == now;
+    let by_kernel = Onward { ifindex, way: Way::UNKNOWN, peered: 0 };
+    let Some(out) = out(ifindex) else { return by_kernel };
+    if !flow::is_new(sender, segment) {
+        if !heard {
+            way::forget(place, to);
+        }
+        return by_kernel;
+    }
+    let leg = Leg { place, to, source: &course.from, destination: &course.to(), heard };
+    match way::find(packet, segment, &leg, out) {
+        Ok(way) => Onward { ifindex, way, peered: out.peered },
+        Err(_) => by_kernel,
+    }
 }
 
 /// What a client's packet, and an error about a node's, needs to go on.
@@ -204,19 +222,20 @@ fn no_flow(segment: &Segment, number: u16) -> Not {
 
 #[inline(always)]
 fn from_node(packet: &impl Packet, segment: &Segment, snat: u32) -> Result<Onward, Not> {
-    let found = flow::of_node(segment, snat).ok_or(Not::Passed(packet::NO_FLOW))?;
+    let (place, found) = flow::of_node(segment, snat).ok_or(Not::Passed(packet::NO_FLOW))?;
     let course = to_client(packet, segment, found)?;
     // SAFETY: a place of the array; the node's half is written by its packets only.
     let flow = unsafe { &mut *found };
-    let is_new = flow::is_new(&flow.node, segment);
-    flow::note(&mut flow.node, flow::acked(&flow.client), segment, flow::is_half(course.word));
+    let now = flow::now();
+    let onward = onward(packet, segment, &course, (place, To::Client), &flow.node, now);
+    flow::note(&mut flow.node, flow::acked(&flow.client), segment, flow::is_half(course.word), now);
     if segment.may_end() {
         flow::close(found);
     }
     fit(packet, segment, flow)?;
     rewrite(packet, segment, &course.from, &course.to()).map_err(Not::Dropped)?;
     count(packet::TO_CLIENT);
-    Ok(onward(packet, segment, &course, is_new))
+    Ok(onward)
 }
 
 /// What a node's packet, and an error about a client's, needs to go on.
@@ -259,13 +278,13 @@ fn tell_node(packet: &impl Packet, error: &icmp::Error, door: u16) -> Result<Onw
     }
     icmp::rewrite(packet, error, &course.from, &course.to()).map_err(Not::Dropped)?;
     count(packet::ICMP_TO_NODE);
-    Ok(Onward { ifindex: course.ifindex, way: Way::UNKNOWN })
+    Ok(Onward { ifindex: course.ifindex, way: Way::UNKNOWN, peered: 0 })
 }
 
 /// About a packet of the client's, which could not go on to the node.
 #[inline(always)]
 fn tell_client(packet: &impl Packet, error: &icmp::Error, snat: u32) -> Result<Onward, Not> {
-    let found = flow::of_node(&error.answer, snat).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
+    let (_, found) = flow::of_node(&error.answer, snat).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
     let course = to_client(packet, &error.answer, found)?;
     // SAFETY: a place of the array.
     let flow = unsafe { &*found };
@@ -274,7 +293,7 @@ fn tell_client(packet: &impl Packet, error: &icmp::Error, snat: u32) -> Result<O
     }
     icmp::rewrite(packet, error, &course.from, &course.to()).map_err(Not::Dropped)?;
     count(packet::ICMP_TO_CLIENT);
-    Ok(Onward { ifindex: course.ifindex, way: Way::UNKNOWN })
+    Ok(Onward { ifindex: course.ifindex, way: Way::UNKNOWN, peered: 0 })
 }
 
 #[inline(always)]

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use proxy_ebpf::{
     Target, TargetKey,
     balance::{self, Balance, Load, Table},
-    nat::{Address, Allowed, Clock, Door, Egress, Endpoint, First, Flow, FlowKey, MOST_HALF_OPEN, Snat, packet},
+    nat::{Address, Allowed, Clock, Door, Egress, Endpoint, First, Flow, FlowKey, MOST_HALF_OPEN, Out, Snat, packet},
     xdp::{SLOTS, slot},
 };
 
@@ -49,8 +49,10 @@ pub(crate) static FIRSTS: Array<First, 256> = Array::new();
 #[btf_map(name = "packets")]
 pub(crate) static PACKETS: PerCpuArray<u64, { packet::COUNT as usize }> = PerCpuArray::new();
 
-#[btf_map(name = "peered")]
-static PEERED: Array<u32, { SLOTS as usize }> = Array::new();
+#[btf_map(name = "ways")]
+pub(crate) static WAYS: Array<[u64; 2], 1024> = Array::new();
+#[btf_map(name = "outs")]
+static OUTS: Array<Out, { SLOTS as usize }> = Array::new();
 
 #[btf_map(name = "balance")]
 pub(crate) static BALANCE: Array<Balance, 2> = Array::new();
@@ -69,10 +71,10 @@ pub(crate) fn count(index: u32) {
     }
 }
 
-/// Whether it is a veth whose frames may be put straight into its other end.
+/// What is known of an interface whose frames may be addressed here.
 #[inline(always)]
-pub(crate) fn has_peer(ifindex: u32) -> bool {
-    PEERED.get(slot(ifindex)).is_some_and(|known| *known == ifindex)
+pub(crate) fn out(ifindex: u32) -> Option<&'static Out> {
+    OUTS.get(slot(ifindex)).filter(|known| known.ifindex == ifindex)
 }
 
 /// Notes whether a place is taken. Only its owner does.

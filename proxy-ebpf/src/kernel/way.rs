@@ -1,15 +1,18 @@
-//! The next hop of a packet by the kernel's own routes and neighbours, for the interface that its flow leaves by. Whatever
-//! they do not know at once is none: the kernel's own way can wait for an answer.
+//! The next hop of a flow's packets by the kernel's own routes and neighbours, for the interface that the flow leaves by.
+//! It is asked for once in a tick (`flow::now`), and remembered for those that follow. Whatever the kernel does not know at
+//! once is none: its own way can wait for an answer.
 
 use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT},
+    bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT},
     helpers::bpf_fib_lookup,
 };
 
 use super::{
     packet::{ETHERNET, Ipv4, Packet, Segment, TCP, header, words},
     rewrite::Side,
+    tables::WAYS,
 };
+use proxy_ebpf::nat::Out;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -22,7 +25,7 @@ const SOURCE_MAC: usize = 13;
 
 const _: () = assert!(size_of::<Lookup>() == size_of::<aya_ebpf::bindings::bpf_fib_lookup>());
 
-/// Both addresses of the frame, as they lie in it; zeros: they are not known. An `Option` of it in a structure becomes a
+/// A frame's addresses, as they lie in it; zeros: they are not known. An `Option` of it in a structure becomes a
 /// type that the kernel's BTF does not take.
 #[derive(Clone, Copy)]
 pub(crate) struct Way([u16; 6]);
@@ -36,23 +39,76 @@ pub(crate) enum NoWay {
     Unknown,
 }
 
-/// Of a segment that is to go from and to these ends, and may have other addresses yet. Nothing is touched.
+/// To which of a flow's ends, as the place in an entry of `ways`.
+#[derive(Clone, Copy)]
+pub(crate) enum To {
+    Client = 0,
+    Node = 1,
+}
+
+/// What an entry of `ways` says, in one word, so that it is read whole: the next hop's address in the first six bytes, and in
+/// the last two the length of the longest packet. 0 says nothing yet; without an address it says why there is none.
+#[derive(Clone, Copy)]
+struct Hop([u16; 4]);
+
+const ELSEWHERE: Hop = Hop([0, 0, 0, 1]);
+const UNKNOWN: Hop = Hop([0, 0, 0, 2]);
+
+/// Whose way is looked for.
+pub(crate) struct Leg<'a> {
+    pub(crate) place: u32,
+    pub(crate) to: To,
+    /// The segment's ends as they will be. No tuple: its type would have a name that the kernel's BTF does not take.
+    pub(crate) source: &'a Side<'a>,
+    pub(crate) destination: &'a Side<'a>,
+    /// Its sender was heard in this tick already: what was found then is good still.
+    pub(crate) heard: bool,
+}
+
+/// The way of a segment, which may have other addresses yet. Nothing of it is touched.
 #[inline(always)]
-pub(crate) fn ask(
-    packet: &impl Packet,
-    segment: &Segment,
-    from: &Side<'_>,
-    to: &Side<'_>,
-    ifindex: u32,
-) -> Result<Way, NoWay> {
+pub(crate) fn find(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, out: &Out) -> Result<Way, NoWay> {
+    let entry = entry(leg.place, leg.to).ok_or(NoWay::Unknown)?;
+    // SAFETY: one word of the entry.
+    let known = unsafe { entry.read_volatile() };
+    let hop = if leg.heard && known != 0 {
+        Hop::from_word(known)
+    } else {
+        let asked = ask(packet, segment, leg, out);
+        // SAFETY: as above.
+        unsafe { entry.write_volatile(asked.word()) };
+        asked
+    };
+    hop.way(packet, out)
+}
+
+/// The next segment of the same sender asks anew: this one was heard and did not ask.
+#[inline(always)]
+pub(crate) fn forget(place: u32, to: To) {
+    if let Some(entry) = entry(place, to) {
+        // SAFETY: one word of the entry.
+        unsafe { entry.write_volatile(0) };
+    }
+}
+
+#[inline(always)]
+fn entry(place: u32, to: To) -> Option<*mut u64> {
+    let entry: *mut u64 = WAYS.get_ptr_mut(place)?.cast();
+    Some(entry.wrapping_add(to as usize))
+}
+
+#[inline(always)]
+fn ask(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, out: &Out) -> Hop {
+    let (from, to) = (leg.source, leg.destination);
     let family = if segment.v6 { AF_INET6 } else { AF_INET };
-    let [a, b] = packet.wire_len().to_ne_bytes();
+    // So short a packet fits everywhere: the kernel then says what would.
+    let [a, b] = 1_u16.to_ne_bytes();
     let [s0, s1, s2, s3] = address(segment, from);
     let [d0, d1, d2, d3] = address(segment, to);
     let mut lookup: Lookup = [
         u32::from_ne_bytes([family, TCP, from.port[0], from.port[1]]),
         u32::from_ne_bytes([to.port[0], to.port[1], a, b]),
-        ifindex,
+        out.ifindex,
         tos(packet, segment),
         s0,
         s1,
@@ -70,18 +126,22 @@ pub(crate) fn ask(
     let size = size_of::<Lookup>() as i32;
     // SAFETY: the context is the kernel's own, and the question has the size that it says.
     let found = unsafe { bpf_fib_lookup(packet.context(), (&raw mut lookup).cast(), size, BPF_FIB_LOOKUP_OUTPUT) };
-    match found as u32 {
-        // Another interface than was asked for.
-        BPF_FIB_LKUP_RET_SUCCESS if lookup[IFINDEX] != ifindex => Err(NoWay::Elsewhere),
-        BPF_FIB_LKUP_RET_SUCCESS => {
-            let [a, b, c, d] = lookup[SOURCE_MAC].to_ne_bytes();
-            let [e, f, g, h] = lookup[SOURCE_MAC + 1].to_ne_bytes();
-            let [i, j, k, l] = lookup[SOURCE_MAC + 2].to_ne_bytes();
-            Ok(Way([[g, h], [i, j], [k, l], [a, b], [c, d], [e, f]].map(u16::from_ne_bytes)))
-        }
-        BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(NoWay::TooBig),
-        _ => Err(NoWay::Unknown),
+    if found as u32 != BPF_FIB_LKUP_RET_SUCCESS {
+        return UNKNOWN;
     }
+    // Another interface than was asked for.
+    if lookup[IFINDEX] != out.ifindex {
+        return ELSEWHERE;
+    }
+    let [_, _, a, b] = lookup[1].to_ne_bytes();
+    let [m0, m1, m2, m3] = lookup[SOURCE_MAC].to_ne_bytes();
+    let [m4, m5, g, h] = lookup[SOURCE_MAC + 1].to_ne_bytes();
+    let [i, j, k, l] = lookup[SOURCE_MAC + 2].to_ne_bytes();
+    // The interface has got another address, and the daemon has not seen it yet.
+    if [[m0, m1], [m2, m3], [m4, m5]].map(u16::from_ne_bytes) != out.mac {
+        return UNKNOWN;
+    }
+    Hop([[g, h], [i, j], [k, l], [a, b]].map(u16::from_ne_bytes))
 }
 
 /// What the packet asks of the network, as routing sees it: IPv4's field in the first byte.
@@ -101,12 +161,38 @@ fn address(segment: &Segment, side: &Side<'_>) -> [u32; 4] {
     if segment.v6 { words } else { [words[3], 0, 0, 0] }
 }
 
+impl Hop {
+    #[inline(always)]
+    fn from_word(word: u64) -> Self {
+        let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+        Self([[a, b], [c, d], [e, f], [g, h]].map(u16::from_ne_bytes))
+    }
+
+    #[inline(always)]
+    fn word(self) -> u64 {
+        let [[a, b], [c, d], [e, f], [g, h]] = self.0.map(u16::to_ne_bytes);
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    #[inline(always)]
+    fn way(self, packet: &impl Packet, out: &Out) -> Result<Way, NoWay> {
+        let ([a, b, c, longest], [d, e, f]) = (self.0, out.mac);
+        if a | b | c == 0 {
+            return Err(if longest == ELSEWHERE.0[3] { NoWay::Elsewhere } else { NoWay::Unknown });
+        }
+        if packet.wire_len() > longest {
+            return Err(NoWay::TooBig);
+        }
+        Ok(Way([a, b, c, d, e, f]))
+    }
+}
+
 impl Way {
     pub(crate) const UNKNOWN: Self = Self([0; 6]);
 
     #[inline(always)]
     pub(crate) fn is_known(&self) -> bool {
-        self.0[3] | self.0[4] | self.0[5] != 0
+        self.0[0] | self.0[1] | self.0[2] != 0
     }
 
     /// Puts the addresses of this hop into the frame.

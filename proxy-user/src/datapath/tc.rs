@@ -50,7 +50,7 @@ use crate::{
         heart::Heart,
         keeper::{Keeper, Order, Route},
         loads::Loads,
-        peered::Peered,
+        outs::Outs,
         ports,
         reservation::{self, ReservationError},
         reset::{ResetError, Resetter},
@@ -198,7 +198,7 @@ impl Tc {
         let turns = take(&mut object, parking::names::SYN_TURNS)?;
         let numbers = routes.iter().map(|route| route.number);
         let aside = Aside::start(map(&mut object, parking::names::PARKED)?, &turns, release, numbers)?;
-        let peered = Peered::new(map(&mut object, names::PEERED)?);
+        let outs = Outs::new(map(&mut object, names::OUTS)?);
         let exits = Arc::new(Mutex::new(exits));
         let mut keeper = Keeper {
             heart: Heart::open(&take(&mut object, names::CLOCK)?, setup.orphan_grace)?,
@@ -209,7 +209,7 @@ impl Tc {
             door_of,
             door_map,
             routes,
-            attach: Box::new(Attached::new(xdp, object, peered, Links::new(setup.links, names::TC))),
+            attach: Box::new(Attached::new(xdp, object, outs, Links::new(setup.links, names::TC))),
             resetter: Resetter::open()?,
             snats: Vec::new(),
             exits: Arc::clone(&exits),

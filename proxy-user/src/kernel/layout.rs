@@ -64,9 +64,9 @@ struct Definition {
 
 fn definitions(object: &[u8], pins: &PinDir, sizes: NatSizes) -> Result<Vec<Definition>, ParseError> {
     let maps = Object::parse(object)?.maps.into_iter();
-    // The program counts anew, as the daemon does; who waits for a daemon that is dead comes again by itself; what veths there
-    // are each daemon sees for itself; and a name on bpffs has no dots.
-    let its_own = [nat::PACKETS, nat::PEERED, parking::PARKED, parking::SYN_TURNS];
+    // The program counts anew, as the daemon does; who waits for a daemon that is dead comes again by itself; what interfaces
+    // there are each daemon sees for itself, and next hops are asked for again; and a name on bpffs has no dots.
+    let its_own = [nat::PACKETS, nat::WAYS, nat::OUTS, parking::PARKED, parking::SYN_TURNS];
     let pinned = maps.filter(|(name, _)| !its_own.contains(&name.as_str()) && !name.contains('.'));
     let definition = |(name, map): (String, aya_obj::Map)| {
         let folder = if name == names::TARGETS { pins.path().to_owned() } else { pins.maps() };
@@ -147,6 +147,8 @@ fn load(object: &[u8], sizes: NatSizes, pins: &PinDir) -> Result<Ebpf, Error> {
         loader.map_pin_path(&map.name, map.path.as_path()).map_max_entries(&map.name, map.size());
     }
     loader.map_max_entries(parking::SYN_TURNS, numbers(pins, sizes.routes));
+    let places = definitions.iter().find(|map| map.name == nat::FLOWS).map_or(sizes.flows, Definition::size);
+    loader.map_max_entries(nat::WAYS, places);
     Ok(loader.load(object)?)
 }
 

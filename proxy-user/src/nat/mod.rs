@@ -9,7 +9,7 @@
 //! - `audit`: puts right what a killed daemon left half done; `numbers`: by which number each route goes on;
 //! - `segment`, `reset`: the RST to both ends of a flow;
 //! - `aside`, `syn`: SYNs that wait for a node, out of the kernel and in again;
-//! - `native`: which interfaces a program at XDP can work on; `peered`: which veths are passed by; `links`, `veth`: what both ask.
+//! - `native`: which interfaces a program at XDP can work on; `outs`: which of them the program may send by itself, and which veths it passes by; `links`, `veth`: what both ask.
 //!
 //! The maps outlive the daemon (`kernel::life`); the next one is told by `datapath::tc` what of them it goes on with.
 //!
@@ -38,7 +38,7 @@ mod mapping;
 pub mod native;
 mod netlink;
 pub mod numbers;
-pub mod peered;
+pub mod outs;
 pub mod pool;
 pub mod ports;
 pub mod reservation;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_ebpf::{
-    nat::{names, packet},
+    nat::{Out, names, packet},
     state,
     xdp::slot,
 };
@@ -12,7 +12,7 @@ use proxy_ebpf::{
 use crate::{
     front::{Front, Ground, NEXT_MAC},
     wire::{OWN_MAC, Segment},
-    world::{Addresses, FIRST_PORT, Outcome, World, v4, v6},
+    world::{Addresses, FIRST_PLACE, FIRST_PORT, Outcome, World, v4, v6},
 };
 
 fn fate(outcome: &Outcome, expected: &str) -> Result<()> {
@@ -161,7 +161,14 @@ fn frames_in_pieces_go_where_they_are_taken() -> Result<()> {
     Ok(())
 }
 
-/// Where tc alone translates, and frames pass by the interface as by a veth.
+/// The program may address frames that go out by this interface.
+fn lead_out(world: &mut World, ifindex: u32) -> Result<()> {
+    let [a, b, c, d, e, f] = OWN_MAC;
+    let mac = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
+    Ok(world.array(names::OUTS)?.set(slot(ifindex), Out { ifindex, mac, peered: 0 }, 0)?)
+}
+
+/// Where tc alone translates, and the next hop is written by the program.
 fn passing_by(more: &str, at: Addresses) -> Result<[u8; 12]> {
     let mut world = World::open_on(Some(Ground::new(more)?), at, 64)?;
     let [ask, reply] = established(&mut world)?;
@@ -170,7 +177,7 @@ fn passing_by(more: &str, at: Addresses) -> Result<[u8; 12]> {
     let own = SocketAddr::new(at.snat, FIRST_PORT);
     let kernels = world.through(&ask, &ask.translated(own, at.node))?.packet;
     ensure!(kernels[..12] == ask.bytes()[..12], "the addresses of the frame are the kernel's to write");
-    world.array(names::PEERED)?.set(slot(ifindex), ifindex, 0)?;
+    lead_out(&mut world, ifindex)?;
     let again = world.through(&ask, &ask.translated(own, at.node))?.packet;
     ensure!(again[..12] == ask.bytes()[..12], "what is sent again goes on as the kernel says");
     let next = ask.seq(1007);
@@ -181,7 +188,7 @@ fn passing_by(more: &str, at: Addresses) -> Result<[u8; 12]> {
 }
 
 #[test]
-fn past_a_veth_the_next_hop_is_written_by_the_program() -> Result<()> {
+fn the_next_hop_is_written_by_the_program() -> Result<()> {
     for at in [v4(), v6()] {
         let macs = passing_by("", at)?;
         ensure!(macs[..] == [NEXT_MAC, OWN_MAC].concat(), "{macs:x?}");
@@ -190,6 +197,55 @@ fn past_a_veth_the_next_hop_is_written_by_the_program() -> Result<()> {
         let macs = passing_by(unknown, at)?;
         ensure!(macs[..6] == OWN_MAC, "{macs:x?}");
     }
+    Ok(())
+}
+
+/// Says that a flow's next hops were found to be this one.
+fn remember(world: &mut World, port: u16, mac: [u8; 6]) -> Result<()> {
+    let [a, b, c, d, e, f] = mac;
+    let [g, h] = 1500_u16.to_ne_bytes();
+    let word = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    Ok(world.array::<[u64; 2]>(names::WAYS)?.set(FIRST_PLACE + u32::from(port - FIRST_PORT), [word; 2], 0)?)
+}
+
+#[test]
+fn a_next_hop_is_asked_for_once_in_a_tick_and_for_each_flow() -> Result<()> {
+    const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
+    let at = v4();
+    let mut world = World::open_on(Some(Ground::new("")?), at, 64)?;
+    let [ask, _] = established(&mut world)?;
+    front(&mut world)?.take(false)?;
+    let ifindex = front(&mut world)?.ifindex();
+    lead_out(&mut world, ifindex)?;
+    let mut seq = 1001;
+    let mut next_hop = |world: &mut World| -> Result<[u8; 6]> {
+        let sent = world.send(&ask.clone().seq(seq))?.packet;
+        seq += 6;
+        Ok(sent[..6].try_into()?)
+    };
+    let mut is_remembered = || -> Result<bool> {
+        next_hop(&mut world)?;
+        remember(&mut world, FIRST_PORT, OTHER_MAC)?;
+        Ok(next_hop(&mut world)? == OTHER_MAC)
+    };
+    // A tick may end in between, but not each time.
+    ensure!((0..10).map(|_| is_remembered()).collect::<Result<Vec<_>>>()?.contains(&true), "it is asked for each time");
+    remember(&mut world, FIRST_PORT, OTHER_MAC)?;
+    world.silence(FIRST_PORT)?;
+    ensure!(next_hop(&mut world)? == NEXT_MAC, "it is remembered for longer than a tick");
+    remember(&mut world, FIRST_PORT, OTHER_MAC)?;
+    world.silence(FIRST_PORT)?;
+    let again = world.send(&ask)?.packet;
+    ensure!(again[..6] == OWN_MAC, "what is sent again goes on as the kernel says: {:x?}", &again[..6]);
+    ensure!(
+        next_hop(&mut world)? == NEXT_MAC,
+        "who has sent something again did not ask, and the next one believes it did"
+    );
+    remember(&mut world, FIRST_PORT + 1, OTHER_MAC)?;
+    let other = SocketAddr::new(at.client.ip(), at.client.port() + 1);
+    ensure!(world.connect(other)? == FIRST_PORT + 1, "another place than the next");
+    let sent = world.send(&Segment::new(other, at.door).seq(1001).ack(5001).payload(b"PING\r\n"))?.packet;
+    ensure!(sent[..6] == NEXT_MAC, "a flow goes where the last one in its place went: {:x?}", &sent[..6]);
     Ok(())
 }
 

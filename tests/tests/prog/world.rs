@@ -36,6 +36,8 @@ use crate::{
 pub(crate) const UNSPEC: u32 = u32::MAX;
 pub(crate) const SHOT: u32 = 2;
 pub(crate) const REDIRECT: u32 = 7;
+/// Where the places of its source ports begin.
+pub(crate) const FIRST_PLACE: u32 = 100;
 pub(crate) const FIRST_PORT: u16 = 20_000;
 const GENERATION: u64 = 7;
 /// Any that exists where the tests run; nothing is sent there.
@@ -143,7 +145,7 @@ impl World {
         self.hash::<Endpoint, u32>(names::DOOR_OF)?.insert(endpoint, 3, 0)?;
         self.limit(1_000_000)?;
         self.allow(ALLOWED_ROUTE_BITS, [0; 16], family::ALL)?;
-        self.own(5, at.snat, 100, ports)?;
+        self.own(5, at.snat, FIRST_PLACE, ports)?;
         self.seen_as(&[5])?;
         self.beat(u64::MAX / 2)
     }
@@ -237,12 +239,12 @@ impl World {
 
     /// The flow with that source port.
     pub(crate) fn flow(&mut self, port: u16) -> Result<Flow> {
-        Ok(self.array(names::FLOWS)?.get(&(100 + u32::from(port - FIRST_PORT)), 0)?)
+        Ok(self.array(names::FLOWS)?.get(&(FIRST_PLACE + u32::from(port - FIRST_PORT)), 0)?)
     }
 
     /// Whether the daemon would look at it.
     pub(crate) fn is_taken(&mut self, port: u16) -> Result<bool> {
-        let place = 100 + u32::from(port - FIRST_PORT);
+        let place = FIRST_PLACE + u32::from(port - FIRST_PORT);
         let word: u64 = self.array(names::TAKEN)?.get(&(place / u64::BITS), 0)?;
         Ok(word >> (place % u64::BITS) & 1 == 1)
     }
@@ -252,7 +254,7 @@ impl World {
         let mut flow = self.flow(port)?;
         flow.client.seen = flow.client.seen.wrapping_sub(10);
         flow.node.seen = flow.node.seen.wrapping_sub(10);
-        Ok(self.array(names::FLOWS)?.set(100 + u32::from(port - FIRST_PORT), flow, 0)?)
+        Ok(self.array(names::FLOWS)?.set(FIRST_PLACE + u32::from(port - FIRST_PORT), flow, 0)?)
     }
 
     pub(crate) fn usage(&mut self) -> Result<u64> {

@@ -7,6 +7,7 @@ use super::super::{
     balance,
     packet::Segment,
     tables::{ALLOW, CLOCK, EGRESS, FLOW_OF, FLOWS, FREE, HALF_OPEN, TARGETS, USAGE, count, fetch_add, mark, replace},
+    way::{self, To},
 };
 use super::{free, key, now, of_client, state, state_of, word};
 use proxy_ebpf::{
@@ -71,6 +72,8 @@ pub(crate) fn make(
     let found = FLOWS.get_ptr_mut(place).ok_or(packet::NO_PORT)?;
     // SAFETY: the place came out of the queue, so it is ours.
     let flow = unsafe { &mut *found };
+    // Where the last flow in this place went.
+    [To::Client, To::Node].into_iter().for_each(|to| way::forget(place, to));
     fill(flow, segment, (number, ingress), at, &target, (snat, egress.ifindex));
     balance::taken(flow);
     if FLOW_OF.insert(key(segment, number), place, NOEXIST).is_err() {

@@ -54,19 +54,20 @@ pub(crate) fn of_client(segment: &Segment, door: u16) -> Option<(u32, *mut Flow)
 
 /// The flow that a node's segment belongs to.
 #[inline(always)]
-pub(crate) fn of_node(segment: &Segment, snat: u32) -> Option<*mut Flow> {
+pub(crate) fn of_node(segment: &Segment, snat: u32) -> Option<(u32, *mut Flow)> {
     let snat = SNATS.get(snat)?;
     let port = u16::from_be_bytes(segment.destination_port).wrapping_sub(snat.first_port);
     if port >= snat.ports {
         return None;
     }
-    let found = FLOWS.get_ptr_mut(snat.first + u32::from(port))?;
+    let place = snat.first + u32::from(port);
+    let found = FLOWS.get_ptr_mut(place)?;
     // SAFETY: as above.
     let flow = unsafe { &*found };
     let same = flow.state & flow::MASK != flow::FREE
         && flow.node.addr == segment.source
         && flow.node.port == segment.source_port;
-    same.then_some(found)
+    same.then_some((place, found))
 }
 
 #[inline(always)]

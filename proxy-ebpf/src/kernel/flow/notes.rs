@@ -1,7 +1,6 @@
 //! What a flow's record keeps of each end's segments: enough to reset it from outside, and to know when it has ended.
 
 use super::super::packet::{ACK, RST, SYN, Segment};
-use super::now;
 use proxy_ebpf::nat::End;
 
 /// Sequence numbers further apart are not believed to be of one connection: more than any window that Linux opens by
@@ -17,14 +16,14 @@ pub(crate) fn is_new(end: &End, segment: &Segment) -> bool {
 /// Notes what an end has sent. `other` is what the other end has acknowledged, once it has said anything: who is not
 /// on the way cannot know it, so its packets neither move the numbers that a later RST needs, nor end a flow.
 #[inline(always)]
-pub(crate) fn note(end: &mut End, other: Option<u32>, segment: &Segment, half: bool) {
+pub(crate) fn note(end: &mut End, other: Option<u32>, segment: &Segment, half: bool, now: u32) {
     end.bytes += u64::from(segment.payload);
     end.packets += 1;
     if segment.flags & RST != 0 {
         // A receiver believes it at exactly the number that it expects (RFC 5961, 3.2).
         if segment.sequence == end.next || Some(segment.sequence) == other {
             end.flags |= u32::from(segment.flags);
-            end.seen = now();
+            end.seen = now;
         }
         return;
     }
@@ -39,7 +38,7 @@ pub(crate) fn note(end: &mut End, other: Option<u32>, segment: &Segment, half: b
     if end.flags == 0 || anew || next.wrapping_sub(end.next) as i32 > 0 {
         end.next = next;
     }
-    end.seen = now();
+    end.seen = now;
     if segment.flags & ACK != 0 {
         end.acked = segment.acknowledgement;
     }

@@ -19,7 +19,7 @@ use crate::kernel::{
     packet::{self as wire, SYN, Segment},
     rewrite::{Side, hops_left, rewrite},
     tables::{DOORS, SNATS, count},
-    way::Way,
+    way::{Leg, To, Way},
 };
 
 pub(crate) fn forward(frame: &Frame) -> u32 {
@@ -48,40 +48,44 @@ fn to_node(frame: &Frame, segment: &Segment, door: u16) -> Result<u32, u32> {
     let word = flow::state(found);
     // SAFETY: a place of the array; the client's half is written by its packets only.
     let flow = unsafe { &mut *found };
-    may_go(frame, segment, flow, word, &flow.client)?;
+    let now = flow::now();
+    may_go(frame, segment, flow, word, (&flow.client, now))?;
     let snat = SNATS.get(u32::from(flow.node.through)).ok_or(fate::NO_FLOW)?;
     let (node, port, ifindex) = (flow.node.addr, flow.node.port, flow.node.ifindex);
     let (from, to) = (Side { addr: &snat.addr, port: flow::own_port(snat, place) }, Side { addr: &node, port });
-    let way = way::find(frame, segment, &from, &to, ifindex)?;
+    let leg = Leg { place, to: To::Node, source: &from, destination: &to, heard: flow.client.seen == now };
+    let way = way::find(frame, segment, &leg, ifindex)?;
     // Once more, now that it is known whose the copies are: see `is_still`.
     if !flow::is_still(found, word) || flow.client.addr != segment.source || flow.client.port != segment.source_port {
         return Err(fate::OTHERS);
     }
-    flow::note(&mut flow.client, flow::acked(&flow.node), segment, false);
+    flow::note(&mut flow.client, flow::acked(&flow.node), segment, false, now);
     send(frame, segment, found, (&from, &to), &way, packet::TO_NODE)
 }
 
 #[inline(always)]
 fn to_client(frame: &Frame, segment: &Segment, snat: u32) -> Result<u32, u32> {
-    let found = flow::of_node(segment, snat).ok_or(fate::NO_FLOW)?;
+    let (place, found) = flow::of_node(segment, snat).ok_or(fate::NO_FLOW)?;
     let word = flow::state(found);
     // SAFETY: a place of the array; the node's half is written by its packets only.
     let flow = unsafe { &mut *found };
-    may_go(frame, segment, flow, word, &flow.node)?;
+    let now = flow::now();
+    may_go(frame, segment, flow, word, (&flow.node, now))?;
     let door = DOORS.get(u32::from(flow.client.through)).ok_or(fate::NO_FLOW)?;
     let (client, port, ifindex) = (flow.client.addr, flow.client.port, flow.client.ifindex);
     let (from, to) = (Side { addr: &door.addr, port: door.port }, Side { addr: &client, port });
-    let way = way::find(frame, segment, &from, &to, ifindex)?;
+    let leg = Leg { place, to: To::Client, source: &from, destination: &to, heard: flow.node.seen == now };
+    let way = way::find(frame, segment, &leg, ifindex)?;
     if !flow::is_still(found, word) || flow.node.addr != segment.source || flow.node.port != segment.source_port {
         return Err(fate::OTHERS);
     }
-    flow::note(&mut flow.node, flow::acked(&flow.client), segment, false);
+    flow::note(&mut flow.node, flow::acked(&flow.client), segment, false, now);
     send(frame, segment, found, (&from, &to), &way, packet::TO_CLIENT)
 }
 
 /// What can be said before the way out is known. Whatever needs an answer or a note of its own is tc's.
 #[inline(always)]
-fn may_go(frame: &Frame, segment: &Segment, flow: &Flow, word: u64, sender: &End) -> Result<(), u32> {
+fn may_go(frame: &Frame, segment: &Segment, flow: &Flow, word: u64, (sender, now): (&End, u32)) -> Result<(), u32> {
     // Open, or closed a moment ago.
     if flow::state_of(word) <= HALF {
         return Err(fate::NO_FLOW);
@@ -96,7 +100,7 @@ fn may_go(frame: &Frame, segment: &Segment, flow: &Flow, word: u64, sender: &End
         return Err(fate::LAST_HOP);
     }
     // What was lost is sent again after such a silence: TCP waits for 200 ms at least, and then twice as long.
-    if flow::now().wrapping_sub(sender.seen) > 1 {
+    if now.wrapping_sub(sender.seen) > 1 {
         return Err(fate::AFTER_SILENCE);
     }
     if frame.is_unfinished(segment) {

@@ -2,24 +2,25 @@
 //! is left to tc.
 
 use aya_ebpf::bindings::xdp_action::XDP_PASS;
-use proxy_ebpf::xdp::fate;
+use proxy_ebpf::{nat::Out, xdp::fate};
 
 use super::{Frame, maps};
 use crate::kernel::{
     packet::Segment,
-    rewrite::Side,
-    way::{NoWay, Way, ask},
+    way::{self, Leg, NoWay, Way},
 };
 
 /// Finds the way of a segment that is to go from and to these ends, and makes `XDP_REDIRECT` mean the interface
 /// it leaves by. The frame is not touched.
 #[inline(always)]
-pub(super) fn find(frame: &Frame, segment: &Segment, from: &Side<'_>, to: &Side<'_>, ifindex: u32) -> Result<Way, u32> {
+pub(super) fn find(frame: &Frame, segment: &Segment, leg: &Leg<'_>, ifindex: u32) -> Result<Way, u32> {
     let interface = maps::interface(ifindex).ok_or(fate::NO_DEVICE)?;
     if frame.in_pieces() && interface.takes_pieces == 0 {
         return Err(fate::NO_DEVICE);
     }
-    let way = ask(frame, segment, from, to, ifindex).map_err(|why| match why {
+    let [a, b, c, d, e, f] = interface.mac;
+    let mac = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
+    let way = way::find(frame, segment, leg, &Out { ifindex, mac, peered: 0 }).map_err(|why| match why {
         NoWay::Elsewhere => fate::NO_DEVICE,
         NoWay::TooBig => fate::TOO_BIG,
         NoWay::Unknown => fate::NO_WAY,

@@ -20,7 +20,7 @@ use crate::{
     nat::{
         egress::{Host, Interface},
         keeper::Attach,
-        peered::Peered,
+        outs::Outs,
     },
 };
 
@@ -28,7 +28,7 @@ pub(super) struct Attached {
     /// First: what stands in front goes first. Its links are not pinned: without it all is tc's.
     xdp: Option<Xdp>,
     object: Ebpf,
-    peered: Peered,
+    outs: Outs,
     links: Links,
     attached: BTreeSet<u32>,
     /// Told of, and tried again all the same.
@@ -36,8 +36,8 @@ pub(super) struct Attached {
 }
 
 impl Attached {
-    pub(super) fn new(xdp: Option<Xdp>, object: Ebpf, peered: Peered, links: Links) -> Self {
-        Self { xdp, object, peered, links, attached: BTreeSet::new(), refused: BTreeSet::new() }
+    pub(super) fn new(xdp: Option<Xdp>, object: Ebpf, outs: Outs, links: Links) -> Self {
+        Self { xdp, object, outs, links, attached: BTreeSet::new(), refused: BTreeSet::new() }
     }
 }
 
@@ -55,7 +55,7 @@ impl Attach for Attached {
                 self.attach(interface);
             }
         }
-        self.peered.follow(host);
+        self.outs.follow(host);
         if let Some(xdp) = &mut self.xdp {
             xdp.follow(host);
         }

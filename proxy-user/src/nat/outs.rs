@@ -1,4 +1,5 @@
-//! Which veths are passed by: a frame for the other end, in another network namespace, is put in there at once
+//! By which interfaces the program sends by itself, once the next hop is known: those of Ethernet, with their addresses. And
+//! which veths are passed by: a frame for the other end, in another network namespace, is put in there at once
 //! (bpf_redirect_peer), which saves a queue and a softirq of this end. Only where nothing is set up that it would miss:
 //! a queueing discipline, a filter at this end's egress, a program at XDP at the other end.
 
@@ -13,7 +14,7 @@ use netlink_packet_route::{
     tc::{TcAttribute, TcMessage},
 };
 use nix::sys::socket::SockProtocol;
-use proxy_ebpf::xdp::slot;
+use proxy_ebpf::{nat::Out, xdp::slot};
 
 use super::{
     egress::Host,
@@ -30,27 +31,28 @@ enum Fault {
     Map(#[from] MapError),
 }
 
-/// Keeps the map of such veths as the host is.
-pub struct Peered {
-    map: Array<MapData, u32>,
-    passed: BTreeSet<u32>,
+/// Keeps the map of the interfaces as the host is.
+pub struct Outs {
+    map: Array<MapData, Out>,
+    /// By place in the map.
+    written: BTreeMap<u32, Out>,
 }
 
-impl std::fmt::Debug for Peered {
+impl std::fmt::Debug for Outs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Peered").field("passed", &self.passed).finish_non_exhaustive()
+        f.debug_struct("Outs").field("written", &self.written).finish_non_exhaustive()
     }
 }
 
-impl Peered {
+impl Outs {
     /// The map is empty.
-    pub fn new(map: Array<MapData, u32>) -> Self {
-        Self { map, passed: BTreeSet::new() }
+    pub fn new(map: Array<MapData, Out>) -> Self {
+        Self { map, written: BTreeMap::new() }
     }
 
     pub fn follow(&mut self, host: &Host) {
         if let Err(error) = self.write(host) {
-            tracing::warn!(%error, "which veths may be passed by is not known; nothing changes");
+            tracing::warn!(%error, "by which interfaces packets may go out is not known; nothing changes");
         }
     }
 
@@ -58,27 +60,39 @@ impl Peered {
         let links = links::links()?;
         let filtered = filtered()?;
         let is_ours = |link: &Link| host.interfaces.iter().any(|it| it.ifindex == link.ifindex);
-        let mut fit = BTreeMap::new();
-        for link in links.into_iter().filter(|link| is_ours(link) && !filtered.contains(&link.ifindex)) {
-            if is_bare(&link) && leads_past_xdp(&link) {
-                fit.insert(link.ifindex, link.name);
+        let mut outs = BTreeMap::new();
+        for link in links.iter().filter(|link| is_ours(link)) {
+            let Some(mac) = link.mac else { continue };
+            let peered = !filtered.contains(&link.ifindex) && is_bare(link) && leads_past_xdp(link);
+            let out = Out { ifindex: link.ifindex, mac: in_frame(mac), peered: u16::from(peered) };
+            // Of two that would have one place the other takes the kernel's own way.
+            outs.entry(slot(link.ifindex)).or_insert((out, link.name.as_str()));
+        }
+        let gone: Vec<u32> = self.written.keys().filter(|place| !outs.contains_key(place)).copied().collect();
+        for place in gone {
+            self.map.set(place, Out::default(), 0)?;
+            self.written.remove(&place);
+        }
+        for (place, (out, interface)) in outs {
+            let before = self.written.get(&place).copied();
+            if before == Some(out) {
+                continue;
             }
-        }
-        let gone: Vec<u32> = self.passed.iter().filter(|ifindex| !fit.contains_key(ifindex)).copied().collect();
-        for ifindex in gone {
-            self.map.set(slot(ifindex), 0, 0)?;
-            self.passed.remove(&ifindex);
-            tracing::info!(ifindex, "frames take this interface's own way");
-        }
-        for (ifindex, interface) in fit {
-            if !self.passed.contains(&ifindex) {
-                self.map.set(slot(ifindex), ifindex, 0)?;
-                self.passed.insert(ifindex);
-                tracing::info!(interface, "frames are put straight into the other end of this veth");
+            self.map.set(place, out, 0)?;
+            self.written.insert(place, out);
+            let was_peered = before.is_some_and(|before| before.ifindex == out.ifindex && before.peered != 0);
+            match (was_peered, out.peered != 0) {
+                (false, true) => tracing::info!(interface, "frames are put straight into the other end of this veth"),
+                (true, false) => tracing::info!(interface, "frames take this veth's own way"),
+                _ => {}
             }
         }
         Ok(())
     }
+}
+
+fn in_frame([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
+    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
 }
 
 /// The other end is in another namespace, and no program of XDP's there waits in vain.
