@@ -5,6 +5,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -25,6 +26,8 @@ use crate::{
     target::{Lease, Passage, Slot, Slots},
 };
 
+/// Longer than a handshake takes within a site.
+const HEDGE: Duration = Duration::from_millis(100);
 /// How long a replica that failed comes last, until the probes have noticed it too.
 const SHUN: Duration = Duration::from_secs(1);
 
@@ -124,7 +127,20 @@ impl Dialer {
     }
 }
 
+/// Dials a second time where the first is not answered soon: a SYN that is lost is sent again after a second only, and at a
+/// switch everybody waits behind the one who tries first.
 async fn connect(node: SocketAddr) -> io::Result<TcpStream> {
+    let mut first = pin!(connect_once(node));
+    if let Ok(connected) = timeout(HEDGE, first.as_mut()).await {
+        return connected;
+    }
+    tokio::select! {
+        connected = first => connected,
+        connected = connect_once(node) => connected,
+    }
+}
+
+async fn connect_once(node: SocketAddr) -> io::Result<TcpStream> {
     let socket = if node.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket::tune(&socket)?;
     let stream = socket.connect(node).await?;

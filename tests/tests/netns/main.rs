@@ -10,6 +10,7 @@ mod half_close;
 mod handover;
 mod integrity;
 mod limits;
+mod lost_syn;
 mod mtu;
 mod offload;
 mod order;
