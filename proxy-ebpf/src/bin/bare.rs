@@ -1,6 +1,6 @@
 //! What the packet programs are measured beside (`cargo xtask bench prog`): one that does nothing, and one that
 //! only finds the headers and lets the packet go. And how: a test-run does not put the packet back that a
-//! program has changed, so `again` restores its headers and calls the program that is measured. Those at XDP
+//! program has changed, so `again` restores its headers, makes it the next segment of its connection, and calls the program that is measured. Those at XDP
 //! take frames in several pieces, as that one does: else the kernel lets none call the other.
 #![no_std]
 #![no_main]
@@ -19,12 +19,15 @@ const WORDS: usize = HEADERS / 2;
 const ETHER_TYPE: usize = 12;
 const VERSION: usize = 14;
 const PROTOCOL: usize = 23;
+const SEQUENCE: usize = 14 + 20 + 4;
 
-/// The headers as they were; the kernel wants sizes in eights.
+/// The headers as they were. The next segment goes on where this one ends.
 #[repr(C)]
 struct Headers {
     words: [u16; WORDS],
     _pad: u16,
+    sequence: u32,
+    payload: u32,
 }
 
 #[btf_map(name = "headers")]
@@ -84,7 +87,8 @@ fn is_tcp(data: usize, end: usize) -> bool {
 
 #[inline(always)]
 fn restore(data: usize, end: usize) -> Option<()> {
-    let saved = SAVED.get(0)?;
+    // SAFETY: there is one test-run at a time.
+    let saved = unsafe { &mut *SAVED.get_ptr_mut(0)? };
     if data + HEADERS > end {
         return None;
     }
@@ -92,6 +96,12 @@ fn restore(data: usize, end: usize) -> Option<()> {
         // SAFETY: within the headers, which are there; packets begin at an even address.
         unsafe { *((data + 2 * index) as *mut u16) = *word };
     }
+    let [a, b, c, d] = saved.sequence.to_be_bytes();
+    for (index, word) in [[a, b], [c, d]].into_iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { *((data + SEQUENCE + 2 * index) as *mut u16) = u16::from_ne_bytes(word) };
+    }
+    saved.sequence = saved.sequence.wrapping_add(saved.payload);
     Some(())
 }
 

@@ -1,4 +1,4 @@
-//! A packet of a connection that really goes through the daemon, and the program that would translate it: so
+//! Packets of connections that really go through the daemon, and the program that would translate them: so
 //! that the program finds in its maps what it finds in life.
 
 use std::{
@@ -7,7 +7,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::programs::{ProgramFd, loaded_programs};
+use aya::{
+    maps::{Array, HashMap, Map, MapData, MapInfo},
+    programs::{ProgramFd, ProgramInfo, loaded_programs},
+};
+use proxy_ebpf::nat::{Flow as Record, FlowKey, names};
 use switchmaster_tests::{Client, netns::Namespace};
 
 use super::{
@@ -20,8 +24,11 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Flow {
     pub(super) program: ProgramFd,
-    pub(super) given: Given,
-    connection: Client,
+    /// The maps `flows` and `flow_of` of that program.
+    maps: [u32; 2],
+    client: Link,
+    proxy: Link,
+    connection: Option<Client>,
     pub(super) stage: Stage,
 }
 
@@ -33,18 +40,38 @@ impl Flow {
         // Programs of other daemons were there before.
         let own = programs(name)?.difference(&before).max().copied();
         let own = own.with_context(|| format!("the daemon serves by {peer} and has no program {name}"))?;
-        let mut connection = Client::connect(stage.client()?, stage.address)?;
-        connection.ping()?;
-        let (from, to) = (v4(connection.tcp()?.local_addr().context("address")?)?, v4(stage.address)?);
         let (client, proxy) = (Link::of(stage.client()?, "eth0")?, Link::of(stage.proxy()?, "link1")?);
-        let packet = segment(&Ends { from_mac: client.mac, to_mac: proxy.mac, from, to });
-        let given = Given { packet, ifindex: Some(proxy.index) };
-        Ok(Self { program: descriptor(own)?, given, connection, stage })
+        let info = info(own)?;
+        let ids = info.map_ids()?.context("the kernel does not tell a program's maps")?;
+        let map = |name: &str| {
+            let is_it = |id: &u32| MapInfo::from_id(*id).is_ok_and(|map| map.name_as_str() == Some(name));
+            ids.iter().copied().find(is_it).with_context(|| format!("the program has no map {name}"))
+        };
+        let maps = [map(names::FLOWS)?, map(names::FLOW_OF)?];
+        Ok(Self { program: info.fd()?, maps, client, proxy, connection: None, stage })
     }
 
-    /// The flow has just carried something: XDP leaves the first packet after a silence to tc.
-    pub(super) fn freshen(&mut self) -> Result<()> {
-        self.connection.ping()
+    /// The next segment of a new connection, which has just carried something. The one before ends.
+    pub(super) fn connect(&mut self) -> Result<Given> {
+        let mut connection = Client::connect(self.stage.client()?, self.stage.address)?;
+        connection.ping()?;
+        let (from, to) = (v4(connection.tcp()?.local_addr().context("address")?)?, v4(self.stage.address)?);
+        self.connection = Some(connection);
+        let packet = segment(&Ends { from_mac: self.client.mac, to_mac: self.proxy.mac, from, to });
+        Ok(Given { packet, sequence: self.next(from)?, ifindex: Some(self.proxy.index) })
+    }
+
+    /// What the flow's record expects of its client.
+    fn next(&self, client: SocketAddrV4) -> Result<u32> {
+        let [flows, keys] = self.maps.map(MapData::from_id);
+        let (flows, keys) = (Array::<_, Record>::try_from(Map::Array(flows?))?, Map::HashMap(keys?));
+        let keys = HashMap::<_, FlowKey, u32>::try_from(keys)?;
+        let is_its = |key: &FlowKey| {
+            key.port == client.port().to_be_bytes() && key.client == client.ip().to_ipv6_mapped().octets()
+        };
+        let found = keys.iter().flatten().find(|(key, _)| is_its(key));
+        let (_, place) = found.with_context(|| format!("{client} has no flow"))?;
+        Ok(flows.get(&place, 0)?.client.next)
     }
 }
 
@@ -61,10 +88,9 @@ fn programs(name: &str) -> Result<BTreeSet<u32>> {
     Ok(found)
 }
 
-fn descriptor(id: u32) -> Result<ProgramFd> {
+fn info(id: u32) -> Result<ProgramInfo> {
     let mut all = loaded_programs().flatten();
-    let program = all.find(|program| program.id() == id).with_context(|| format!("program {id} has gone"))?;
-    program.fd().with_context(|| format!("program {id}"))
+    all.find(|program| program.id() == id).with_context(|| format!("program {id} has gone"))
 }
 
 fn v4(address: SocketAddr) -> Result<SocketAddrV4> {

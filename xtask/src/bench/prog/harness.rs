@@ -1,6 +1,6 @@
 //! Running a program over a packet again and again, by BPF_PROG_TEST_RUN. The kernel does not put a packet back
 //! that a program has changed, so a program that changes it is called by another one (`again`), which restores
-//! its headers first; what that costs is measured too. Needs CAP_BPF and CAP_NET_ADMIN.
+//! its headers first, as those of the connection's next segment; what that costs is measured too. Needs CAP_BPF and CAP_NET_ADMIN.
 
 use std::{fs, path::Path};
 
@@ -11,7 +11,7 @@ use aya::{
     programs::{ProgramFd, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 
-use super::packet::HEADERS;
+use super::packet::{HEADERS, PAYLOAD};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hook {
@@ -61,6 +61,8 @@ impl Hook {
 #[derive(Debug, Clone)]
 pub(super) struct Given {
     pub(super) packet: Vec<u8>,
+    /// Of its TCP header.
+    pub(super) sequence: u32,
     pub(super) ifindex: Option<u32>,
 }
 
@@ -80,7 +82,7 @@ pub(super) enum Program<'a> {
 
 pub(super) struct Harness {
     object: Ebpf,
-    saved: Array<MapData, [u8; 56]>,
+    saved: Array<MapData, [u8; 64]>,
     tc: ProgramArray<MapData>,
     xdp: ProgramArray<MapData>,
 }
@@ -118,8 +120,10 @@ impl Harness {
         if let Some(fd) = fd {
             let measured = if hook == Hook::Tc { &mut self.tc } else { &mut self.xdp };
             measured.set(0, &fd, 0).context("the kernel does not let this program be called by another")?;
-            let mut headers = [0; 56];
+            let mut headers = [0; 64];
             headers[..HEADERS].copy_from_slice(given.packet.get(..HEADERS).context("a packet without headers")?);
+            headers[56..60].copy_from_slice(&given.sequence.to_ne_bytes());
+            headers[60..].copy_from_slice(&(PAYLOAD as u32).to_ne_bytes());
             self.saved.set(0, headers, 0).context("the packet's headers")?;
         }
         let context = given.ifindex.map(|ifindex| hook.context(ifindex, given.packet.len() as u32));

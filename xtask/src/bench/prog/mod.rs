@@ -115,7 +115,7 @@ fn measure(
     arguments: &Arguments,
 ) -> Result<Measured> {
     let mut measured = Measured::default();
-    let anybody = Given { packet: segment(&anybodys()?), ifindex: None };
+    let anybody = Given { packet: segment(&anybodys()?), sequence: 0, ifindex: None };
     for _ in 0..arguments.rounds {
         let mut one = |program| harness.run(hook, program, &anybody, arguments.packets);
         let (empty, bare) = (one(Program::Empty)?, one(Program::Bare)?);
@@ -131,14 +131,15 @@ fn measure(
     Ok(measured)
 }
 
-/// In bouts that are shorter than the silence after which XDP leaves a packet to tc.
+/// In bouts, each over a connection of its own: shorter than the silence after which XDP leaves a packet to tc, and than the
+/// window in which a flow's record believes a sequence number.
 fn through(harness: &mut Harness, hook: Hook, flow: &mut Flow, packets: u32) -> Result<f64> {
     let mut total = 0.0;
     for begun in (0..packets).step_by(BOUT as usize) {
-        flow.freshen()?;
-        let (again, bout) = (Program::Again(&flow.program), BOUT.min(packets - begun));
+        let (given, bout) = (flow.connect()?, BOUT.min(packets - begun));
+        let again = Program::Again(&flow.program);
         // Interfaces are known by their numbers, and those are the namespace's.
-        let mean = flow.stage.proxy()?.enter(|| harness.run(hook, again, &flow.given, bout))??;
+        let mean = flow.stage.proxy()?.enter(|| harness.run(hook, again, &given, bout))??;
         total += mean * f64::from(bout);
     }
     Ok(total / f64::from(packets))

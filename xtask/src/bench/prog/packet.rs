@@ -7,7 +7,7 @@ pub(super) type Mac = [u8; 6];
 
 /// What the harness restores before each run.
 pub(super) const HEADERS: usize = 14 + 20 + 20;
-const PAYLOAD: usize = 64;
+pub(super) const PAYLOAD: usize = 64;
 const ACK_AND_PUSH: u8 = 0x18;
 
 #[derive(Debug, Clone, Copy)]
