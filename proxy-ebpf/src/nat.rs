@@ -208,6 +208,12 @@ pub struct Life {
     pub netns: u64,
 }
 
+/// A MAC address in halfwords, as it lies in a frame: the type that a program reads at once.
+#[must_use]
+pub fn in_frame([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
+    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
+}
+
 /// An Ethernet interface by which packets go out.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -35,9 +35,9 @@ pub struct Interface {
     pub ifindex: u32,
     /// It also takes frames that lie in several pieces.
     pub takes_pieces: u32,
-    /// Its own address: frames to any other are not for this host.
-    pub mac: [u8; 6],
-    pub _pad: [u8; 2],
+    /// Its own address, as it lies in a frame: those to any other are not for this host.
+    pub mac: [u16; 3],
+    pub _pad: u16,
 }
 
 /// What the program did with a packet. Indexes of the `xdp_fates` map; this table also makes the metrics.

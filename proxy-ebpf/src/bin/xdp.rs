@@ -17,7 +17,7 @@ use self::forward::{Frame, forward};
 
 #[xdp(frags)]
 fn nat_xdp(ctx: XdpContext) -> u32 {
-    forward(&Frame(ctx))
+    forward(&Frame::new(ctx))
 }
 
 proxy_ebpf::complete_object!();

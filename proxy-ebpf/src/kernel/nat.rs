@@ -195,7 +195,7 @@ fn to_node(packet: &impl Packet, segment: &Segment, place: u32, found: *mut Flow
     let from = Side { addr: &snat.addr, port: flow::own_port(snat, place) };
     let course = Course { from, addr: flow.node.addr, port: flow.node.port, ifindex: flow.node.ifindex, word };
     // Once more, now that it is known whose the copies are: see `is_still`.
-    if !flow::is_still(found, word) || flow.client.addr != segment.source || flow.client.port != segment.source_port {
+    if !flow::is_still(found, word) || !flow::sent(&flow.client, segment) {
         return Err(Not::Dropped(packet::DUPLICATE));
     }
     Ok(course)
@@ -251,7 +251,7 @@ fn to_client(packet: &impl Packet, segment: &Segment, found: *mut Flow) -> Resul
     let door = DOORS.get(u32::from(flow.client.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
     let from = Side { addr: &door.addr, port: door.port };
     let course = Course { from, addr: flow.client.addr, port: flow.client.port, ifindex: flow.client.ifindex, word };
-    if !flow::is_still(found, word) || flow.node.addr != segment.source || flow.node.port != segment.source_port {
+    if !flow::is_still(found, word) || !flow::sent(&flow.node, segment) {
         return Err(Not::Dropped(packet::DUPLICATE));
     }
     Ok(course)

@@ -15,7 +15,10 @@ use aya::{
     maps::{Array, DevMapHash, Map, MapData, MapError, PerCpuArray, xdp::XdpMapError},
     programs::{ProgramError, XdpMode, xdp::XdpLink},
 };
-use proxy_ebpf::xdp::{Interface as Entry, fate, names, slot};
+use proxy_ebpf::{
+    nat::in_frame,
+    xdp::{Interface as Entry, fate, names, slot},
+};
 
 use crate::nat::{
     egress::Host,
@@ -248,8 +251,8 @@ fn entry(facts: &Facts) -> Entry {
     Entry {
         ifindex: facts.interface.ifindex,
         takes_pieces: u32::from(facts.abilities.sends_pieces),
-        mac: facts.mac,
-        _pad: [0; 2],
+        mac: in_frame(facts.mac),
+        _pad: 0,
     }
 }
 

@@ -14,7 +14,10 @@ use netlink_packet_route::{
     tc::{TcAttribute, TcMessage},
 };
 use nix::sys::socket::SockProtocol;
-use proxy_ebpf::{nat::Out, xdp::slot};
+use proxy_ebpf::{
+    nat::{Out, in_frame},
+    xdp::slot,
+};
 
 use super::{
     egress::Host,
@@ -89,10 +92,6 @@ impl Outs {
         }
         Ok(())
     }
-}
-
-fn in_frame([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
-    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
 }
 
 /// The other end is in another namespace, and no program of XDP's there waits in vain.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_ebpf::{
-    nat::{Out, names, packet},
+    nat::{Out, in_frame, names, packet},
     state,
     xdp::slot,
 };
@@ -163,9 +163,8 @@ fn frames_in_pieces_go_where_they_are_taken() -> Result<()> {
 
 /// The program may address frames that go out by this interface.
 fn lead_out(world: &mut World, ifindex: u32) -> Result<()> {
-    let [a, b, c, d, e, f] = OWN_MAC;
-    let mac = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
-    Ok(world.array(names::OUTS)?.set(slot(ifindex), Out { ifindex, mac, peered: 0 }, 0)?)
+    let out = Out { ifindex, mac: in_frame(OWN_MAC), peered: 0 };
+    Ok(world.array(names::OUTS)?.set(slot(ifindex), out, 0)?)
 }
 
 /// Where tc alone translates, and the next hop is written by the program.

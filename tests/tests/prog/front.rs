@@ -20,7 +20,10 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
 };
-use proxy_ebpf::xdp::{Interface, fate, names, slot};
+use proxy_ebpf::{
+    nat::in_frame,
+    xdp::{Interface, fate, names, slot},
+};
 
 use crate::{wire::OWN_MAC, world::object};
 
@@ -118,7 +121,7 @@ impl Front {
     /// What is known of the interface.
     pub(crate) fn know(&mut self, mac: [u8; 6], takes_pieces: bool) -> Result<()> {
         let ifindex = self.ifindex();
-        let interface = Interface { ifindex, takes_pieces: u32::from(takes_pieces), mac, _pad: [0; 2] };
+        let interface = Interface { ifindex, takes_pieces: u32::from(takes_pieces), mac: in_frame(mac), _pad: 0 };
         let map = self.object.map_mut(names::INTERFACES).context("no interfaces")?;
         Ok(Array::<_, Interface>::try_from(map)?.set(slot(ifindex), interface, 0)?)
     }

@@ -19,7 +19,7 @@ use super::{
     packet::{ACK, FIN, RST, Segment},
     tables::{FIRSTS, FLOW_OF, FLOWS, FREE, SNATS, USAGE, count, fetch_add, mark, replace},
 };
-use proxy_ebpf::nat::{Flow, FlowKey, Port, Snat, TICK_SHIFT, flow, packet};
+use proxy_ebpf::nat::{Address, End, Flow, FlowKey, Port, Snat, TICK_SHIFT, flow, packet};
 
 /// The state word as it is replaced: state, route and slot, which do not change while a place has an owner.
 #[inline(always)]
@@ -45,10 +45,7 @@ pub(crate) fn of_client(segment: &Segment, door: u16) -> Option<(u32, *mut Flow)
     let found = FLOWS.get_ptr_mut(place)?;
     // SAFETY: a place of the array; the fields of a flow that lives do not change.
     let flow = unsafe { &*found };
-    let same = flow.state & flow::MASK != flow::FREE
-        && flow.client.addr == segment.source
-        && flow.client.port == segment.source_port
-        && flow.client.through == door;
+    let same = flow.state & flow::MASK != flow::FREE && sent(&flow.client, segment) && flow.client.through == door;
     same.then_some((place, found))
 }
 
@@ -64,10 +61,24 @@ pub(crate) fn of_node(segment: &Segment, snat: u32) -> Option<(u32, *mut Flow)> 
     let found = FLOWS.get_ptr_mut(place)?;
     // SAFETY: as above.
     let flow = unsafe { &*found };
-    let same = flow.state & flow::MASK != flow::FREE
-        && flow.node.addr == segment.source
-        && flow.node.port == segment.source_port;
+    let same = flow.state & flow::MASK != flow::FREE && sent(&flow.node, segment);
     same.then_some((place, found))
+}
+
+/// Whether this end has sent the segment.
+#[inline(always)]
+pub(crate) fn sent(end: &End, segment: &Segment) -> bool {
+    let addr: *const [u64; 2] = (&raw const end.addr).cast();
+    // SAFETY: the same bytes, aligned as the record is. An address as such is not, and would be read byte by byte.
+    let [a, b] = unsafe { *addr };
+    let [c, d] = halves(segment.source);
+    a == c && b == d && end.port == segment.source_port
+}
+
+#[inline(always)]
+fn halves(address: Address) -> [u64; 2] {
+    // SAFETY: the same bytes.
+    unsafe { core::mem::transmute(address) }
 }
 
 #[inline(always)]

@@ -11,9 +11,20 @@ use crate::kernel::{
 };
 use proxy_ebpf::nat::Address;
 
-pub(crate) struct Frame(pub(crate) XdpContext);
+pub(crate) struct Frame {
+    ctx: XdpContext,
+    /// All of its pieces, in bytes.
+    len: u32,
+}
 
 impl Frame {
+    #[inline(always)]
+    pub(crate) fn new(ctx: XdpContext) -> Self {
+        // SAFETY: the context is the kernel's own.
+        let len = unsafe { bpf_xdp_get_buff_len(ctx.ctx) as u32 };
+        Self { ctx, len }
+    }
+
     /// It lies in several pieces, the headers in the first.
     #[inline(always)]
     pub(super) fn in_pieces(&self) -> bool {
@@ -37,7 +48,7 @@ impl Frame {
 impl Packet for Frame {
     #[inline(always)]
     fn context(&self) -> *mut c_void {
-        self.0.ctx.cast()
+        self.ctx.ctx.cast()
     }
 
     #[inline(always)]
@@ -47,23 +58,22 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn data(&self) -> usize {
-        self.0.data()
+        self.ctx.data()
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
-        self.0.data_end()
+        self.ctx.data_end()
     }
 
     #[inline(always)]
     fn len(&self) -> u32 {
-        // SAFETY: the context is the kernel's own.
-        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as u32 }
+        self.len
     }
 
     #[inline(always)]
     fn ingress(&self) -> u32 {
-        self.0.ingress_ifindex() as u32
+        self.ctx.ingress_ifindex() as u32
     }
 
     /// Where it is sent in again, tc sees it only.
@@ -78,7 +88,7 @@ impl Packet for Frame {
     fn is_plain(&self) -> bool {
         let Some(interface) = maps::interface(self.ingress()) else { return false };
         // SAFETY: inside the packet.
-        header::<[u8; 6]>(self, 0).is_some_and(|to| unsafe { *to } == interface.mac)
+        header::<[u16; 3]>(self, 0).is_some_and(|to| unsafe { *to } == interface.mac)
     }
 
     /// What is not in the first piece is tc's.

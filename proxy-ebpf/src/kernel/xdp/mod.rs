@@ -56,7 +56,7 @@ fn to_node(frame: &Frame, segment: &Segment, door: u16) -> Result<u32, u32> {
     let leg = Leg { place, to: To::Node, source: &from, destination: &to, heard: flow.client.seen == now };
     let way = way::find(frame, segment, &leg, ifindex)?;
     // Once more, now that it is known whose the copies are: see `is_still`.
-    if !flow::is_still(found, word) || flow.client.addr != segment.source || flow.client.port != segment.source_port {
+    if !flow::is_still(found, word) || !flow::sent(&flow.client, segment) {
         return Err(fate::OTHERS);
     }
     flow::note(&mut flow.client, flow::acked(&flow.node), segment, false, now);
@@ -76,7 +76,7 @@ fn to_client(frame: &Frame, segment: &Segment, snat: u32) -> Result<u32, u32> {
     let (from, to) = (Side { addr: &door.addr, port: door.port }, Side { addr: &client, port });
     let leg = Leg { place, to: To::Client, source: &from, destination: &to, heard: flow.node.seen == now };
     let way = way::find(frame, segment, &leg, ifindex)?;
-    if !flow::is_still(found, word) || flow.node.addr != segment.source || flow.node.port != segment.source_port {
+    if !flow::is_still(found, word) || !flow::sent(&flow.node, segment) {
         return Err(fate::OTHERS);
     }
     flow::note(&mut flow.node, flow::acked(&flow.client), segment, false, now);

@@ -18,9 +18,8 @@ pub(super) fn find(frame: &Frame, segment: &Segment, leg: &Leg<'_>, ifindex: u32
     if frame.in_pieces() && interface.takes_pieces == 0 {
         return Err(fate::NO_DEVICE);
     }
-    let [a, b, c, d, e, f] = interface.mac;
-    let mac = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
-    let way = way::find(frame, segment, leg, &Out { ifindex, mac, peered: 0 }).map_err(|why| match why {
+    let out = Out { ifindex, mac: interface.mac, peered: 0 };
+    let way = way::find(frame, segment, leg, &out).map_err(|why| match why {
         NoWay::Elsewhere => fate::NO_DEVICE,
         NoWay::TooBig => fate::TOO_BIG,
         NoWay::Unknown => fate::NO_WAY,
