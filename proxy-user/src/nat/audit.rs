@@ -172,8 +172,7 @@ enum Count {
     Established(usize),
 }
 
-/// A flow that ends while its count is read looks like one counted too little, one that is being made like one too much:
-/// neither is there in most looks.
+/// What begins or ends while it is looked at makes a look wrong, and one of a few only.
 const LOOKS: usize = 5;
 
 /// Takes from the counts of all routes and slots what is no flow: the connections of the listener that died with its
@@ -203,30 +202,42 @@ pub fn recount(collector: &Collector, mut pause: impl FnMut()) -> u64 {
     sum
 }
 
-/// How many more are counted than there are flows.
+/// How many more are counted than there are flows. Of what was counted before these were looked at, and after, the less
+/// holds: rather a place is lost than one given away twice.
 fn surplus(collector: &Collector) -> BTreeMap<Count, i64> {
-    let mut surplus = BTreeMap::new();
-    let mut add = |count, by: i64| *surplus.entry(count).or_default() += by;
+    let before = counted(collector);
+    let flows = flows(collector);
+    let after = counted(collector);
+    let of = |counts: &BTreeMap<Count, i64>, count: Count| counts.get(&count).copied().unwrap_or(0);
+    before.into_iter().map(|(count, before)| (count, before.min(of(&after, count)) - of(&flows, count))).collect()
+}
+
+fn counted(collector: &Collector) -> BTreeMap<Count, i64> {
+    let routes = collector.usage().counts().map(|(route, count)| (Count::Route(route), count));
+    let slots = collector
+        .loads()
+        .counts()
+        .flat_map(|(at, load)| [(Count::Taken(at), load.taken), (Count::Established(at), load.established)]);
+    routes.chain(slots).map(|(count, number)| (count, number.cast_signed())).collect()
+}
+
+/// As they are to be counted.
+fn flows(collector: &Collector) -> BTreeMap<Count, i64> {
+    let mut flows = BTreeMap::new();
+    let mut add = |count| *flows.entry(count).or_default() += 1;
     let table = collector.flows();
     for (_, flow) in table.scan(0..table.places()) {
         let at = of_slot(u32::from(flow.route), u32::from(flow.slot)) as usize;
         let state = flow.state & flow::MASK;
         if state != flow::CLOSED {
-            add(Count::Taken(at), -1);
+            add(Count::Taken(at));
         }
         if state == flow::OPEN {
-            add(Count::Route(flow.route), -1);
-            add(Count::Established(at), -1);
+            add(Count::Route(flow.route));
+            add(Count::Established(at));
         }
     }
-    for (route, count) in collector.usage().counts() {
-        add(Count::Route(route), count.cast_signed());
-    }
-    for (at, load) in collector.loads().counts() {
-        add(Count::Taken(at), load.taken.cast_signed());
-        add(Count::Established(at), load.established.cast_signed());
-    }
-    surplus
+    flows
 }
 
 /// Takes each place of a queue out and puts it in again at once, nearly in the order that they had.
