@@ -154,7 +154,8 @@ fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<Onw
 }
 
 /// What is sent for the first time goes to the next hop that is known. What is sent again takes the kernel's own way: no answer
-/// may mean that the next hop is another by now, and only there the kernel asks for it.
+/// may mean that the next hop is another by now, and only there the kernel asks for it. So does a packet now and then, since
+/// who only acknowledges sends nothing again; not past a veth, where it would be overtaken.
 #[inline(always)]
 fn onward(
     packet: &impl Packet,
@@ -167,13 +168,14 @@ fn onward(
     let ifindex = course.ifindex;
     let heard = sender.seen == now;
     let by_kernel = Onward { ifindex, way: Way::UNKNOWN, peered: 0 };
-    let Some(out) = out(ifindex) else { return by_kernel };
-    if !flow::is_new(sender, segment) {
+    let fit =
+        out(ifindex).filter(|out| flow::is_new(sender, segment) && (out.peered != 0 || !flow::is_due(sender, now)));
+    let Some(out) = fit else {
         if !heard {
             way::forget(place, to);
         }
         return by_kernel;
-    }
+    };
     let leg = Leg { place, to, source: &course.from, destination: &course.to(), heard };
     match way::find(packet, segment, &leg, out) {
         Ok(way) => Onward { ifindex, way, peered: out.peered },

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 
 use super::{
-    packet::{ETHERNET, Ipv4, Packet, Segment, TCP, header, words},
+    packet::{ETHERNET, Ipv4, Ipv6, Packet, Segment, TCP, header, words},
     rewrite::Side,
     tables::WAYS,
 };
@@ -106,10 +106,11 @@ fn ask(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, out: &Out) -> Hop
     let [s0, s1, s2, s3] = address(segment, from);
     let [d0, d1, d2, d3] = address(segment, to);
     let mut lookup: Lookup = [
-        u32::from_ne_bytes([family, TCP, from.port[0], from.port[1]]),
-        u32::from_ne_bytes([to.port[0], to.port[1], a, b]),
+        // No ports: bpf_redirect_neigh asks without, and both are to find the same of several next hops.
+        u32::from_ne_bytes([family, TCP, 0, 0]),
+        u32::from_ne_bytes([0, 0, a, b]),
         out.ifindex,
-        tos(packet, segment),
+        class(packet, segment),
         s0,
         s1,
         s2,
@@ -144,11 +145,13 @@ fn ask(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, out: &Out) -> Hop
     Hop([[g, h], [i, j], [k, l], [a, b]].map(u16::from_ne_bytes))
 }
 
-/// What the packet asks of the network, as routing sees it: IPv4's field in the first byte.
+/// What the packet asks of the network, as routing sees it: IPv4's field in the first byte, IPv6's class and label.
 #[inline(always)]
-fn tos(packet: &impl Packet, segment: &Segment) -> u32 {
+fn class(packet: &impl Packet, segment: &Segment) -> u32 {
     if segment.v6 {
-        return 0;
+        // SAFETY: inside the packet.
+        return header::<Ipv6>(packet, ETHERNET)
+            .map_or(0, |ip| unsafe { (*ip).version_class_label } & 0x0fff_ffff_u32.to_be());
     }
     // SAFETY: inside the packet.
     header::<Ipv4>(packet, ETHERNET).map_or(0, |ip| u32::from_ne_bytes([unsafe { (*ip).tos }, 0, 0, 0]))

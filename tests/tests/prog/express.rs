@@ -1,19 +1,25 @@
 //! What XDP takes, and what it leaves to tc and why. That tc then does the right thing the other tests show.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::time::{ClockId, clock_gettime};
 use proxy_ebpf::{
-    nat::{Out, in_frame, names, packet},
+    nat::{Out, TICK_SHIFT, in_frame, names, packet},
     state,
     xdp::slot,
 };
+
+use switchmaster_tests::wait;
 
 use crate::{
     front::{Front, Ground, NEXT_MAC},
     wire::{OWN_MAC, Segment},
     world::{Addresses, FIRST_PLACE, FIRST_PORT, Outcome, World, v4, v6},
 };
+
+/// 32 ticks.
+const TURN: Duration = Duration::from_nanos(32 << TICK_SHIFT);
 
 fn fate(outcome: &Outcome, expected: &str) -> Result<()> {
     ensure!(outcome.fate == Some(expected), "its fate is {:?}, not {expected}", outcome.fate);
@@ -161,8 +167,19 @@ fn frames_in_pieces_go_where_they_are_taken() -> Result<()> {
     Ok(())
 }
 
-/// The program may address frames that go out by this interface.
+/// Waits for one of these of the 32 ticks in a turn of the kernel's own way.
+fn until_tick(ticks: RangeInclusive<u64>) -> Result<()> {
+    wait::until(TURN * 2, "the programs' clock", || {
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).context("the clock")?);
+        ensure!(ticks.contains(&(now.as_nanos() as u64 >> TICK_SHIFT & 31)), "it is not the time");
+        Ok(())
+    })
+}
+
+/// The program may address frames that go out by this interface, and does so for a second at least: it is not the turn of
+/// the kernel's own way.
 fn lead_out(world: &mut World, ifindex: u32) -> Result<()> {
+    until_tick(1..=23)?;
     let out = Out { ifindex, mac: in_frame(OWN_MAC), peered: 0 };
     Ok(world.array(names::OUTS)?.set(slot(ifindex), out, 0)?)
 }
@@ -245,6 +262,30 @@ fn a_next_hop_is_asked_for_once_in_a_tick_and_for_each_flow() -> Result<()> {
     ensure!(world.connect(other)? == FIRST_PORT + 1, "another place than the next");
     let sent = world.send(&Segment::new(other, at.door).seq(1001).ack(5001).payload(b"PING\r\n"))?.packet;
     ensure!(sent[..6] == NEXT_MAC, "a flow goes where the last one in its place went: {:x?}", &sent[..6]);
+    Ok(())
+}
+
+#[test]
+fn now_and_then_a_packet_takes_the_kernels_own_way() -> Result<()> {
+    let mut world = World::open_on(Some(Ground::new("")?), v4(), 64)?;
+    let [ask, _] = established(&mut world)?;
+    front(&mut world)?.take(false)?;
+    let ifindex = front(&mut world)?.ifindex();
+    lead_out(&mut world, ifindex)?;
+    let mut seq = 1001;
+    let mut next_hop = || -> Result<[u8; 6]> {
+        let sent = world.send(&ask.clone().seq(seq))?.packet;
+        seq += 6;
+        Ok(sent[..6].try_into()?)
+    };
+    let mut is_its_turn = || -> Result<bool> {
+        next_hop()?;
+        until_tick(31..=31)?;
+        until_tick(0..=0)?;
+        Ok((next_hop()?, next_hop()?) == (OWN_MAC, NEXT_MAC))
+    };
+    // It may be over before the test has seen it, but not each time.
+    ensure!((0..3).map(|_| is_its_turn()).collect::<Result<Vec<_>>>()?.contains(&true), "it never does");
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 pub(crate) use self::{
     gate::{Gate, gate},
     make::make,
-    notes::{acked, is_new, note},
+    notes::{acked, is_due, is_new, note},
 };
 use super::{
     balance,
@@ -68,9 +68,12 @@ pub(crate) fn of_node(segment: &Segment, snat: u32) -> Option<(u32, *mut Flow)> 
 /// Whether this end has sent the segment.
 #[inline(always)]
 pub(crate) fn sent(end: &End, segment: &Segment) -> bool {
-    let addr: *const [u64; 2] = (&raw const end.addr).cast();
-    // SAFETY: the same bytes, aligned as the record is. An address as such is not, and would be read byte by byte.
-    let [a, b] = unsafe { *addr };
+    let addr: *const u64 = (&raw const end.addr).cast();
+    // SAFETY: the same bytes, aligned as the record is. An address as such is not, and would be read byte by byte. They are
+    // read anew each time: the record may have become another flow's.
+    let a = unsafe { addr.read_volatile() };
+    // SAFETY: as above.
+    let b = unsafe { addr.wrapping_add(1).read_volatile() };
     let [c, d] = halves(segment.source);
     a == c && b == d && end.port == segment.source_port
 }

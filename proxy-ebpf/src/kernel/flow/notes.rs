@@ -13,6 +13,13 @@ pub(crate) fn is_new(end: &End, segment: &Segment) -> bool {
     segment.flags & SYN == 0 && segment.sequence.wrapping_sub(end.next) as i32 >= 0
 }
 
+/// Whether an end's next packet is to take the kernel's own way, which asks for a next hop that has not been heard of for long:
+/// the first in every 32nd tick, each 4.3 s.
+#[inline(always)]
+pub(crate) fn is_due(end: &End, now: u32) -> bool {
+    now & 31 == 0 && end.seen != now
+}
+
 /// Notes what an end has sent. `other` is what the other end has acknowledged, once it has said anything: who is not
 /// on the way cannot know it, so its packets neither move the numbers that a later RST needs, nor end a flow.
 #[inline(always)]
