@@ -8,7 +8,7 @@ use switchmaster_tests::{
     Lab, Spec, Writer,
     client::{self, Record},
     lab::{Setup, check},
-    redis::{MajorityWatch, RoleWatch},
+    redis::{MajorityWatch, Node, RoleWatch},
     wait,
 };
 
@@ -36,14 +36,18 @@ fn writer(lab: &Lab) -> Result<Writer> {
     Ok(writer)
 }
 
-/// The longest time from one acknowledged write to the next: its beginning and its end.
-fn gap(record: &Record) -> Option<(Instant, Instant)> {
-    let gaps = record.acks.windows(2).map(|pair| (pair[0].acked, pair[1].acked));
-    gaps.max_by_key(|(from, until)| until.duration_since(*from))
+/// The longest time from one acknowledged write to the next.
+fn longest_gap(record: &Record) -> Duration {
+    record.acks.windows(2).map(|pair| pair[1].acked - pair[0].acked).max().unwrap_or_default()
 }
 
-fn longest_gap(record: &Record) -> Duration {
-    gap(record).map_or(Duration::ZERO, |(from, until)| until.duration_since(from))
+/// When a node acknowledged its last write, and another its first.
+fn handover(record: &Record, old: &Node, new: &Node) -> Option<(Instant, Instant)> {
+    let by = |node: &Node| {
+        let port = node.address.port();
+        record.acks.iter().filter(move |ack| ack.node == port).map(|ack| ack.acked)
+    };
+    by(old).next_back().zip(by(new).next())
 }
 
 fn planned_by_majority(datapath: &str) {
@@ -79,7 +83,8 @@ fn round(lab: &Lab, commit: &str) -> Result<Round> {
     let refused = lab.daemon.status()?.route("writes")?.refused.clone();
     ensure!(refused.is_empty(), "clients were turned away: {refused:?}");
     ensure!(record.outages.len() <= 1, "cut off more than once: {:?}", record.outages);
-    let (from, until) = gap(&record).context("nothing was written")?;
+    let [before, after] = [old, new].map(|node| &lab.cluster.nodes[node]);
+    let (from, until) = handover(&record, before, after).context("nothing was written")?;
     ensure!(from < turned, "the old master acknowledged after its successor had turned master");
     let decided = if commit == "early" { turned } else { named };
     Ok(Round { gap: until.duration_since(from), release: until.saturating_duration_since(decided) })
