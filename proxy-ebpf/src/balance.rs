@@ -94,7 +94,7 @@ impl Looks {
     }
 }
 
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+pub(crate) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The finalizer of `SplitMix64` (Steele, Lea, Flood, 2014).
 #[inline(always)]

@@ -16,7 +16,7 @@ pub mod names {
     pub const ALLOW: &str = "allow";
     /// `TargetKey -> Egress`: how a node is reached.
     pub const EGRESS: &str = "egress";
-    /// `FlowKey -> u32`: a client's flow, as its place in [`FLOWS`].
+    /// `FlowKey -> u32`: a client's flow, as its place in [`FLOWS`], if that agrees.
     pub const FLOW_OF: &str = "flow_of";
     /// Array of [`super::Flow`], mapped into the daemon's memory.
     pub const FLOWS: &str = "flows";
@@ -48,10 +48,18 @@ pub mod names {
 
 /// Which layout all of this is: one more whenever a record, or what it means, changes. Flows outlive the daemon, and
 /// the next one may be of another version.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// An IPv6 address, or an IPv4 one as ::ffff:a.b.c.d (which no IPv6 packet may carry).
 pub type Address = [u8; 16];
+/// The same bytes as a program holds them: it reads, writes and compares bytes one by one.
+pub type Halves = [u64; 2];
+
+#[must_use]
+pub const fn halves([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]: Address) -> Halves {
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+}
+
 pub type Port = [u8; 2];
 
 #[repr(C)]
@@ -63,7 +71,7 @@ pub struct Endpoint {
 }
 
 /// An address that clients dial.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Door {
     pub addr: Address,
@@ -71,10 +79,13 @@ pub struct Door {
     pub route: u16,
     /// Flows that the route may have.
     pub max_connections: u32,
+    /// Not 0 while somebody listens there: else its flows' clients speak to an address that is no more ours.
+    pub open: u32,
+    pub _pad: u32,
 }
 
-/// An address that nodes see, and the ports on it that are ours.
-#[repr(C)]
+/// An address that nodes see, and the ports on it that are ours: the same on every one.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snat {
     pub addr: Address,
@@ -120,12 +131,25 @@ pub const ALLOWED_ROUTE_BITS: u32 = 32;
 /// The bits before an IPv4 address.
 pub const ALLOWED_MAPPED_BITS: u32 = ALLOWED_ROUTE_BITS + 96;
 
+/// Whom a flow is found by: nearly. Two flows of one client's port to two doors may have the same key, and then the second
+/// is left to the listener; so who follows a key looks at the record before it believes it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     pub client: Address,
     pub port: Port,
-    pub door: u16,
+    /// The [`fold`] of what it dialled.
+    pub dialled: u16,
+}
+
+/// Of an address that was dialled, and its port. So a packet needs no search for its door.
+#[inline(always)]
+#[must_use]
+pub const fn fold(addr: Halves, port: Port) -> u16 {
+    // Addresses that differ in their last byte have different folds: the last byte of the product is a permutation of it.
+    // Of the ports of one address at most three have the same (tests).
+    let sum = (addr[0] ^ addr[1]).wrapping_add(u16::from_be_bytes(port) as u64);
+    (sum.wrapping_mul(crate::balance::GOLDEN) >> 48) as u16
 }
 
 /// What is known of one end of a flow. Written by the packets that come from it, which come one CPU at a
@@ -163,7 +187,9 @@ pub struct Flow {
     pub node: End,
     /// The low half of the target's generation.
     pub generation: u32,
-    pub _pad: u32,
+    /// As in its [`FlowKey`].
+    pub dialled: u16,
+    pub _pad: u16,
 }
 
 /// The low byte of [`Flow::state`].
@@ -278,7 +304,7 @@ pub mod packet {
         FULL = "full", "A SYN left to the listener: the route has max_connections.";
         NOT_ALLOWED = "not_allowed", "A SYN left to the listener, which refuses it: not in `allow`.";
         DUPLICATE = "duplicate", "A SYN whose flow was made at the same time: dropped, TCP sends it again.";
-        NO_PORT = "no_port", "A SYN left to the listener: no source port is free.";
+        NO_PORT = "no_port", "A SYN left to the listener: no source port is free, or a flow from the same client's port has its key.";
         ORPHANED = "orphaned", "A SYN left to the stack: the daemon has been dead for longer than orphan_grace.";
         HELD = "held", "Dropped in a pause: TCP sends it again.";
         RESET = "reset", "Of a flow whose generation has ended: answered by RST.";
@@ -296,7 +322,7 @@ pub mod packet {
 
 const _: () = {
     assert!(size_of::<Endpoint>() == 20);
-    assert!(size_of::<Door>() == 24);
+    assert!(size_of::<Door>() == 32);
     assert!(size_of::<Snat>() == 24);
     assert!(size_of::<Egress>() == 56);
     assert!(size_of::<Allowed>() == 20);

@@ -52,9 +52,9 @@ pub mod fate {
     pub const GATE: u32 = 3;
     /// Its hop limit is used up.
     pub const LAST_HOP: u32 = 4;
-    /// The first after a silence. So the kernel's own way is used now and then, its neighbours stay proven, and what
-    /// was lost here is sent again there.
-    pub const AFTER_SILENCE: u32 = 5;
+    /// The first after a silence of its sender, if it is sent again, if something of its flow was, or if the silence was long: so
+    /// what was lost here is sent again by the kernel's own way, which is used now and then, and its neighbours stay proven.
+    pub const DUE: u32 = 5;
     /// Its sender left the TCP checksum to hardware that is not there.
     pub const UNFINISHED: u32 = 6;
     /// The interface that it has to leave by is none of `devices`.
@@ -74,7 +74,7 @@ pub mod fate {
         "other_route",
         "gate",
         "last_hop",
-        "after_silence",
+        "due",
         "unfinished",
         "no_device",
         "no_way",

@@ -6,7 +6,7 @@
 use super::{
     checksum::{difference, partial, updated},
     flow::acked,
-    packet::{EMPTY, ETHERNET, FRAGMENT, Ipv4, Ipv6, Packet, Segment, TCP, Tcp, bytes, header, mapped},
+    packet::{EMPTY, ETHERNET, FRAGMENT, Ipv4, Ipv6, Packet, Segment, TCP, Tcp, halves, header, mapped},
     rewrite::{Side, exchange_v4, exchange_v6, readdress},
 };
 use proxy_ebpf::nat::{End, packet};
@@ -103,7 +103,7 @@ fn read_v6(packet: &impl Packet) -> Result<Error, u32> {
     if inner.source != receiver {
         return Err(packet::ICMP_NO_FLOW);
     }
-    let (source, destination) = (bytes(inner.destination), bytes(inner.source));
+    let (source, destination) = (halves(inner.destination), halves(inner.source));
     let answer = turned(packet, tcp, Segment { v6: true, source, destination, ..EMPTY })?;
     Ok(Error { answer, quote, whole })
 }
@@ -146,7 +146,7 @@ pub(crate) fn is_under_way(sequence: u32, end: &End, other: &End) -> bool {
 
 /// As if `to` had sent what is quoted itself, to `from`.
 #[inline(always)]
-pub(crate) fn rewrite(packet: &impl Packet, error: &Error, from: &Side<'_>, to: &Side<'_>) -> Result<(), u32> {
+pub(crate) fn rewrite(packet: &impl Packet, error: &Error, from: &Side, to: &Side) -> Result<(), u32> {
     let segment = &error.answer;
     let outer = readdress(packet, segment.v6, from, to)?;
     let (addresses, mut sum) =
@@ -172,7 +172,7 @@ pub(crate) fn rewrite(packet: &impl Packet, error: &Error, from: &Side<'_>, to: 
 
 /// Returns by how much the addresses change the quoted TCP checksum, and the header that they are in the sum of it all.
 #[inline(always)]
-fn quote_v4(packet: &impl Packet, at: usize, from: &Side<'_>, to: &Side<'_>) -> Result<(u64, u64), u32> {
+fn quote_v4(packet: &impl Packet, at: usize, from: &Side, to: &Side) -> Result<(u64, u64), u32> {
     let ip = header::<Ipv4>(packet, at).ok_or(packet::ICMP_CUT)?;
     // SAFETY: inside the packet.
     let ip = unsafe { &mut *ip };
@@ -183,7 +183,7 @@ fn quote_v4(packet: &impl Packet, at: usize, from: &Side<'_>, to: &Side<'_>) -> 
 }
 
 #[inline(always)]
-fn quote_v6(packet: &impl Packet, at: usize, from: &Side<'_>, to: &Side<'_>) -> Result<(u64, u64), u32> {
+fn quote_v6(packet: &impl Packet, at: usize, from: &Side, to: &Side) -> Result<(u64, u64), u32> {
     let ip = header::<Ipv6>(packet, at).ok_or(packet::ICMP_CUT)?;
     // SAFETY: inside the packet.
     let addresses = exchange_v6(unsafe { &mut *ip }, from, to);

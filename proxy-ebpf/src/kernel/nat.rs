@@ -7,12 +7,12 @@ use super::{
     aside,
     flow::{self, Gate},
     icmp, mss,
-    packet::{self as wire, Packet, RST, SYN, Segment},
+    packet::{self as wire, Packet, RST, SYN, Segment, bytes},
     rewrite::{Side, hops_left, rewrite},
     tables::{DOOR_OF, DOORS, SNAT_OF, SNATS, count, out},
-    way::{self, Leg, To, Way},
+    way::{self, Leg, NoWay, To, Trust, Way},
 };
-use proxy_ebpf::nat::{Address, End, Endpoint, Flow, Port, packet};
+use proxy_ebpf::nat::{End, Endpoint, Flow, packet};
 
 /// What the program has to do with the packet.
 pub(crate) enum Verdict {
@@ -69,27 +69,13 @@ pub(crate) fn handle(packet: &impl Packet) -> Verdict {
     }
 }
 
-/// Whom a packet is for.
-pub(crate) enum Receiver {
-    Door(u16),
-    Snat(u32),
-}
-
 /// How a packet of a flow goes on to one of its ends.
 struct Course {
-    from: Side<'static>,
-    addr: Address,
-    port: Port,
+    from: Side,
+    to: Side,
     ifindex: u32,
     /// The flow's state when this was read of it.
     word: u64,
-}
-
-impl Course {
-    #[inline(always)]
-    fn to(&self) -> Side<'_> {
-        Side { addr: &self.addr, port: self.port }
-    }
 }
 
 #[inline(always)]
@@ -98,41 +84,29 @@ fn translate(packet: &impl Packet) -> Result<Onward, Not> {
         Err(packet::NOT_TCP) => return translate_error(packet),
         read => read.map_err(Not::Passed)?,
     };
-    match receiver(&segment).ok_or(Not::Passed(packet::NOT_OURS))? {
-        Receiver::Door(door) => from_client(packet, &segment, door),
-        Receiver::Snat(snat) => from_node(packet, &segment, snat),
+    match flow::of_node(&segment) {
+        Some((place, found)) => from_node(packet, &segment, place, found),
+        None => from_client(packet, &segment),
     }
 }
 
 #[inline(always)]
 fn translate_error(packet: &impl Packet) -> Result<Onward, Not> {
     let error = icmp::read(packet).map_err(Not::Passed)?;
-    match receiver(&error.answer).ok_or(Not::Passed(packet::ICMP_NO_FLOW))? {
-        Receiver::Door(door) => tell_node(packet, &error, door),
-        Receiver::Snat(snat) => tell_client(packet, &error, snat),
+    match flow::of_node(&error.answer) {
+        Some((_, found)) => tell_client(packet, &error, found),
+        None => tell_node(packet, &error),
     }
 }
 
 #[inline(always)]
-pub(crate) fn receiver(segment: &Segment) -> Option<Receiver> {
-    let endpoint = Endpoint { addr: segment.destination, port: segment.destination_port, _pad: [0; 2] };
-    // SAFETY: one word, written before a door is open.
-    if let Some(&door) = unsafe { DOOR_OF.get(endpoint) } {
-        return Some(Receiver::Door(door as u16));
-    }
-    // SAFETY: as above.
-    unsafe { SNAT_OF.get(segment.destination) }.map(|&snat| Receiver::Snat(snat))
-}
-
-#[inline(always)]
-fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<Onward, Not> {
-    let (place, found) = match flow::of_client(segment, door) {
-        None if !segment.is_syn() => return Err(no_flow(segment, door)),
-        None => begin(packet, segment, door)?,
+fn from_client(packet: &impl Packet, segment: &Segment) -> Result<Onward, Not> {
+    let (place, found) = match flow::of_client(segment) {
+        None => begin(packet, segment)?,
         Some((place, found)) => match flow::begins_anew(found, segment) {
             Some(old) => {
                 flow::free(place, found, old);
-                begin(packet, segment, door)?
+                begin(packet, segment)?
             }
             None => (place, found),
         },
@@ -148,14 +122,14 @@ fn from_client(packet: &impl Packet, segment: &Segment, door: u16) -> Result<Onw
         flow::close(found);
     }
     fit(packet, segment, flow)?;
-    rewrite(packet, segment, &course.from, &course.to()).map_err(Not::Dropped)?;
+    rewrite(packet, segment, &course.from, &course.to).map_err(Not::Dropped)?;
     count(packet::TO_NODE);
     Ok(onward)
 }
 
 /// What is sent for the first time goes to the next hop that is known. What is sent again takes the kernel's own way: no answer
-/// may mean that the next hop is another by now, and only there the kernel asks for it. So does a packet now and then, since
-/// who only acknowledges sends nothing again; not past a veth, where it would be overtaken.
+/// may mean that the next hop is another by now, and only there the kernel asks for it. So do SYNs, RSTs, which nobody sends again, the next packet of its flow each
+/// way, and one now and then, which keeps the kernel's neighbours proven; not past a veth, where they would be overtaken.
 #[inline(always)]
 fn onward(
     packet: &impl Packet,
@@ -166,19 +140,28 @@ fn onward(
     now: u32,
 ) -> Onward {
     let ifindex = course.ifindex;
-    let heard = sender.seen == now;
     let by_kernel = Onward { ifindex, way: Way::UNKNOWN, peered: 0 };
-    let fit =
-        out(ifindex).filter(|out| flow::is_new(sender, segment) && (out.peered != 0 || !flow::is_due(sender, now)));
-    let Some(out) = fit else {
-        if !heard {
-            way::forget(place, to);
-        }
+    if segment.flags & (SYN | RST) != 0 {
+        way::forget(place, to);
+        return by_kernel;
+    }
+    if !flow::is_new(sender, segment) {
+        way::doubt(place);
+        return by_kernel;
+    }
+    let recent = flow::is_recent(sender, now);
+    let Some(out) = out(ifindex).filter(|out| recent || out.peered != 0) else {
+        way::forget(place, to);
         return by_kernel;
     };
-    let leg = Leg { place, to, source: &course.from, destination: &course.to(), heard };
+    let trust = Trust { heard: sender.seen == now, recent, asks: out.peered != 0 };
+    let leg = Leg { place, to, source: &course.from, destination: &course.to, trust: &trust };
     match way::find(packet, segment, &leg, out) {
         Ok(way) => Onward { ifindex, way, peered: out.peered },
+        Err(NoWay::Doubted) => {
+            way::forget(place, to);
+            by_kernel
+        }
         Err(_) => by_kernel,
     }
 }
@@ -194,8 +177,12 @@ fn to_node(packet: &impl Packet, segment: &Segment, place: u32, found: *mut Flow
         return Err(Not::Dropped(packet::EXPIRED));
     }
     let snat = SNATS.get(u32::from(flow.node.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
-    let from = Side { addr: &snat.addr, port: flow::own_port(snat, place) };
-    let course = Course { from, addr: flow.node.addr, port: flow.node.port, ifindex: flow.node.ifindex, word };
+    let course = Course {
+        from: Side { addr: flow::halves(&snat.addr), port: flow::own_port(snat, place) },
+        to: flow::side(&flow.node),
+        ifindex: flow.node.ifindex,
+        word,
+    };
     // Once more, now that it is known whose the copies are: see `is_still`.
     if !flow::is_still(found, word) || !flow::sent(&flow.client, segment) {
         return Err(Not::Dropped(packet::DUPLICATE));
@@ -203,14 +190,32 @@ fn to_node(packet: &impl Packet, segment: &Segment, place: u32, found: *mut Flow
     Ok(course)
 }
 
+/// For a packet of no flow: the one that it makes if it is a SYN, or what it is instead.
 #[inline(always)]
-fn begin(packet: &impl Packet, segment: &Segment, number: u16) -> Result<(u32, *mut Flow), Not> {
+fn begin(packet: &impl Packet, segment: &Segment) -> Result<(u32, *mut Flow), Not> {
+    let dialled = Endpoint { addr: bytes(segment.destination), port: segment.destination_port, _pad: [0; 2] };
+    // SAFETY: one word, written before a door is open.
+    let Some(&number) = (unsafe { DOOR_OF.get(dialled) }) else { return Err(stranger(segment)) };
+    let number = number as u16;
+    if !segment.is_syn() {
+        return Err(no_flow(segment, number));
+    }
     let door = DOORS.get(u32::from(number)).ok_or(Not::Passed(packet::LISTENER))?;
     flow::make(segment, (number, door), packet.ingress(), packet.is_released()).map_err(|reason| match reason {
         packet::DUPLICATE => Not::Dropped(reason),
         packet::PARKED => Not::TakenAside(door.route),
         _ => Not::Passed(reason),
-    })
+    })?;
+    // It is looked for once more: what only a success has must not meet what only a failure has in one register.
+    flow::of_client(segment).ok_or(Not::Dropped(packet::DUPLICATE))
+}
+
+/// To none of the addresses that clients dial.
+#[inline(always)]
+fn stranger(segment: &Segment) -> Not {
+    // SAFETY: one word.
+    let ours = unsafe { SNAT_OF.get(bytes(segment.destination)) }.is_some();
+    Not::Passed(if ours { packet::NO_FLOW } else { packet::NOT_OURS })
 }
 
 /// A client that gives up while its SYN is parked may say so.
@@ -223,8 +228,7 @@ fn no_flow(segment: &Segment, number: u16) -> Not {
 }
 
 #[inline(always)]
-fn from_node(packet: &impl Packet, segment: &Segment, snat: u32) -> Result<Onward, Not> {
-    let (place, found) = flow::of_node(segment, snat).ok_or(Not::Passed(packet::NO_FLOW))?;
+fn from_node(packet: &impl Packet, segment: &Segment, place: u32, found: *mut Flow) -> Result<Onward, Not> {
     let course = to_client(packet, segment, found)?;
     // SAFETY: a place of the array; the node's half is written by its packets only.
     let flow = unsafe { &mut *found };
@@ -235,7 +239,7 @@ fn from_node(packet: &impl Packet, segment: &Segment, snat: u32) -> Result<Onwar
         flow::close(found);
     }
     fit(packet, segment, flow)?;
-    rewrite(packet, segment, &course.from, &course.to()).map_err(Not::Dropped)?;
+    rewrite(packet, segment, &course.from, &course.to).map_err(Not::Dropped)?;
     count(packet::TO_CLIENT);
     Ok(onward)
 }
@@ -251,8 +255,12 @@ fn to_client(packet: &impl Packet, segment: &Segment, found: *mut Flow) -> Resul
         return Err(Not::Dropped(packet::EXPIRED));
     }
     let door = DOORS.get(u32::from(flow.client.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
-    let from = Side { addr: &door.addr, port: door.port };
-    let course = Course { from, addr: flow.client.addr, port: flow.client.port, ifindex: flow.client.ifindex, word };
+    let course = Course {
+        from: Side { addr: flow::halves(&door.addr), port: door.port },
+        to: flow::side(&flow.client),
+        ifindex: flow.client.ifindex,
+        word,
+    };
     if !flow::is_still(found, word) || !flow::sent(&flow.node, segment) {
         return Err(Not::Dropped(packet::DUPLICATE));
     }
@@ -270,30 +278,29 @@ fn fit(packet: &impl Packet, segment: &Segment, flow: &Flow) -> Result<(), Not> 
 
 /// About a packet of the node's, which could not go on to the client.
 #[inline(always)]
-fn tell_node(packet: &impl Packet, error: &icmp::Error, door: u16) -> Result<Onward, Not> {
-    let (place, found) = flow::of_client(&error.answer, door).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
+fn tell_node(packet: &impl Packet, error: &icmp::Error) -> Result<Onward, Not> {
+    let (place, found) = flow::of_client(&error.answer).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
     let course = to_node(packet, &error.answer, place, found)?;
     // SAFETY: a place of the array.
     let flow = unsafe { &*found };
     if !icmp::is_under_way(error.answer.sequence, &flow.node, &flow.client) {
         return Err(Not::Passed(packet::ICMP_STALE));
     }
-    icmp::rewrite(packet, error, &course.from, &course.to()).map_err(Not::Dropped)?;
+    icmp::rewrite(packet, error, &course.from, &course.to).map_err(Not::Dropped)?;
     count(packet::ICMP_TO_NODE);
     Ok(Onward { ifindex: course.ifindex, way: Way::UNKNOWN, peered: 0 })
 }
 
 /// About a packet of the client's, which could not go on to the node.
 #[inline(always)]
-fn tell_client(packet: &impl Packet, error: &icmp::Error, snat: u32) -> Result<Onward, Not> {
-    let (_, found) = flow::of_node(&error.answer, snat).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
+fn tell_client(packet: &impl Packet, error: &icmp::Error, found: *mut Flow) -> Result<Onward, Not> {
     let course = to_client(packet, &error.answer, found)?;
     // SAFETY: a place of the array.
     let flow = unsafe { &*found };
     if !icmp::is_under_way(error.answer.sequence, &flow.client, &flow.node) {
         return Err(Not::Passed(packet::ICMP_STALE));
     }
-    icmp::rewrite(packet, error, &course.from, &course.to()).map_err(Not::Dropped)?;
+    icmp::rewrite(packet, error, &course.from, &course.to).map_err(Not::Dropped)?;
     count(packet::ICMP_TO_CLIENT);
     Ok(Onward { ifindex: course.ifindex, way: Way::UNKNOWN, peered: 0 })
 }

@@ -3,7 +3,7 @@
 
 use core::ffi::c_void;
 
-use proxy_ebpf::nat::{Address, Port, packet};
+use proxy_ebpf::nat::{Address, Halves, Port, packet};
 
 pub(crate) const ETHERNET: usize = 14;
 const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -84,8 +84,8 @@ pub(crate) struct Tcp {
 #[derive(Clone, Copy)]
 pub(crate) struct Segment {
     pub(crate) v6: bool,
-    pub(crate) source: Address,
-    pub(crate) destination: Address,
+    pub(crate) source: Halves,
+    pub(crate) destination: Halves,
     pub(crate) source_port: Port,
     pub(crate) destination_port: Port,
     pub(crate) sequence: u32,
@@ -191,8 +191,8 @@ fn read_v6(packet: &impl Packet) -> Result<Segment, u32> {
         0 | 43 | 51 | 60 | 135 => return Err(packet::OPTIONS),
         _ => return Err(packet::NOT_TCP),
     }
-    let (source, destination) = (bytes(ip.source), bytes(ip.destination));
-    if is_mapped(&source) || is_mapped(&destination) {
+    let (source, destination) = (halves(ip.source), halves(ip.destination));
+    if is_mapped(source) || is_mapped(destination) {
         return Err(packet::MALFORMED);
     }
     let payload = u32::from(u16::from_be_bytes(ip.payload));
@@ -233,8 +233,8 @@ fn read_tcp(packet: &impl Packet, at: usize, total: u32, ip: u32, segment: Segme
 
 pub(crate) const EMPTY: Segment = Segment {
     v6: false,
-    source: [0; 16],
-    destination: [0; 16],
+    source: [0; 2],
+    destination: [0; 2],
     source_port: [0; 2],
     destination_port: [0; 2],
     sequence: 0,
@@ -258,24 +258,32 @@ fn too_short(packet: &impl Packet) -> u32 {
 }
 
 #[inline(always)]
-pub(crate) fn mapped(address: u32) -> Address {
+pub(crate) fn mapped(address: u32) -> Halves {
     let [a, b, c, d] = address.to_ne_bytes();
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    [0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])]
 }
 
 #[inline(always)]
-pub(crate) fn is_mapped(address: &Address) -> bool {
-    words(address)[..3] == [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff])]
+fn is_mapped(address: Halves) -> bool {
+    let [.., third, _] = words(address);
+    address[0] == 0 && third == u32::from_ne_bytes([0, 0, 0xff, 0xff])
 }
 
 #[inline(always)]
-pub(crate) fn words(address: &Address) -> [u32; 4] {
+pub(crate) fn words(address: Halves) -> [u32; 4] {
     // SAFETY: the same bytes.
-    unsafe { core::mem::transmute(*address) }
+    unsafe { core::mem::transmute(address) }
 }
 
 #[inline(always)]
-pub(crate) fn bytes(words: [u32; 4]) -> Address {
+pub(crate) fn halves(words: [u32; 4]) -> Halves {
     // SAFETY: the same bytes.
     unsafe { core::mem::transmute(words) }
+}
+
+/// As a record has it.
+#[inline(always)]
+pub(crate) fn bytes(address: Halves) -> Address {
+    // SAFETY: the same bytes.
+    unsafe { core::mem::transmute(address) }
 }

@@ -5,16 +5,17 @@ use super::{
     checksum,
     packet::{ETHERNET, Ipv4, Ipv6, Packet, Segment, Tcp, header, words},
 };
-use proxy_ebpf::nat::{Address, Port, packet};
+use proxy_ebpf::nat::{Halves, Port, packet};
 
 /// One side of a segment, as it shall be.
-pub(crate) struct Side<'a> {
-    pub(crate) addr: &'a Address,
+#[derive(Clone, Copy)]
+pub(crate) struct Side {
+    pub(crate) addr: Halves,
     pub(crate) port: Port,
 }
 
 #[inline(always)]
-pub(crate) fn rewrite(packet: &impl Packet, segment: &Segment, from: &Side<'_>, to: &Side<'_>) -> Result<(), u32> {
+pub(crate) fn rewrite(packet: &impl Packet, segment: &Segment, from: &Side, to: &Side) -> Result<(), u32> {
     let tcp = header::<Tcp>(packet, segment.tcp).ok_or(packet::MALFORMED)?;
     let ports = u32::from_ne_bytes([from.port[0], from.port[1], to.port[0], to.port[1]]);
     // SAFETY: inside the packet.
@@ -27,12 +28,12 @@ pub(crate) fn rewrite(packet: &impl Packet, segment: &Segment, from: &Side<'_>, 
 /// Gives a packet other addresses, and one hop less. Returns by how much the addresses change the checksum of what they
 /// are a pseudo-header of.
 #[inline(always)]
-pub(crate) fn readdress(packet: &impl Packet, v6: bool, from: &Side<'_>, to: &Side<'_>) -> Result<u64, u32> {
+pub(crate) fn readdress(packet: &impl Packet, v6: bool, from: &Side, to: &Side) -> Result<u64, u32> {
     if v6 { readdress_v6(packet, from, to) } else { readdress_v4(packet, from, to) }
 }
 
 #[inline(always)]
-fn readdress_v4(packet: &impl Packet, from: &Side<'_>, to: &Side<'_>) -> Result<u64, u32> {
+fn readdress_v4(packet: &impl Packet, from: &Side, to: &Side) -> Result<u64, u32> {
     let ip = header::<Ipv4>(packet, ETHERNET).ok_or(packet::MALFORMED)?;
     // SAFETY: inside the packet.
     let ip = unsafe { &mut *ip };
@@ -46,7 +47,7 @@ fn readdress_v4(packet: &impl Packet, from: &Side<'_>, to: &Side<'_>) -> Result<
 }
 
 #[inline(always)]
-fn readdress_v6(packet: &impl Packet, from: &Side<'_>, to: &Side<'_>) -> Result<u64, u32> {
+fn readdress_v6(packet: &impl Packet, from: &Side, to: &Side) -> Result<u64, u32> {
     let ip = header::<Ipv6>(packet, ETHERNET).ok_or(packet::MALFORMED)?;
     // SAFETY: inside the packet.
     let ip = unsafe { &mut *ip };
@@ -56,7 +57,7 @@ fn readdress_v6(packet: &impl Packet, from: &Side<'_>, to: &Side<'_>) -> Result<
 
 /// Puts other addresses into a header. Returns by how much they change a sum that they are part of.
 #[inline(always)]
-pub(crate) fn exchange_v4(ip: &mut Ipv4, from: &Side<'_>, to: &Side<'_>) -> u64 {
+pub(crate) fn exchange_v4(ip: &mut Ipv4, from: &Side, to: &Side) -> u64 {
     let (source, destination) = (words(from.addr)[3], words(to.addr)[3]);
     let sum = checksum::difference(checksum::difference(0, ip.source, source), ip.destination, destination);
     (ip.source, ip.destination) = (source, destination);
@@ -64,7 +65,7 @@ pub(crate) fn exchange_v4(ip: &mut Ipv4, from: &Side<'_>, to: &Side<'_>) -> u64 
 }
 
 #[inline(always)]
-pub(crate) fn exchange_v6(ip: &mut Ipv6, from: &Side<'_>, to: &Side<'_>) -> u64 {
+pub(crate) fn exchange_v6(ip: &mut Ipv6, from: &Side, to: &Side) -> u64 {
     let (source, destination) = (words(from.addr), words(to.addr));
     let mut sum = 0;
     for word in 0..4 {

@@ -1,6 +1,6 @@
 //! The next hop of a flow's packets by the kernel's own routes and neighbours, for the interface that the flow leaves by.
-//! It is asked for once in a tick (`flow::now`), and remembered for those that follow. Whatever the kernel does not know at
-//! once is none: its own way can wait for an answer.
+//! It is asked for once in a stretch of 4.3 s (`flow::is_recent`), and remembered for those that follow, until something of the
+//! flow has to be sent again. Whatever the kernel does not know at once is none: its own way can wait for an answer.
 
 use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT},
@@ -37,6 +37,8 @@ pub(crate) enum NoWay {
     TooBig,
     /// No route, no neighbour, or no forwarding.
     Unknown,
+    /// This one segment is to take the kernel's own way.
+    Doubted,
 }
 
 /// To which of a flow's ends, as the place in an entry of `ways`.
@@ -53,16 +55,26 @@ struct Hop([u16; 4]);
 
 const ELSEWHERE: Hop = Hop([0, 0, 0, 1]);
 const UNKNOWN: Hop = Hop([0, 0, 0, 2]);
+const DOUBTED: Hop = Hop([0, 0, 0, 3]);
 
 /// Whose way is looked for.
 pub(crate) struct Leg<'a> {
     pub(crate) place: u32,
     pub(crate) to: To,
     /// The segment's ends as they will be. No tuple: its type would have a name that the kernel's BTF does not take.
-    pub(crate) source: &'a Side<'a>,
-    pub(crate) destination: &'a Side<'a>,
-    /// Its sender was heard in this tick already: what was found then is good still.
+    pub(crate) source: &'a Side,
+    pub(crate) destination: &'a Side,
+    pub(crate) trust: &'a Trust,
+}
+
+/// How far what was found earlier is believed.
+pub(crate) struct Trust {
+    /// The sender was heard in this tick already: what was found then is good still, also that there is no way.
     pub(crate) heard: bool,
+    /// It was heard in this stretch already, and this is nothing that it sends again: a next hop that was found is good still.
+    pub(crate) recent: bool,
+    /// A segment of a flow in doubt asks anew. Else it is to take the kernel's own way.
+    pub(crate) asks: bool,
 }
 
 /// The way of a segment, which may have other addresses yet. Nothing of it is touched.
@@ -71,8 +83,14 @@ pub(crate) fn find(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, out: 
     let entry = entry(leg.place, leg.to).ok_or(NoWay::Unknown)?;
     // SAFETY: one word of the entry.
     let known = unsafe { entry.read_volatile() };
-    let hop = if leg.heard && known != 0 {
-        Hop::from_word(known)
+    let doubted = known == DOUBTED.word();
+    if doubted && !leg.trust.asks {
+        return Err(NoWay::Doubted);
+    }
+    let hop = Hop::from_word(known);
+    let believed = leg.trust.heard || leg.trust.recent && hop.is_known();
+    let hop = if believed && known != 0 && !doubted {
+        hop
     } else {
         let asked = ask(packet, segment, leg, out);
         // SAFETY: as above.
@@ -85,9 +103,21 @@ pub(crate) fn find(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, out: 
 /// The next segment of the same sender asks anew: this one was heard and did not ask.
 #[inline(always)]
 pub(crate) fn forget(place: u32, to: To) {
+    set(place, to, 0);
+}
+
+/// Something of the flow was sent again: it got lost, or the answer did. The next segment each way takes the kernel's own
+/// way, also of an end that sends nothing again because it only acknowledges.
+#[inline(always)]
+pub(crate) fn doubt(place: u32) {
+    [To::Client, To::Node].into_iter().for_each(|to| set(place, to, DOUBTED.word()));
+}
+
+#[inline(always)]
+fn set(place: u32, to: To, word: u64) {
     if let Some(entry) = entry(place, to) {
         // SAFETY: one word of the entry.
-        unsafe { entry.write_volatile(0) };
+        unsafe { entry.write_volatile(word) };
     }
 }
 
@@ -159,7 +189,7 @@ fn class(packet: &impl Packet, segment: &Segment) -> u32 {
 
 /// As the kernel wants it: IPv4 in the first word.
 #[inline(always)]
-fn address(segment: &Segment, side: &Side<'_>) -> [u32; 4] {
+fn address(segment: &Segment, side: &Side) -> [u32; 4] {
     let words = words(side.addr);
     if segment.v6 { words } else { [words[3], 0, 0, 0] }
 }
@@ -178,9 +208,14 @@ impl Hop {
     }
 
     #[inline(always)]
+    fn is_known(self) -> bool {
+        self.0[0] | self.0[1] | self.0[2] != 0
+    }
+
+    #[inline(always)]
     fn way(self, packet: &impl Packet, out: &Out) -> Result<Way, NoWay> {
         let ([a, b, c, longest], [d, e, f]) = (self.0, out.mac);
-        if a | b | c == 0 {
+        if !self.is_known() {
             return Err(if longest == ELSEWHERE.0[3] { NoWay::Elsewhere } else { NoWay::Unknown });
         }
         if packet.wire_len() > longest {

@@ -211,5 +211,5 @@ fn absent(error: MapError) -> Result<(), CollectError> {
 
 /// The key under which a flow is found.
 pub fn key_of(flow: &Flow) -> FlowKey {
-    FlowKey { client: flow.client.addr, port: flow.client.port, door: flow.client.through }
+    FlowKey { client: flow.client.addr, port: flow.client.port, dialled: flow.dialled }
 }

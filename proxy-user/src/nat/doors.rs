@@ -1,5 +1,5 @@
 //! The addresses that clients dial, as entries of `doors` and `door_of`: pure.
-//! A door keeps its number as long as the daemon, and its successors, know it: flows are known by that number.
+//! A door keeps its number as long as the daemon, and its successors, know it: a flow's record has that number.
 //! So a door that nobody listens at any more keeps its number too, until there is no other left.
 
 use std::{
@@ -11,7 +11,7 @@ use proxy_ebpf::nat::{Door, Endpoint};
 
 use super::address::{encode, endpoint, socket_address};
 
-/// As many as [`proxy_ebpf::nat::FlowKey::door`] can tell apart.
+/// As many as [`proxy_ebpf::nat::End::through`] can tell apart.
 pub const MOST: u32 = 1 << 16;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -69,6 +69,8 @@ fn put(doors: &mut BTreeMap<SocketAddr, Door>, route: &Listen<'_>, at: SocketAdd
         port: at.port().to_be_bytes(),
         route: route.route,
         max_connections: route.max_connections,
+        open: 1,
+        _pad: 0,
     };
     match doors.insert(at, door) {
         Some(other) if other.route != route.route => {
@@ -134,10 +136,13 @@ impl Doors {
             return Err(DoorsError::Full { wanted: wanted.len(), room: self.room });
         }
         let mut changes = Vec::new();
-        self.open.retain(|end, _| {
+        let places = &mut self.places;
+        self.open.retain(|end, place| {
             let stays = wanted.contains_key(&socket_address(end.addr, end.port));
             if !stays {
-                changes.push(Change::Shut(*end));
+                let door = &mut places[*place as usize];
+                door.open = 0;
+                changes.extend([Change::Shut(*end), Change::Write(*place, *door)]);
             }
             stays
         });

@@ -34,7 +34,7 @@ struct Record {
     route_slot: AtomicU32,
     node: EndRecord,
     generation: AtomicU32,
-    _pad: AtomicU32,
+    dialled: AtomicU32,
 }
 
 const _: () = {
@@ -49,6 +49,7 @@ const _: () = {
     assert!(offset_of!(Record, route_slot) == offset_of!(Flow, route));
     assert!(offset_of!(Record, node) == offset_of!(Flow, node));
     assert!(offset_of!(Record, generation) == offset_of!(Flow, generation));
+    assert!(offset_of!(Record, dialled) == offset_of!(Flow, dialled));
 };
 
 // SAFETY: atomics alone, without a gap (sizes and offsets asserted above).
@@ -76,6 +77,7 @@ impl EndRecord {
 impl Record {
     fn copy(&self, state: u32) -> Flow {
         let [a, b, c, d] = self.route_slot.load(Ordering::Relaxed).to_ne_bytes();
+        let [e, f, ..] = self.dialled.load(Ordering::Relaxed).to_ne_bytes();
         Flow {
             client: self.client.copy(),
             state,
@@ -83,6 +85,7 @@ impl Record {
             slot: u16::from_ne_bytes([c, d]),
             node: self.node.copy(),
             generation: self.generation.load(Ordering::Relaxed),
+            dialled: u16::from_ne_bytes([e, f]),
             _pad: 0,
         }
     }
@@ -238,6 +241,7 @@ impl Flows {
         }
         record.route_slot.store(words[15], Ordering::Relaxed);
         record.generation.store(words[30], Ordering::Relaxed);
+        record.dialled.store(words[31], Ordering::Relaxed);
         record.state.store(flow.state, Ordering::Release);
     }
 }

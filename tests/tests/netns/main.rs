@@ -11,6 +11,7 @@ mod handover;
 mod integrity;
 mod limits;
 mod lost_syn;
+mod moved;
 mod mtu;
 mod offload;
 mod order;

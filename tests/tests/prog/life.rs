@@ -1,13 +1,16 @@
 //! A flow from its first packet to its last, and what is remembered of it.
 
-use std::net::SocketAddr;
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
-use anyhow::{Result, ensure};
-use proxy_ebpf::nat::{flow, packet};
+use anyhow::{Context as _, Result, ensure};
+use proxy_ebpf::nat::{flow, fold, halves, packet};
 
 use crate::{
     wire::Segment,
-    world::{Addresses, FIRST_PORT, World, v4, v6},
+    world::{Addresses, FIRST_PORT, UNSPEC, World, mapped, v4, v6},
 };
 
 fn from_handshake_to_fin(at: Addresses) -> Result<()> {
@@ -54,6 +57,76 @@ fn from_handshake_to_fin(at: Addresses) -> Result<()> {
     ensure!((node.next, node.acked, node.bytes, node.packets) == (5009, 1016, 14, 5), "{node:?}");
     ensure!(client.flags & node.flags & 1 == 1, "an end was not noted");
     Ok(())
+}
+
+fn dialled(at: SocketAddr) -> u16 {
+    fold(halves(mapped(at.ip())), at.port().to_be_bytes())
+}
+
+/// Another address that has the same fold.
+fn like(door: SocketAddr) -> Result<SocketAddr> {
+    let ip = match door.ip() {
+        IpAddr::V4(ip) => Ipv4Addr::from(u32::from(ip) + 1).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) + 1).into(),
+    };
+    let mut others = (1..=u16::MAX).map(|port| SocketAddr::new(ip, port));
+    others.find(|other| dialled(*other) == dialled(door)).context("no port has the same fold")
+}
+
+#[test]
+fn flows_whose_keys_are_the_same_do_not_meet() -> Result<()> {
+    for at in [v4(), v6()] {
+        let mut world = World::open(at, 64)?;
+        let other = like(at.door)?;
+        world.connect(at.client)?;
+        let before = world.flow(FIRST_PORT)?;
+        let ask = |to| Segment::new(at.client, to).seq(1001).ack(5001).payload(b"PING");
+        let stray = world.send(&ask(other))?;
+        ensure!(stray.verdict == UNSPEC, "what is sent to another address went to the node");
+        stray.counted(&[packet::NOT_OURS])?;
+        world.door(4, other, 10)?;
+        world.send(&ask(other))?.counted(&[packet::NO_FLOW])?;
+        let syn = world.send(&Segment::syn(at.client, other))?;
+        ensure!(syn.verdict == UNSPEC, "the verdict on its SYN is {}", syn.verdict);
+        syn.counted(&[packet::NO_PORT])?;
+        ensure!(!world.is_taken(FIRST_PORT + 1)?, "the place that it got is lost");
+        ensure!(world.flow(FIRST_PORT)? == before, "the first flow has changed");
+        let own = SocketAddr::new(at.snat, FIRST_PORT);
+        world.through(&ask(at.door), &ask(at.door).translated(own, at.node))?;
+        // From another port there is nothing in its way.
+        let neighbour = SocketAddr::new(at.client.ip(), at.client.port() + 1);
+        world.send(&Segment::syn(neighbour, other))?.counted(&[packet::NEW, packet::TO_NODE])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn where_nobody_listens_any_more_nothing_is_translated() -> Result<()> {
+    let mut world = World::open(v4(), 64)?;
+    let at = world.at;
+    world.connect(at.client)?;
+    world.shut_door(3, at.door)?;
+    let ask = Segment::new(at.client, at.door).seq(1001).ack(5001).payload(b"PING");
+    let outcome = world.send(&ask)?;
+    ensure!(outcome.verdict == UNSPEC, "it went to the node");
+    outcome.counted(&[packet::NOT_OURS])?;
+    world.limit(10)?;
+    let own = SocketAddr::new(at.snat, FIRST_PORT);
+    world.through(&ask, &ask.translated(own, at.node)).map(drop)
+}
+
+#[test]
+fn doors_of_one_host_have_different_folds() {
+    let ports = (1..=u16::MAX).map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
+    let most = ports.fold(HashMap::<u16, u32>::new(), |mut counts, at| {
+        *counts.entry(dialled(at)).or_default() += 1;
+        counts
+    });
+    assert!(most.values().all(|count| *count <= 3), "{} folds", most.len());
+    let addresses = (0..=255).map(|last| dialled(SocketAddr::from(([10, 0, 0, last], 6379))));
+    assert_eq!(addresses.collect::<HashSet<_>>().len(), 256);
+    let others = (0..=255).map(|last| dialled(SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, last], 6379))));
+    assert_eq!(others.collect::<HashSet<_>>().len(), 256);
 }
 
 #[test]

@@ -117,6 +117,9 @@ pub(crate) fn mapped(ip: IpAddr) -> Address {
     }
 }
 
+/// In ticks: more than a stretch of them.
+const SINCE_LONG: u32 = 40;
+
 impl World {
     /// Open, with `ports` source ports.
     pub(crate) fn open(at: Addresses, ports: u16) -> Result<Self> {
@@ -141,8 +144,6 @@ impl World {
 
     fn furnish(&mut self, ports: u16) -> Result<()> {
         let at = self.at;
-        let endpoint = Endpoint { addr: mapped(at.door.ip()), port: at.door.port().to_be_bytes(), _pad: [0; 2] };
-        self.hash::<Endpoint, u32>(names::DOOR_OF)?.insert(endpoint, 3, 0)?;
         self.limit(1_000_000)?;
         self.allow(ALLOWED_ROUTE_BITS, [0; 16], family::ALL)?;
         self.own(5, at.snat, FIRST_PLACE, ports)?;
@@ -155,6 +156,10 @@ impl World {
         self.hash::<Address, u32>(names::SNAT_OF)?.insert(mapped(ip), number, 0)?;
         let snat = Snat { addr: mapped(ip), first, first_port: FIRST_PORT, ports };
         self.array(names::SNATS)?.set(number, snat, 0)?;
+        // The daemon counts from 0, and all have the same ports: those of the first are looked at for any.
+        let mut snats = self.array::<Snat>(names::SNATS)?;
+        let most = snats.get(&0, 0)?.ports.max(ports);
+        snats.set(0, Snat { addr: [0; 16], ports: most, ..snat }, 0)?;
         let mut free = Queue::<_, u32>::create(u32::from(ports), 0)?;
         for place in 0..u32::from(ports) {
             free.push(first + place, 0)?;
@@ -179,9 +184,27 @@ impl World {
     }
 
     pub(crate) fn limit(&mut self, max_connections: u32) -> Result<()> {
-        let at = self.at;
-        let door = Door { addr: mapped(at.door.ip()), port: at.door.port().to_be_bytes(), route: 0, max_connections };
-        Ok(self.array(names::DOORS)?.set(3, door, 0)?)
+        self.door(3, self.at.door, max_connections)
+    }
+
+    /// An address that clients dial, by its number.
+    pub(crate) fn door(&mut self, number: u32, at: SocketAddr, max_connections: u32) -> Result<()> {
+        let (addr, port) = (mapped(at.ip()), at.port().to_be_bytes());
+        self.hash::<Endpoint, u32>(names::DOOR_OF)?.insert(Endpoint { addr, port, _pad: [0; 2] }, number, 0)?;
+        Ok(self.array(names::DOORS)?.set(
+            number,
+            Door { addr, port, route: 0, max_connections, open: 1, _pad: 0 },
+            0,
+        )?)
+    }
+
+    /// As the daemon does where nobody listens any more.
+    pub(crate) fn shut_door(&mut self, number: u32, at: SocketAddr) -> Result<()> {
+        let end = Endpoint { addr: mapped(at.ip()), port: at.port().to_be_bytes(), _pad: [0; 2] };
+        self.hash::<Endpoint, u32>(names::DOOR_OF)?.remove(&end)?;
+        let mut doors = self.array::<Door>(names::DOORS)?;
+        let door = doors.get(&number, 0)?;
+        Ok(doors.set(number, Door { open: 0, ..door }, 0)?)
     }
 
     fn allowed(&mut self) -> Result<LpmTrie<&mut MapData, Allowed, u32>> {
@@ -251,9 +274,14 @@ impl World {
 
     /// As if the sender of the flow's last packets had been silent since long.
     pub(crate) fn silence(&mut self, port: u16) -> Result<()> {
+        self.silence_of(port, SINCE_LONG)
+    }
+
+    /// In ticks.
+    pub(crate) fn silence_of(&mut self, port: u16, ticks: u32) -> Result<()> {
         let mut flow = self.flow(port)?;
-        flow.client.seen = flow.client.seen.wrapping_sub(10);
-        flow.node.seen = flow.node.seen.wrapping_sub(10);
+        flow.client.seen = flow.client.seen.wrapping_sub(ticks);
+        flow.node.seen = flow.node.seen.wrapping_sub(ticks);
         Ok(self.array(names::FLOWS)?.set(FIRST_PLACE + u32::from(port - FIRST_PORT), flow, 0)?)
     }
 

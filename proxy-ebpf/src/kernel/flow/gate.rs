@@ -16,15 +16,25 @@ pub(crate) enum Gate {
 /// generations are not used twice. So whatever is not open is read again.
 #[inline(always)]
 pub(crate) fn gate(flow: &Flow) -> Gate {
-    let key = TargetKey { route: u32::from(flow.route), slot: u32::from(flow.slot) };
+    let key = whole_key(flow);
     match gate_once(&key, flow.generation) {
         Gate::Open => Gate::Open,
         _ => gate_once(&key, flow.generation),
     }
 }
 
+/// A [`TargetKey`] in one word, as [`super::Dial`] is in three.
 #[inline(always)]
-fn gate_once(key: &TargetKey, generation: u32) -> Gate {
+fn whole_key(flow: &Flow) -> u64 {
+    // SAFETY: the same bytes.
+    unsafe { core::mem::transmute([u32::from(flow.route), u32::from(flow.slot)]) }
+}
+
+#[inline(always)]
+fn gate_once(key: &u64, generation: u32) -> Gate {
+    let key: *const TargetKey = core::ptr::from_ref(key).cast();
+    // SAFETY: the same bytes.
+    let key = unsafe { &*key };
     // SAFETY: see above.
     match unsafe { TARGETS.get(key) } {
         Some(target) if target.live != 0 && target.live as u32 == generation => Gate::Open,

@@ -5,16 +5,16 @@ use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_coarse_ns};
 use super::super::{
     aside::{Turn, turn_of},
     balance,
-    packet::Segment,
+    packet::{Segment, bytes},
     tables::{ALLOW, CLOCK, EGRESS, FLOW_OF, FLOWS, FREE, HALF_OPEN, TARGETS, USAGE, count, fetch_add, mark, replace},
     way::{self, To},
 };
-use super::{free, key, now, of_client, state, state_of, word};
+use super::{Dial, free, now, of_client, state, state_of, word};
 use proxy_ebpf::{
     Target, TargetKey,
     nat::{
         ALLOWED_ROUTE_BITS, Address, Allowed, Door, Egress, End, Flow, MOST_HALF_OPEN, MOST_SNATS, Port, family, flow,
-        packet,
+        fold, packet,
     },
 };
 
@@ -23,12 +23,7 @@ const NOEXIST: u64 = 1;
 
 /// Makes a flow for a SYN. The error is the counter of the reason why there is none.
 #[inline(always)]
-pub(crate) fn make(
-    segment: &Segment,
-    (number, door): (u16, &Door),
-    ingress: u32,
-    released: bool,
-) -> Result<(u32, *mut Flow), u32> {
+pub(crate) fn make(segment: &Segment, (number, door): (u16, &Door), ingress: u32, released: bool) -> Result<(), u32> {
     let clock = CLOCK.get(0).ok_or(packet::ORPHANED)?;
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
@@ -46,7 +41,7 @@ pub(crate) fn make(
         Turn::Unparked => packet::LISTENER,
     };
     // The listener leads to nodes of the other family as well.
-    let Some(slot) = balance::slot_for(&segment.source, segment.v6, route) else {
+    let Some(slot) = balance::slot_for(&bytes(segment.source), segment.v6, route) else {
         return Err(if balance::has_slots(route, !segment.v6) { packet::LISTENER } else { shut });
     };
     let at = TargetKey { route, slot };
@@ -76,14 +71,14 @@ pub(crate) fn make(
     [To::Client, To::Node].into_iter().for_each(|to| way::forget(place, to));
     fill(flow, segment, (number, ingress), at, &target, (snat, egress.ifindex));
     balance::taken(flow);
-    if FLOW_OF.insert(key(segment, number), place, NOEXIST).is_err() {
+    if FLOW_OF.insert(Dial::of(segment).key(), place, NOEXIST).is_err() {
         free(place, found, state(found));
-        // The same SYN on two CPUs at once, or a table that is full.
-        return Err(if of_client(segment, number).is_some() { packet::DUPLICATE } else { packet::NO_PORT });
+        // The same SYN on two CPUs at once, a table that is full, or a key that is another flow's too.
+        return Err(if of_client(segment).is_some() { packet::DUPLICATE } else { packet::NO_PORT });
     }
     remember_half_open(place, state(found));
     count(packet::NEW);
-    Ok((place, found))
+    Ok(())
 }
 
 /// The place that has been free for longest, of the own address that the client's end chooses or of the next that has one.
@@ -91,7 +86,7 @@ pub(crate) fn make(
 #[inline(always)]
 fn free_place(egress: &Egress, segment: &Segment) -> Option<(u8, u32)> {
     let count = egress.count.min(MOST_SNATS as u32);
-    let [.., high, low] = segment.source;
+    let [.., high, low] = bytes(segment.source);
     let end = u32::from(u16::from_be_bytes(segment.source_port) >> 1) + u32::from(u16::from_be_bytes([high, low]));
     let first = end.checked_rem(count)?;
     for turn in 0..count {
@@ -119,7 +114,7 @@ fn is_same(a: &Target, b: &Target) -> bool {
 
 #[inline(always)]
 fn is_allowed(segment: &Segment, route: u32) -> bool {
-    let client = Allowed { route: route.to_be_bytes(), addr: segment.source };
+    let client = Allowed { route: route.to_be_bytes(), addr: bytes(segment.source) };
     let mine = if segment.v6 { family::V6 } else { family::V4 };
     ALLOW.get(&Key::new(ALLOWED_ROUTE_BITS + 128, client)).is_some_and(|families| families & mine != 0)
 }
@@ -133,7 +128,8 @@ fn fill(
     target: &Target,
     (snat, ifindex): (u8, u32),
 ) {
-    begin(&mut flow.client, segment.source, segment.source_port, number, ingress);
+    begin(&mut flow.client, bytes(segment.source), segment.source_port, number, ingress);
+    flow.dialled = fold(segment.destination, segment.destination_port);
     let addr = if target.family == AF_INET {
         let [a, b, c, d, ..] = target.addr;
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]

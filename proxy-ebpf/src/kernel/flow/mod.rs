@@ -12,14 +12,15 @@ use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 pub(crate) use self::{
     gate::{Gate, gate},
     make::make,
-    notes::{acked, is_due, is_new, note},
+    notes::{acked, is_new, is_recent, note},
 };
 use super::{
     balance,
-    packet::{ACK, FIN, RST, Segment},
-    tables::{FIRSTS, FLOW_OF, FLOWS, FREE, SNATS, USAGE, count, fetch_add, mark, replace},
+    packet::{ACK, FIN, RST, Segment, bytes},
+    rewrite::Side,
+    tables::{DOORS, FIRSTS, FLOW_OF, FLOWS, FREE, SNAT_OF, SNATS, USAGE, count, fetch_add, mark, replace},
 };
-use proxy_ebpf::nat::{Address, End, Flow, FlowKey, Port, Snat, TICK_SHIFT, flow, packet};
+use proxy_ebpf::nat::{Address, Door, End, Flow, FlowKey, Halves, Port, Snat, TICK_SHIFT, flow, fold, packet};
 
 /// The state word as it is replaced: state, route and slot, which do not change while a place has an owner.
 #[inline(always)]
@@ -39,25 +40,35 @@ pub(crate) fn state_of(word: u64) -> u32 {
 
 /// The flow that a client's segment belongs to.
 #[inline(always)]
-pub(crate) fn of_client(segment: &Segment, door: u16) -> Option<(u32, *mut Flow)> {
+pub(crate) fn of_client(segment: &Segment) -> Option<(u32, *mut Flow)> {
+    let dial = Dial::of(segment);
     // SAFETY: the value is one word.
-    let place = *unsafe { FLOW_OF.get(key(segment, door)) }?;
+    let place = *unsafe { FLOW_OF.get(dial.key()) }?;
     let found = FLOWS.get_ptr_mut(place)?;
     // SAFETY: a place of the array; the fields of a flow that lives do not change.
     let flow = unsafe { &*found };
-    let same = flow.state & flow::MASK != flow::FREE && sent(&flow.client, segment) && flow.client.through == door;
+    let door = DOORS.get(u32::from(flow.client.through))?;
+    let same = flow.state & flow::MASK != flow::FREE && sent(&flow.client, segment) && is_to(segment, door);
     same.then_some((place, found))
 }
 
-/// The flow that a node's segment belongs to.
 #[inline(always)]
-pub(crate) fn of_node(segment: &Segment, snat: u32) -> Option<(u32, *mut Flow)> {
-    let snat = SNATS.get(snat)?;
-    let port = u16::from_be_bytes(segment.destination_port).wrapping_sub(snat.first_port);
-    if port >= snat.ports {
+fn is_to(segment: &Segment, door: &Door) -> bool {
+    door.open != 0 && halves(&door.addr) == segment.destination && door.port == segment.destination_port
+}
+
+/// The flow that a node's segment belongs to. Where no node would send it, that is seen by its port.
+#[inline(always)]
+pub(crate) fn of_node(segment: &Segment) -> Option<(u32, *mut Flow)> {
+    // Its ports are those of every other, and it is the first there is.
+    let any = SNATS.get(0)?;
+    let port = u16::from_be_bytes(segment.destination_port).wrapping_sub(any.first_port);
+    if port >= any.ports {
         return None;
     }
-    let place = snat.first + u32::from(port);
+    // SAFETY: the value is one word.
+    let number = *unsafe { SNAT_OF.get(bytes(segment.destination)) }?;
+    let place = SNATS.get(number)?.first + u32::from(port);
     let found = FLOWS.get_ptr_mut(place)?;
     // SAFETY: as above.
     let flow = unsafe { &*found };
@@ -69,24 +80,50 @@ pub(crate) fn of_node(segment: &Segment, snat: u32) -> Option<(u32, *mut Flow)> 
 #[inline(always)]
 pub(crate) fn sent(end: &End, segment: &Segment) -> bool {
     let addr: *const u64 = (&raw const end.addr).cast();
-    // SAFETY: the same bytes, aligned as the record is. An address as such is not, and would be read byte by byte. They are
-    // read anew each time: the record may have become another flow's.
+    // SAFETY: the same bytes, aligned as the record is. They are read anew each time: the record may have become another
+    // flow's.
     let a = unsafe { addr.read_volatile() };
     // SAFETY: as above.
     let b = unsafe { addr.wrapping_add(1).read_volatile() };
-    let [c, d] = halves(segment.source);
+    let [c, d] = segment.source;
     a == c && b == d && end.port == segment.source_port
 }
 
+/// The address of a record that begins with it, and is aligned as a word is.
 #[inline(always)]
-fn halves(address: Address) -> [u64; 2] {
+pub(crate) fn halves(address: &Address) -> Halves {
+    let address: *const Halves = core::ptr::from_ref(address).cast();
     // SAFETY: the same bytes.
-    unsafe { core::mem::transmute(address) }
+    unsafe { address.read() }
 }
 
+/// Where an end is.
 #[inline(always)]
-fn key(segment: &Segment, door: u16) -> FlowKey {
-    FlowKey { client: segment.source, port: segment.source_port, door }
+pub(crate) fn side(end: &End) -> Side {
+    Side { addr: halves(&end.addr), port: end.port }
+}
+
+/// A [`FlowKey`] as it is written fastest: what a helper reads as a word right after it was written in parts keeps the
+/// processor waiting.
+#[repr(C)]
+struct Dial {
+    client: Halves,
+    port_dialled: u32,
+}
+
+impl Dial {
+    #[inline(always)]
+    fn of(segment: &Segment) -> Self {
+        let [a, b] = segment.source_port;
+        let [c, d] = fold(segment.destination, segment.destination_port).to_ne_bytes();
+        Self { client: segment.source, port_dialled: u32::from_ne_bytes([a, b, c, d]) }
+    }
+
+    #[inline(always)]
+    fn key(&self) -> &FlowKey {
+        // SAFETY: the same bytes, and as many at least.
+        unsafe { &*core::ptr::from_ref(self).cast() }
+    }
 }
 
 /// A client that acknowledges what the node sent is where it says it is: from now on its flow is kept.
@@ -153,7 +190,7 @@ pub(crate) fn free(place: u32, found: *mut Flow, old: u64) -> bool {
     }
     // SAFETY: the place is ours now.
     let flow = unsafe { &*found };
-    let key = FlowKey { client: flow.client.addr, port: flow.client.port, door: flow.client.through };
+    let key = FlowKey { client: flow.client.addr, port: flow.client.port, dialled: flow.dialled };
     // SAFETY: the value is one word.
     if unsafe { FLOW_OF.get(key) }.is_some_and(|leads| *leads == place) {
         // Nobody else removes the key of a place that is ours, and nobody inserts over it.

@@ -13,11 +13,10 @@ pub(crate) fn is_new(end: &End, segment: &Segment) -> bool {
     segment.flags & SYN == 0 && segment.sequence.wrapping_sub(end.next) as i32 >= 0
 }
 
-/// Whether an end's next packet is to take the kernel's own way, which asks for a next hop that has not been heard of for long:
-/// the first in every 32nd tick, each 4.3 s.
+/// Whether an end was last heard in the stretch of 32 ticks, 4.3 s, that still lasts.
 #[inline(always)]
-pub(crate) fn is_due(end: &End, now: u32) -> bool {
-    now & 31 == 0 && end.seen != now
+pub(crate) fn is_recent(end: &End, now: u32) -> bool {
+    end.seen >> 5 == now >> 5
 }
 
 /// Notes what an end has sent. `other` is what the other end has acknowledged, once it has said anything: who is not

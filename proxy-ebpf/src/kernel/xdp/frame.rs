@@ -9,7 +9,7 @@ use crate::kernel::{
     checksum,
     packet::{ETHERNET, Packet, Segment, TCP, Tcp, header, words},
 };
-use proxy_ebpf::nat::Address;
+use proxy_ebpf::nat::Halves;
 
 pub(crate) struct Frame {
     ctx: XdpContext,
@@ -40,7 +40,7 @@ impl Frame {
         let tcp = unsafe { &*tcp };
         let length = u32::from(tcp.offset >> 4) * 4 + segment.payload;
         // The words before a mapped IPv4 address are 0 and, in ones' complement, 0.
-        let addresses = sum(&segment.source) + sum(&segment.destination);
+        let addresses = sum(segment.source) + sum(segment.destination);
         is_sum(tcp.checksum, addresses + u64::from(length.to_be()) + u64::from(u32::from(TCP).to_be()))
     }
 }
@@ -115,7 +115,7 @@ impl Packet for Frame {
 }
 
 #[inline(always)]
-fn sum(address: &Address) -> u64 {
+fn sum(address: Halves) -> u64 {
     let [a, b, c, d] = words(address).map(u64::from);
     a + b + c + d
 }

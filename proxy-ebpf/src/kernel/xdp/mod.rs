@@ -4,7 +4,7 @@
 
 mod frame;
 mod maps;
-mod way;
+mod out;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use proxy_ebpf::{
@@ -15,11 +15,10 @@ use proxy_ebpf::{
 pub(crate) use self::frame::Frame;
 use crate::kernel::{
     flow::{self, Gate},
-    nat::{Receiver, receiver},
-    packet::{self as wire, SYN, Segment},
+    packet::{self as wire, RST, SYN, Segment},
     rewrite::{Side, hops_left, rewrite},
     tables::{DOORS, SNATS, count},
-    way::{Leg, To, Way},
+    way::{self, Leg, To, Trust, Way},
 };
 
 pub(crate) fn forward(frame: &Frame) -> u32 {
@@ -36,27 +35,29 @@ fn translate(frame: &Frame) -> Result<u32, u32> {
     if segment.flags & SYN != 0 {
         return Err(fate::NO_FLOW);
     }
-    match receiver(&segment).ok_or(fate::NO_FLOW)? {
-        Receiver::Door(door) => to_node(frame, &segment, door),
-        Receiver::Snat(snat) => to_client(frame, &segment, snat),
+    match flow::of_node(&segment) {
+        Some((place, found)) => to_client(frame, &segment, place, found),
+        None => to_node(frame, &segment),
     }
 }
 
 #[inline(always)]
-fn to_node(frame: &Frame, segment: &Segment, door: u16) -> Result<u32, u32> {
-    let (place, found) = flow::of_client(segment, door).ok_or(fate::NO_FLOW)?;
+fn to_node(frame: &Frame, segment: &Segment) -> Result<u32, u32> {
+    let (place, found) = flow::of_client(segment).ok_or(fate::NO_FLOW)?;
     let word = flow::state(found);
     // SAFETY: a place of the array; the client's half is written by its packets only.
     let flow = unsafe { &mut *found };
     let now = flow::now();
-    may_go(frame, segment, flow, word, (&flow.client, now))?;
+    let trust = trust(&flow.client, segment, now);
+    may_go(frame, segment, flow, word, &trust)?;
     let snat = SNATS.get(u32::from(flow.node.through)).ok_or(fate::NO_FLOW)?;
-    let (node, port, ifindex) = (flow.node.addr, flow.node.port, flow.node.ifindex);
-    let (from, to) = (Side { addr: &snat.addr, port: flow::own_port(snat, place) }, Side { addr: &node, port });
-    let leg = Leg { place, to: To::Node, source: &from, destination: &to, heard: flow.client.seen == now };
-    let way = way::find(frame, segment, &leg, ifindex)?;
+    let from = Side { addr: flow::halves(&snat.addr), port: flow::own_port(snat, place) };
+    let (to, ifindex) = (flow::side(&flow.node), flow.node.ifindex);
+    let leg = Leg { place, to: To::Node, source: &from, destination: &to, trust: &trust };
+    let way = out::find(frame, segment, &leg, ifindex)?;
     // Once more, now that it is known whose the copies are: see `is_still`.
     if !flow::is_still(found, word) || !flow::sent(&flow.client, segment) {
+        way::forget(place, To::Node);
         return Err(fate::OTHERS);
     }
     flow::note(&mut flow.client, flow::acked(&flow.node), segment, false, now);
@@ -64,28 +65,39 @@ fn to_node(frame: &Frame, segment: &Segment, door: u16) -> Result<u32, u32> {
 }
 
 #[inline(always)]
-fn to_client(frame: &Frame, segment: &Segment, snat: u32) -> Result<u32, u32> {
-    let (place, found) = flow::of_node(segment, snat).ok_or(fate::NO_FLOW)?;
+fn to_client(frame: &Frame, segment: &Segment, place: u32, found: *mut Flow) -> Result<u32, u32> {
     let word = flow::state(found);
     // SAFETY: a place of the array; the node's half is written by its packets only.
     let flow = unsafe { &mut *found };
     let now = flow::now();
-    may_go(frame, segment, flow, word, (&flow.node, now))?;
+    let trust = trust(&flow.node, segment, now);
+    may_go(frame, segment, flow, word, &trust)?;
     let door = DOORS.get(u32::from(flow.client.through)).ok_or(fate::NO_FLOW)?;
-    let (client, port, ifindex) = (flow.client.addr, flow.client.port, flow.client.ifindex);
-    let (from, to) = (Side { addr: &door.addr, port: door.port }, Side { addr: &client, port });
-    let leg = Leg { place, to: To::Client, source: &from, destination: &to, heard: flow.node.seen == now };
-    let way = way::find(frame, segment, &leg, ifindex)?;
+    let from = Side { addr: flow::halves(&door.addr), port: door.port };
+    let (to, ifindex) = (flow::side(&flow.client), flow.client.ifindex);
+    let leg = Leg { place, to: To::Client, source: &from, destination: &to, trust: &trust };
+    let way = out::find(frame, segment, &leg, ifindex)?;
     if !flow::is_still(found, word) || !flow::sent(&flow.node, segment) {
+        way::forget(place, To::Client);
         return Err(fate::OTHERS);
     }
     flow::note(&mut flow.node, flow::acked(&flow.client), segment, false, now);
     send(frame, segment, found, (&from, &to), &way, packet::TO_CLIENT)
 }
 
+/// Only after a silence of its sender is a segment left to tc because of its next hop: of a busy one the next segments would
+/// overtake it. Where a next hop is gone both ends fall silent, for as long as TCP waits before it sends again: 200 ms at
+/// least, and then twice as long. A RST is followed by nothing, and nobody sends it again.
+#[inline(always)]
+fn trust(sender: &End, segment: &Segment, now: u32) -> Trust {
+    let last = segment.flags & RST != 0;
+    let recent = flow::is_recent(sender, now) && flow::is_new(sender, segment) && !last;
+    Trust { heard: sender.seen == now, recent, asks: now.wrapping_sub(sender.seen) <= 1 && !last }
+}
+
 /// What can be said before the way out is known. Whatever needs an answer or a note of its own is tc's.
 #[inline(always)]
-fn may_go(frame: &Frame, segment: &Segment, flow: &Flow, word: u64, (sender, now): (&End, u32)) -> Result<(), u32> {
+fn may_go(frame: &Frame, segment: &Segment, flow: &Flow, word: u64, trust: &Trust) -> Result<(), u32> {
     // Open, or closed a moment ago.
     if flow::state_of(word) <= HALF {
         return Err(fate::NO_FLOW);
@@ -99,9 +111,8 @@ fn may_go(frame: &Frame, segment: &Segment, flow: &Flow, word: u64, (sender, now
     if !hops_left(frame, segment) {
         return Err(fate::LAST_HOP);
     }
-    // What was lost is sent again after such a silence: TCP waits for 200 ms at least, and then twice as long.
-    if now.wrapping_sub(sender.seen) > 1 {
-        return Err(fate::AFTER_SILENCE);
+    if !trust.asks && !trust.recent {
+        return Err(fate::DUE);
     }
     if frame.is_unfinished(segment) {
         return Err(fate::UNFINISHED);
@@ -115,7 +126,7 @@ fn send(
     frame: &Frame,
     segment: &Segment,
     found: *mut Flow,
-    (from, to): (&Side<'_>, &Side<'_>),
+    (from, to): (&Side, &Side),
     way: &Way,
     counter: u32,
 ) -> Result<u32, u32> {

@@ -26,7 +26,7 @@ fn sample() -> Flow {
 
 /// An open flow from 192.0.2.1:40001 to the node 198.51.100.1:6379, both of whose ends spoke at `seen`.
 fn open(seen: u32) -> Flow {
-    let mut open = Flow { state: flow::NEXT | flow::OPEN, generation: 5, ..Flow::zeroed() };
+    let mut open = Flow { state: flow::NEXT | flow::OPEN, generation: 5, dialled: 77, ..Flow::zeroed() };
     for (end, ip, port) in [(&mut open.client, [192, 0, 2, 1], 40001u16), (&mut open.node, [198, 51, 100, 1], 6379)] {
         end.addr = encode(ip.into());
         end.port = port.to_be_bytes();

@@ -77,7 +77,14 @@ fn both_ends_are_reset(ip: IpAddr) {
     flow.client = end(&client, client_next, client_acked);
     flow.node = end(&node, node_next, node_acked);
     let at = |socket: &TcpStream| -> SocketAddr { socket.local_addr().unwrap() };
-    let door = Door { addr: encode(ip), port: at(&door_side).port().to_be_bytes(), route: 0, max_connections: 1 };
+    let door = Door {
+        addr: encode(ip),
+        port: at(&door_side).port().to_be_bytes(),
+        route: 0,
+        max_connections: 1,
+        open: 1,
+        _pad: 0,
+    };
     let snat = Snat { addr: encode(ip), first: 100, first_port: at(&snat_side).port(), ports: 1 };
     // The two connections have numbers of their own, where a flow has one pair.
     let to_client = Rst { seq: client_acked, ..Rst::to_client(&flow, &door) };
@@ -127,7 +134,7 @@ fn ten_thousand_flows_are_reset_at_once() {
         flows.put(place, &flow);
     }
     let local = encode([127, 0, 0, 1].into());
-    let door = Door { addr: local, port: [24, 235], route: 0, max_connections: 1 };
+    let door = Door { addr: local, port: [24, 235], route: 0, max_connections: 1, open: 1, _pad: 0 };
     let snat = Snat { addr: local, first: 0, first_port: 10_000, ports: 20_000 };
     let resetter = Resetter::open().unwrap();
     let flows: Vec<_> = flows.scan(0..20_000).collect();

@@ -11,7 +11,14 @@ use super::{
 };
 
 fn door() -> Door {
-    Door { addr: encode([203, 0, 113, 7].into()), port: 6380u16.to_be_bytes(), route: 0, max_connections: 1 }
+    Door {
+        addr: encode([203, 0, 113, 7].into()),
+        port: 6380u16.to_be_bytes(),
+        route: 0,
+        max_connections: 1,
+        open: 1,
+        _pad: 0,
+    }
 }
 
 fn at(text: &str) -> SocketAddr {

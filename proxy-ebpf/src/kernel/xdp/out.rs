@@ -23,6 +23,7 @@ pub(super) fn find(frame: &Frame, segment: &Segment, leg: &Leg<'_>, ifindex: u32
         NoWay::Elsewhere => fate::NO_DEVICE,
         NoWay::TooBig => fate::TOO_BIG,
         NoWay::Unknown => fate::NO_WAY,
+        NoWay::Doubted => fate::DUE,
     })?;
     maps::DEVICES.redirect(ifindex, u64::from(XDP_PASS)).map_err(|_passes| fate::NO_DEVICE)?;
     Ok(way)

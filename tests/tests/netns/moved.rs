@@ -1,0 +1,110 @@
+//! A neighbour gets another MAC address while the programs remember the old one: that costs a connection one retransmission,
+//! also where the end whose packets go astray only acknowledges.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use switchmaster_tests::Namespace;
+
+use crate::stage::{self, Stage};
+
+/// A retransmission comes after 0.2 s (TCP_RTO_MIN), and the next after twice that. What is remembered is so for 4.3 s.
+const NOTICED: Duration = Duration::from_millis(1500);
+const MOVES: u8 = 4;
+const WITHOUT_END: &[u8] = b"without end";
+
+fn moved(end: &Namespace, number: u8) -> Result<()> {
+    let address = format!("02:00:00:00:77:{number:02x}");
+    end.run("ip", &["link", "set", "dev", "eth0", "address", &address]).map(drop)
+}
+
+/// Gives back what it gets, or sends without end if that is what it gets.
+fn serve(mut stream: TcpStream) -> Result<()> {
+    let mut bytes = [0; 4096];
+    loop {
+        let count = stream.read(&mut bytes)?;
+        let without_end = bytes[..count] == *WITHOUT_END;
+        let answer = if without_end { &bytes[..] } else { &bytes[..count] };
+        loop {
+            // Ends with the client.
+            if count == 0 || stream.write_all(answer).is_err() {
+                return Ok(());
+            }
+            if !without_end {
+                break;
+            }
+        }
+    }
+}
+
+fn ask(mut client: &TcpStream) -> Result<Duration> {
+    let begun = Instant::now();
+    client.write_all(b"ping").context("ping")?;
+    client.read_exact(&mut [0; 4]).context("pong")?;
+    Ok(begun.elapsed())
+}
+
+/// The longest time without a byte, until `stop`.
+fn longest_gap(mut client: &TcpStream, stop: &AtomicBool) -> Result<Duration> {
+    let (mut longest, mut last, mut bytes) = (Duration::ZERO, Instant::now(), vec![0; 1 << 16]);
+    while !stop.load(Ordering::SeqCst) {
+        ensure!(client.read(&mut bytes).context("the stream")? != 0, "the stream has ended");
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+    }
+    Ok(longest)
+}
+
+fn costs_one_retransmission(datapath: &str) {
+    stage::check(Stage::new(datapath, serve), |stage| {
+        let ends = [stage.world.client()?, stage.world.db()?];
+        for link in ["link1", "link2"] {
+            // Past a veth's queue nobody looks at MAC addresses.
+            stage.world.proxy()?.run("tc", &["qdisc", "replace", "dev", link, "root", "pfifo"])?;
+        }
+        stage.wait_translated(0)?;
+        let (asking, mut listening) = (stage.connect()?, stage.connect()?);
+        for number in 0..MOVES {
+            for end in ends {
+                for _ in 0..20 {
+                    ask(&asking)?;
+                }
+                moved(end, number)?;
+                let took = ask(&asking)?;
+                ensure!(took < NOTICED, "{took:?} for an answer after move {number}");
+            }
+        }
+        listening.write_all(WITHOUT_END).context("what to do")?;
+        let stop = AtomicBool::new(false);
+        let longest = thread::scope(|scope| {
+            let longest = scope.spawn(|| longest_gap(&listening, &stop));
+            let moves = (MOVES..2 * MOVES).try_for_each(|number| {
+                // The stream runs, and a next hop of its acknowledgements is remembered.
+                thread::park_timeout(Duration::from_millis(700));
+                moved(ends[1], number)
+            });
+            thread::park_timeout(NOTICED);
+            stop.store(true, Ordering::SeqCst);
+            let longest = longest.join().expect("joined");
+            moves.and(longest)
+        })?;
+        ensure!(longest < NOTICED, "nothing came for {longest:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn costs_one_retransmission_by_tc() {
+    costs_one_retransmission("tc");
+}
+
+#[test]
+fn costs_one_retransmission_by_xdp() {
+    costs_one_retransmission("xdp");
+}
