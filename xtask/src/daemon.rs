@@ -1,7 +1,7 @@
 //! The daemon as it is released: building it, where it lies then, and what it is told to do.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -20,14 +20,28 @@ pub(crate) fn chosen() -> Result<PathBuf> {
 
 /// The daemon in front of a cluster with one route, `writes`, with pins of its own.
 pub(crate) fn in_front(cluster: &Cluster, program: &Path, datapath: &str, listen: SocketAddr) -> Config {
+    seen_as(&[], cluster, program, datapath, listen)
+}
+
+/// With own addresses to list, as those that nodes see.
+pub(crate) fn seen_as(
+    snat: &[IpAddr],
+    cluster: &Cluster,
+    program: &Path,
+    datapath: &str,
+    listen: SocketAddr,
+) -> Config {
     let name = format!("switchmaster-{datapath}");
-    let group = &cluster.spec.name;
+    let mut route = Route::new("writes", &cluster.spec.name, "master", datapath, &[listen]);
+    if !snat.is_empty() {
+        route = route.set("snat", format_args!("{:?}", snat.iter().map(IpAddr::to_string).collect::<Vec<_>>()));
+    }
     Config::named(&name, 9180 + listen.port() % 1000)
         .program(program.to_owned())
         .argument("--pin-dir")
         .argument(format!("/sys/fs/bpf/{name}"))
         .group(Group::of(cluster).set("check", r#"{ interval = "200ms" }"#))
-        .route(Route::new("writes", group, "master", datapath, &[listen]))
+        .route(route)
 }
 
 pub(crate) fn build() -> Result<PathBuf> {

@@ -1,9 +1,11 @@
 //! What the packet programs are measured beside (`cargo xtask bench prog`): one that does nothing, and one that
 //! only finds the headers and lets the packet go. And how: a test-run does not put the packet back that a
-//! program has changed, so `again` restores its headers, makes it the next segment of its connection, and calls the program that is measured. Those at XDP
-//! take frames in several pieces, as that one does: else the kernel lets none call the other.
+//! program has changed, so `again` restores its headers, makes it the next segment of its connection, or of another one, and
+//! calls the program that is measured. Those at XDP take frames in several pieces, as that one does: else the kernel lets none
+//! call the other.
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(clippy::needless_pass_by_value, reason = "the signatures that the macros want")]
 
 use aya_ebpf::{
@@ -19,16 +21,31 @@ const WORDS: usize = HEADERS / 2;
 const ETHER_TYPE: usize = 12;
 const VERSION: usize = 14;
 const PROTOCOL: usize = 23;
-const SEQUENCE: usize = 14 + 20 + 4;
+const CLIENT: usize = 14 + 12;
+const PORT: usize = 14 + 20;
+const SEQUENCE: usize = PORT + 4;
 
-/// The headers as they were. The next segment goes on where this one ends.
+/// The headers as they were, and whose packets they begin.
 #[repr(C)]
 struct Headers {
     words: [u16; WORDS],
-    _pad: u16,
+    /// Of the first of the connections.
+    port: u16,
+    client: u32,
+    /// Of each of them.
     sequence: u32,
     payload: u32,
+    /// There are so many of them, as a power of two, and their packets come in an order that no cache foresees.
+    flows: u32,
+    /// How many packets there were so far.
+    packets: u64,
+    written: u64,
 }
+
+/// Odd: its multiples are a permutation of the numbers below any power of two.
+const STRIDE: u32 = 0x9e37_79b1;
+/// Connections from one address, as a power of two.
+const PORTS: u32 = 14;
 
 #[btf_map(name = "headers")]
 static SAVED: Array<Headers, 1> = Array::new();
@@ -96,13 +113,43 @@ fn restore(data: usize, end: usize) -> Option<()> {
         // SAFETY: within the headers, which are there; packets begin at an even address.
         unsafe { *((data + 2 * index) as *mut u16) = *word };
     }
-    let [a, b, c, d] = saved.sequence.to_be_bytes();
-    for (index, word) in [[a, b], [c, d]].into_iter().enumerate() {
-        // SAFETY: as above.
-        unsafe { *((data + SEQUENCE + 2 * index) as *mut u16) = u16::from_ne_bytes(word) };
-    }
-    saved.sequence = saved.sequence.wrapping_add(saved.payload);
+    let bits = saved.flows & 31;
+    let which = (saved.packets as u32).wrapping_mul(STRIDE) & ((1 << bits) - 1);
+    let before = (saved.packets >> bits) as u32;
+    put(data + CLIENT, saved.client.wrapping_add(which >> PORTS));
+    put(data + SEQUENCE, saved.sequence.wrapping_add(before.wrapping_mul(saved.payload)));
+    let port = saved.port.wrapping_add(which as u16 & ((1 << PORTS) - 1));
+    // SAFETY: as above.
+    unsafe { *((data + PORT) as *mut u16) = port.to_be() };
+    saved.packets += 1;
+    settle(&raw mut saved.written);
     Some(())
+}
+
+/// Writes a number into the headers, which are there.
+#[inline(always)]
+fn put(at: usize, number: u32) {
+    let [a, b, c, d] = number.to_be_bytes();
+    for (index, word) in [[a, b], [c, d]].into_iter().enumerate() {
+        // SAFETY: as its caller says.
+        unsafe { *((at + 2 * index) as *mut u16) = u16::from_ne_bytes(word) };
+    }
+}
+
+/// Waits until all that was written lies in the cache, as what a NIC has written does: a processor that reads as a word what
+/// it has just written in parts waits too, and that would count as the measured program's own time.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+fn settle(word: *mut u64) {
+    // SAFETY: the instruction reads and writes the one word.
+    unsafe { core::arch::asm!("lock *(u64 *)({word} + 0) += {one}", word = in(reg) word, one = in(reg) 1_u64) };
+}
+
+/// On the host the crate is only linted.
+#[cfg(not(target_arch = "bpf"))]
+fn settle(word: *mut u64) {
+    // SAFETY: nobody calls it.
+    unsafe { *word += 1 };
 }
 
 proxy_ebpf::complete_object!();

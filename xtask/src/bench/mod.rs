@@ -96,6 +96,8 @@ struct Run {
     congestion_control: Option<String>,
     whole_packets: bool,
     queued: bool,
+    /// The daemon lists so many addresses more than the host has, as those that nodes see: there is room for the flows of all.
+    spare_addresses: u8,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -121,6 +123,7 @@ fn measure_all(arguments: &Arguments, program: PathBuf) -> Result<Report> {
         congestion_control: arguments.congestion_control.clone(),
         whole_packets: arguments.whole_packets,
         queued: arguments.queued,
+        spare_addresses: 0,
     };
     let (peers, absent) = present(&run, &chosen(&arguments.peers))?;
     let mut report = Report {

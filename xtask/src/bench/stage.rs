@@ -100,7 +100,13 @@ impl Stage {
 fn ours(run: &Run, world: &World, cluster: &Cluster, peer: Peer) -> Result<Daemon> {
     let datapath = peer.datapath().context("not a datapath")?;
     let listen = world.proxy()?.address(PORT);
-    let config = daemon::in_front(cluster, &run.program, datapath, listen);
+    let mut snat = Vec::new();
+    if run.spare_addresses != 0 {
+        let spare = (1..=run.spare_addresses).map(|last| IpAddr::from([192, 0, 2, last]));
+        snat.push(facing(world, cluster.nodes[0].address.ip())?);
+        snat.extend(spare);
+    }
+    let config = daemon::seen_as(&snat, cluster, &run.program, datapath, listen);
     let daemon = Daemon::start(world, &config)?;
     daemon.wait_master(&cluster.spec.name, cluster.nodes[0].address, FOUND)?;
     let serves = daemon.status()?.route("writes")?.datapath.clone();

@@ -3,15 +3,17 @@
 
 use std::{
     collections::BTreeSet,
-    net::{SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
-    maps::{Array, HashMap, Map, MapData, MapInfo},
+    maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray},
     programs::{ProgramFd, ProgramInfo, loaded_programs},
 };
-use proxy_ebpf::nat::{Flow as Record, FlowKey, names};
+use nix::time::{ClockId, clock_gettime};
+use proxy_ebpf::nat::{self, Flow as Record, FlowKey, Snat, TICK_SHIFT, names};
 use switchmaster_tests::{Client, netns::Namespace};
 
 use super::{
@@ -24,8 +26,8 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Flow {
     pub(super) program: ProgramFd,
-    /// The maps `flows` and `flow_of` of that program.
-    maps: [u32; 2],
+    /// The maps `flows`, `flow_of`, `snats` and `packets` of that program.
+    maps: [u32; 4],
     client: Link,
     proxy: Link,
     connection: Option<Client>,
@@ -47,7 +49,7 @@ impl Flow {
             let is_it = |id: &u32| MapInfo::from_id(*id).is_ok_and(|map| map.name_as_str() == Some(name));
             ids.iter().copied().find(is_it).with_context(|| format!("the program has no map {name}"))
         };
-        let maps = [map(names::FLOWS)?, map(names::FLOW_OF)?];
+        let maps = [map(names::FLOWS)?, map(names::FLOW_OF)?, map(names::SNATS)?, map(names::PACKETS)?];
         Ok(Self { program: info.fd()?, maps, client, proxy, connection: None, stage })
     }
 
@@ -57,22 +59,119 @@ impl Flow {
         connection.ping()?;
         let (from, to) = (v4(connection.tcp()?.local_addr().context("address")?)?, v4(self.stage.address)?);
         self.connection = Some(connection);
-        let packet = segment(&Ends { from_mac: self.client.mac, to_mac: self.proxy.mac, from, to });
-        Ok(Given { packet, sequence: self.next(from)?, ifindex: Some(self.proxy.index) })
+        let sequence = self.maps()?.of(from, to)?.1.client.next;
+        Ok(self.given(from, to, sequence, 0))
     }
 
-    /// What the flow's record expects of its client.
-    fn next(&self, client: SocketAddrV4) -> Result<u32> {
-        let [flows, keys] = self.maps.map(MapData::from_id);
-        let (flows, keys) = (Array::<_, Record>::try_from(Map::Array(flows?))?, Map::HashMap(keys?));
-        let keys = HashMap::<_, FlowKey, u32>::try_from(keys)?;
-        let is_its = |key: &FlowKey| {
-            key.port == client.port().to_be_bytes() && key.client == client.ip().to_ipv6_mapped().octets()
-        };
-        let found = keys.iter().flatten().find(|(key, _)| is_its(key));
-        let (_, place) = found.with_context(|| format!("{client} has no flow"))?;
-        Ok(flows.get(&place, 0)?.client.next)
+    /// A segment like the first of so many connections' (a power of two), each as its record has it.
+    fn given(&self, from: SocketAddrV4, to: SocketAddrV4, sequence: u32, flows: u32) -> Given {
+        let packet = segment(&Ends { from_mac: self.client.mac, to_mac: self.proxy.mac, from, to });
+        Given { packet, sequence, ifindex: Some(self.proxy.index), flows }
     }
+
+    /// Makes so many connections, as a power of two, each a copy of one that really goes through: there are not ports enough
+    /// here to dial as many.
+    pub(super) fn spread(&mut self, flows: u32) -> Result<Spread> {
+        self.connect()?;
+        let client = self.connection.as_ref().context("a connection")?.tcp()?.local_addr().context("address")?;
+        let mut maps = self.maps()?;
+        let (_, record) = maps.of(v4(client)?, v4(self.stage.address)?)?;
+        let first: Snat = maps.snats.get(&0, 0)?;
+        let places = MapInfo::from_id(self.maps[0])?.max_entries();
+        for number in 1..places.div_ceil(u32::from(first.ports)) {
+            let next = Snat { first: number * u32::from(first.ports), ..first };
+            maps.snats.set(number, next, 0)?;
+        }
+        let spread = Spread { places, record, ports: u32::from(first.ports) };
+        for which in 0..1 << flows {
+            let (place, record) = spread.one(which, 0);
+            let key = FlowKey { client: record.client.addr, port: record.client.port, dialled: record.dialled };
+            maps.keys.insert(key, place, 0)?;
+        }
+        Ok(spread)
+    }
+
+    /// Has just heard of the first of these connections, as a power of two: a segment of theirs.
+    pub(super) fn hear_of(&self, spread: &Spread, flows: u32) -> Result<Given> {
+        let mut maps = self.maps()?;
+        let now = tick()?;
+        for which in 0..1 << flows {
+            let (place, record) = spread.one(which, now);
+            maps.flows.set(place, record, 0)?;
+        }
+        Ok(self.given(Spread::client(0), v4(self.stage.address)?, spread.record.client.next, flows))
+    }
+
+    /// How many packets have gone to the node so far.
+    pub(super) fn sent(&self) -> Result<u64> {
+        let sent = self.maps()?.packets.get(&nat::packet::TO_NODE, 0)?;
+        Ok(sent.iter().sum())
+    }
+
+    fn maps(&self) -> Result<Maps> {
+        let [flows, keys, snats, packets] = self.maps.map(MapData::from_id);
+        Ok(Maps {
+            flows: Array::try_from(Map::Array(flows?))?,
+            keys: HashMap::try_from(Map::HashMap(keys?))?,
+            snats: Array::try_from(Map::Array(snats?))?,
+            packets: PerCpuArray::try_from(Map::PerCpuArray(packets?))?,
+        })
+    }
+}
+
+/// The daemon's maps.
+struct Maps {
+    flows: Array<MapData, Record>,
+    keys: HashMap<MapData, FlowKey, u32>,
+    snats: Array<MapData, Snat>,
+    packets: PerCpuArray<MapData, u64>,
+}
+
+impl Maps {
+    /// The place of a client's flow, and its record.
+    fn of(&self, client: SocketAddrV4, dialled: SocketAddrV4) -> Result<(u32, Record)> {
+        let octets = |at: SocketAddrV4| at.ip().to_ipv6_mapped().octets();
+        let fold = nat::fold(nat::halves(octets(dialled)), dialled.port().to_be_bytes());
+        let key = FlowKey { client: octets(client), port: client.port().to_be_bytes(), dialled: fold };
+        let place = self.keys.get(&key, 0).with_context(|| format!("{client} has no flow"))?;
+        Ok((place, self.flows.get(&place, 0)?))
+    }
+}
+
+/// Connections that are there by their records alone.
+#[derive(Debug)]
+pub(super) struct Spread {
+    /// How many there are in all. The first are for real ones.
+    places: u32,
+    /// Of the one that they are copies of.
+    record: Record,
+    /// Places of each own address.
+    ports: u32,
+}
+
+impl Spread {
+    /// The client of one of them: as the program `again` counts them.
+    fn client(which: u32) -> SocketAddrV4 {
+        let address = u32::from(Ipv4Addr::new(10, 77, 0, 0)) + (which >> 14);
+        SocketAddrV4::new(address.into(), 20_000 + (which & 0x3fff) as u16)
+    }
+
+    fn one(&self, which: u32, seen: u32) -> (u32, Record) {
+        let (client, place) = (Self::client(which), self.places - 1 - which);
+        let mut record = self.record;
+        record.client.addr = client.ip().to_ipv6_mapped().octets();
+        record.client.port = client.port().to_be_bytes();
+        record.client.seen = seen;
+        record.node.seen = seen;
+        record.node.through = (place / self.ports) as u16;
+        (place, record)
+    }
+}
+
+/// The programs' clock.
+pub(super) fn tick() -> Result<u32> {
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).context("the clock")?);
+    Ok((now.as_nanos() >> TICK_SHIFT) as u32)
 }
 
 /// Numbers of the loaded programs of this name.

@@ -11,7 +11,7 @@ use aya::{
     programs::{ProgramFd, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 
-use super::packet::{HEADERS, PAYLOAD};
+use super::packet::{CLIENT, HEADERS, PAYLOAD, PORT};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hook {
@@ -64,6 +64,25 @@ pub(super) struct Given {
     /// Of its TCP header.
     pub(super) sequence: u32,
     pub(super) ifindex: Option<u32>,
+    /// So many connections, as a power of two, have packets like this one, the first of them this very one.
+    pub(super) flows: u32,
+}
+
+/// What the program `again` keeps of a packet: `Headers`, there.
+const SAVED: usize = 88;
+
+impl Given {
+    fn saved(&self) -> Result<[u8; SAVED]> {
+        let headers = self.packet.get(..HEADERS).context("a packet without headers")?;
+        let [a, b, c, d] = [CLIENT, CLIENT + 1, CLIENT + 2, CLIENT + 3].map(|at| headers[at]);
+        let port = u16::from_be_bytes([headers[PORT], headers[PORT + 1]]);
+        let numbers = [u32::from_be_bytes([a, b, c, d]), self.sequence, PAYLOAD as u32, self.flows];
+        let numbers = numbers.map(u32::to_ne_bytes).concat();
+        let text = [headers, &port.to_ne_bytes(), &numbers].concat();
+        let mut saved = [0; SAVED];
+        saved[..text.len()].copy_from_slice(&text);
+        Ok(saved)
+    }
 }
 
 /// What is run.
@@ -82,7 +101,7 @@ pub(super) enum Program<'a> {
 
 pub(super) struct Harness {
     object: Ebpf,
-    saved: Array<MapData, [u8; 64]>,
+    saved: Array<MapData, [u8; SAVED]>,
     tc: ProgramArray<MapData>,
     xdp: ProgramArray<MapData>,
 }
@@ -120,11 +139,7 @@ impl Harness {
         if let Some(fd) = fd {
             let measured = if hook == Hook::Tc { &mut self.tc } else { &mut self.xdp };
             measured.set(0, &fd, 0).context("the kernel does not let this program be called by another")?;
-            let mut headers = [0; 64];
-            headers[..HEADERS].copy_from_slice(given.packet.get(..HEADERS).context("a packet without headers")?);
-            headers[56..60].copy_from_slice(&given.sequence.to_ne_bytes());
-            headers[60..].copy_from_slice(&(PAYLOAD as u32).to_ne_bytes());
-            self.saved.set(0, headers, 0).context("the packet's headers")?;
+            self.saved.set(0, given.saved()?, 0).context("the packet's headers")?;
         }
         let context = given.ifindex.map(|ifindex| hook.context(ifindex, given.packet.len() as u32));
         let mut options = TestRunOptions::new();

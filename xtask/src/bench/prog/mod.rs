@@ -6,17 +6,18 @@ mod flow;
 mod harness;
 mod packet;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use proxy_ebpf::nat::{MOST_SNATS, TICK_SHIFT};
 use serde_json::{Value, json};
-use switchmaster_tests::daemon::Refusal;
+use switchmaster_tests::{daemon::Refusal, wait};
 
 use self::{
-    flow::Flow,
+    flow::{Flow, Spread, tick},
     harness::{Given, Harness, Hook, Program},
-    packet::{Ends, segment},
+    packet::{Ends, PAYLOAD, segment},
 };
 use super::{Run, peer::Peer};
 use crate::{
@@ -50,6 +51,13 @@ pub(crate) struct Arguments {
 /// The datapaths that are packet programs, and what the daemon calls these.
 const SUBJECTS: [(Peer, Hook, &str); 2] = [(Peer::Tc, Hook::Tc, "nat_tc"), (Peer::Xdp, Hook::Xdp, "nat_xdp")];
 
+/// A thousand connections, and a million, as powers of two.
+const FEW: u32 = 10;
+const MANY: u32 = 20;
+
+/// For so long a next hop is remembered.
+const STRETCH: Duration = Duration::from_nanos(32 << TICK_SHIFT);
+
 /// Packets of a flow at a time: some 50 ms of them.
 const BOUT: u32 = 100_000;
 
@@ -62,6 +70,9 @@ struct Measured {
     /// What the harness adds.
     added: Vec<f64>,
     ours: Vec<f64>,
+    /// The same over packets of a thousand connections, and of a million.
+    few: Vec<f64>,
+    many: Vec<f64>,
     /// Why there is none of ours.
     absent: Option<String>,
 }
@@ -71,7 +82,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure_ready(arguments.yes)?;
     let program = daemon::chosen()?;
     let setting = Setting::look(&program, None)?;
-    let run = Run { program, congestion_control: None, whole_packets: false, queued: false };
+    let run = Run {
+        program,
+        congestion_control: None,
+        whole_packets: false,
+        queued: false,
+        spare_addresses: MOST_SNATS as u8 - 1,
+    };
     let measured = measure_all(&run, arguments);
     unless_interrupted()?;
     let measured = measured?;
@@ -115,7 +132,8 @@ fn measure(
     arguments: &Arguments,
 ) -> Result<Measured> {
     let mut measured = Measured::default();
-    let anybody = Given { packet: segment(&anybodys()?), sequence: 0, ifindex: None };
+    let anybody = Given { packet: segment(&anybodys()?), sequence: 0, ifindex: None, flows: 0 };
+    let spread = flow.as_mut().ok().map(|flow| flow.spread(MANY)).transpose()?;
     for _ in 0..arguments.rounds {
         let mut one = |program| harness.run(hook, program, &anybody, arguments.packets);
         let (empty, bare) = (one(Program::Empty)?, one(Program::Bare)?);
@@ -125,6 +143,13 @@ fn measure(
         measured.check.push(one(Program::BareAgain)? - added);
         if let Ok(flow) = &mut flow {
             measured.ours.push(through(harness, hook, flow, arguments.packets)? - added);
+        }
+        for (flows, times) in [(FEW, &mut measured.few), (MANY, &mut measured.many)] {
+            let several = Given { flows, ..anybody.clone() };
+            let added = harness.run(hook, Program::EmptyAgain, &several, arguments.packets)? - empty;
+            if let (Ok(flow), Some(spread)) = (&flow, &spread) {
+                times.push(over(harness, hook, flow, (spread, flows), arguments.packets)? - added);
+            }
         }
     }
     measured.absent = flow.err();
@@ -145,6 +170,30 @@ fn through(harness: &mut Harness, hook: Hook, flow: &mut Flow, packets: u32) -> 
     Ok(total / f64::from(packets))
 }
 
+/// Over packets of so many connections, as a power of two, each of which was heard a moment ago and has had a packet since.
+fn over(harness: &mut Harness, hook: Hook, flow: &Flow, (spread, flows): (&Spread, u32), packets: u32) -> Result<f64> {
+    // From the beginning of a stretch of time in which the programs remember next hops; it lasts for 4.3 s.
+    wait::until(STRETCH * 2, "the programs' clock", || {
+        ensure!(tick()? & 31 <= 1, "in the middle of a stretch");
+        Ok(())
+    })?;
+    let stretch = tick()? >> 5;
+    let first = flow.hear_of(spread, flows)?;
+    let proxy = flow.stage.proxy()?;
+    let again = Program::Again(&flow.program);
+    proxy.enter(|| harness.run(hook, again, &first, 1 << flows))?.context("at first")?;
+    let next = Given { sequence: first.sequence + PAYLOAD as u32, ..first };
+    // No more than can be had in the time.
+    let packets = packets.clamp(1 << flows, 1 << (MANY + 1));
+    let before = flow.sent()?;
+    let mean = proxy.enter(|| harness.run(hook, again, &next, packets))?.context("of many connections")?;
+    let sent = flow.sent()? - before;
+    // One checksum in 65,536 looks unfinished.
+    ensure!(sent + u64::from(packets / 1000) >= u64::from(packets), "{sent} of {packets} packets were sent on");
+    ensure!(tick()? >> 5 == stretch, "it took longer than the programs remember next hops");
+    Ok(mean)
+}
+
 /// The bare programs look no further than to the kind of a packet.
 fn anybodys() -> Result<Ends> {
     let address = |text: &str| text.parse().context("an address");
@@ -160,6 +209,8 @@ impl Measured {
             "bare_by_the_harness_ns": self.check,
             "harness_adds_ns": self.added,
             "established_flow_ns": self.ours,
+            "a_thousand_flows_ns": self.few,
+            "a_million_flows_ns": self.many,
             "absent": self.absent,
         })
     }
@@ -179,7 +230,11 @@ fn table(measured: &[Measured]) -> String {
         row(format!("{word}: the same by way of the harness, less what that adds"), &one.check);
         match &one.absent {
             Some(why) => row(format!("{word}: {name}: {why}"), &[]),
-            None => row(format!("{word}: {name}, an established connection"), &one.ours),
+            None => {
+                row(format!("{word}: {name}, an established connection"), &one.ours);
+                row(format!("{word}: {name}, packets spread over {} of them", 1 << FEW), &one.few);
+                row(format!("{word}: {name}, packets spread over {} of them", 1 << MANY), &one.many);
+            }
         }
     }
     table.text()

@@ -8,6 +8,9 @@ pub(super) type Mac = [u8; 6];
 /// What the harness restores before each run.
 pub(super) const HEADERS: usize = 14 + 20 + 20;
 pub(super) const PAYLOAD: usize = 64;
+/// Where the client's address is, and its port.
+pub(super) const CLIENT: usize = 14 + 12;
+pub(super) const PORT: usize = 14 + 20;
 const ACK_AND_PUSH: u8 = 0x18;
 
 #[derive(Debug, Clone, Copy)]
