@@ -128,8 +128,9 @@ fn from_client(packet: &impl Packet, segment: &Segment) -> Result<Onward, Not> {
 }
 
 /// What is sent for the first time goes to the next hop that is known. What is sent again takes the kernel's own way: no answer
-/// may mean that the next hop is another by now, and only there the kernel asks for it. So do SYNs, RSTs, which nobody sends again, the next packet of its flow each
-/// way, and one now and then, which keeps the kernel's neighbours proven; not past a veth, where they would be overtaken.
+/// may mean that the next hop is another by now, and only there the kernel asks for it. So do SYNs, and RSTs, which nobody
+/// sends again. And so do, not past a veth, where they would be overtaken, the next packet of its flow each way, and one now
+/// and then, which keeps the kernel's neighbours proven.
 #[inline(always)]
 fn onward(
     packet: &impl Packet,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use switchmaster_tests::Namespace;
+use switchmaster_tests::{Namespace, wait};
 
 use crate::stage::{self, Stage};
 
@@ -26,19 +26,13 @@ fn moved(end: &Namespace, number: u8) -> Result<()> {
 
 /// Gives back what it gets, or sends without end if that is what it gets.
 fn serve(mut stream: TcpStream) -> Result<()> {
-    let mut bytes = [0; 4096];
+    let (mut bytes, mut without_end) = ([0; 4096], false);
     loop {
-        let count = stream.read(&mut bytes)?;
-        let without_end = bytes[..count] == *WITHOUT_END;
-        let answer = if without_end { &bytes[..] } else { &bytes[..count] };
-        loop {
-            // Ends with the client.
-            if count == 0 || stream.write_all(answer).is_err() {
-                return Ok(());
-            }
-            if !without_end {
-                break;
-            }
+        let count = if without_end { bytes.len() } else { stream.read(&mut bytes)? };
+        without_end |= bytes[..count] == *WITHOUT_END;
+        // Ends with the client.
+        if count == 0 || stream.write_all(&bytes[..count]).is_err() {
+            return Ok(());
         }
     }
 }
@@ -86,10 +80,10 @@ fn costs_one_retransmission(datapath: &str) {
             let longest = scope.spawn(|| longest_gap(&listening, &stop));
             let moves = (MOVES..2 * MOVES).try_for_each(|number| {
                 // The stream runs, and a next hop of its acknowledgements is remembered.
-                thread::park_timeout(Duration::from_millis(700));
+                wait::pause(Duration::from_millis(700));
                 moved(ends[1], number)
             });
-            thread::park_timeout(NOTICED);
+            wait::pause(NOTICED);
             stop.store(true, Ordering::SeqCst);
             let longest = longest.join().expect("joined");
             moves.and(longest)
