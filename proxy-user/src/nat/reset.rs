@@ -72,7 +72,7 @@ impl Resetter {
     /// receiver: where there are many, the clients and the nodes are told at the same time.
     pub fn end<'a>(&self, flows: &[(u32, Flow)], door: impl Fn(u16) -> Option<&'a Door>, snats: &[Snat]) -> Outcome {
         let clients = || {
-            let rst = |flow: &Flow| Some(Rst::to_client(flow, door(flow.client.through)?));
+            let rst = |flow: &Flow| Rst::to_client(flow, door(flow.client.through)?);
             self.send(flows.iter().filter_map(|(_, flow)| rst(flow)))
         };
         let nodes = || {

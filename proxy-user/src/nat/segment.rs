@@ -40,9 +40,11 @@ pub struct Rst {
 }
 
 impl Rst {
-    /// The client sees it come from the door that it dialled.
-    pub fn to_client(flow: &Flow, door: &Door) -> Self {
-        Self::new(socket_address(door.addr, door.port), &flow.client, &flow.node)
+    /// The client sees it come from the door that it dialled. `None`: its node has not answered, and the client would take
+    /// this for a refusal. Told nothing it sends its SYN again, and is at whoever is the target then.
+    pub fn to_client(flow: &Flow, door: &Door) -> Option<Self> {
+        let answered = flow.node.flags != 0;
+        answered.then(|| Self::new(socket_address(door.addr, door.port), &flow.client, &flow.node))
     }
 
     /// The node sees it come from our own address and port. `None`: the place is none of this address.

@@ -9,8 +9,20 @@ use super::Namespace;
 
 const TABLE: &str = "cut";
 
+/// What of another namespace is not heard any more.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Deafness {
+    Everything,
+    /// The first SYN of each connection; those that are there go on.
+    NewConnections,
+}
+
 /// `at` no longer hears `from`.
-pub(super) fn cut(at: &Namespace, from: &Namespace) -> Result<()> {
+pub(super) fn cut(at: &Namespace, from: &Namespace, to: Deafness) -> Result<()> {
+    let what = match to {
+        Deafness::Everything => "",
+        Deafness::NewConnections => "tcp flags & (syn | ack) == syn ",
+    };
     let set = |v6: bool| {
         let list: Vec<String> =
             from.addresses().iter().filter(|ip| ip.is_ipv6() == v6).map(IpAddr::to_string).collect();
@@ -21,7 +33,7 @@ pub(super) fn cut(at: &Namespace, from: &Namespace) -> Result<()> {
     let rules = format!(
         "table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n chain input {{\n  \
          type filter hook input priority 0; policy accept;\n  \
-         ip saddr {{ {} }} drop\n  ip6 saddr {{ {} }} drop\n }}\n}}\n",
+         ip saddr {{ {} }} {what}drop\n  ip6 saddr {{ {} }} {what}drop\n }}\n}}\n",
         set(false),
         set(true)
     );

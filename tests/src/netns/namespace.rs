@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
-use super::cut;
+use super::cut::{self, Deafness};
 
 /// Cheap to clone; it does not keep the namespace alive beyond its world.
 #[derive(Debug, Clone)]
@@ -116,7 +116,12 @@ impl Namespace {
 
     /// From now on this namespace hears nothing from `from`, which still hears it.
     pub fn ignore(&self, from: &Self) -> Result<()> {
-        cut::cut(self, from)
+        cut::cut(self, from, Deafness::Everything)
+    }
+
+    /// From now on it hears of no new TCP connection from `from`; those that are there go on.
+    pub fn ignore_new(&self, from: &Self) -> Result<()> {
+        cut::cut(self, from, Deafness::NewConnections)
     }
 
     /// Hears `from` again.
@@ -127,8 +132,8 @@ impl Namespace {
     /// From now on nothing passes between this namespace and `peer`, in silence, as when a cable is
     /// cut further away: both ends keep their sockets and hear nothing. `proxy` still reaches both.
     pub fn cut(&self, peer: &Self) -> Result<()> {
-        cut::cut(self, peer)?;
-        cut::cut(peer, self)
+        cut::cut(self, peer, Deafness::Everything)?;
+        cut::cut(peer, self, Deafness::Everything)
     }
 
     /// Undoes every `cut` between the two.

@@ -87,7 +87,7 @@ fn both_ends_are_reset(ip: IpAddr) {
     };
     let snat = Snat { addr: encode(ip), first: 100, first_port: at(&snat_side).port(), ports: 1 };
     // The two connections have numbers of their own, where a flow has one pair.
-    let to_client = Rst { seq: client_acked, ..Rst::to_client(&flow, &door) };
+    let to_client = Rst { seq: client_acked, ..Rst::to_client(&flow, &door).unwrap() };
     let to_node = Rst { seq: node_acked, ..Rst::to_node(&flow, &snat, 100).unwrap() };
     let resetter = Resetter::open().unwrap();
     let outcome = resetter.send([Rst { seq: client_acked.wrapping_sub(9), ..to_client }]);
