@@ -24,7 +24,7 @@ const LATE: Duration = Duration::from_millis(5);
 pub(super) struct Round {
     pub(super) figures: Figures,
     pub(super) timeline: Vec<Mark>,
-    pub(super) writes: Vec<Bucket>,
+    pub(super) buckets: Vec<Bucket>,
 }
 
 /// `addresses` are the nodes'; `counted` is what the proxy counted since the blow.
@@ -45,7 +45,7 @@ pub(super) fn settle(evidence: &Evidence, addresses: &[SocketAddr], signs: &Sign
     let longest = stalls.iter().map(|stall| ms(stall.to - stall.from)).max_by(f64::total_cmp);
     figures.set(Figure::Stall, longest.unwrap_or(0.0));
     let timeline = timeline(evidence, &moments, severed, (signs, &stalls));
-    Round { figures, timeline, writes: buckets(evidence) }
+    Round { figures, timeline, buckets: buckets(evidence) }
 }
 
 /// The moments that most figures are taken from.

@@ -1,5 +1,5 @@
 //! The drills in which nobody may be let through: at the proxy's first instant, and while there are two
-//! masters and no majority. No switch, so no writer: only connections, and what they get.
+//! masters and no majority. No switch, so no writer: only connections, and what they get. The picture's bars are connections.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -24,10 +24,10 @@ use super::{
     name::{Drill, Side},
     script::pass,
     stage::Stage,
-    timeline::Mark,
+    timeline::{Bucket, Mark, bucket},
 };
 
-const CONNECTIONS: usize = 400;
+pub(super) const CONNECTIONS: usize = 400;
 const THREADS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(12);
 const ROUND: Duration = Duration::from_secs(30);
@@ -44,10 +44,10 @@ pub(super) fn play(run: &Run, drill: Drill, side: Side) -> Result<Round> {
     }
 }
 
-fn round(drill: Drill, figures: Figures, marks: Vec<Mark>) -> Round {
+fn round(drill: Drill, figures: Figures, marks: Vec<Mark>, buckets: Vec<Bucket>) -> Round {
     let mut timeline = vec![Mark { ms: 0.0, what: drill.blow().to_owned() }];
     timeline.extend(marks);
-    Round { figures, timeline, writes: Vec::new() }
+    Round { figures, timeline, buckets }
 }
 
 /// Clients dial before anybody listens, and go on until each has been let in.
@@ -77,14 +77,18 @@ fn start(run: &Run, side: Side) -> Result<Round> {
     let master = stage.cluster.nodes[0].address.port();
     let (mut figures, mut first) = (Figures::default(), None);
     let (mut answered, mut wrong, mut refused, mut cut) = (0, 0, 0, 0);
+    let mut buckets = Vec::new();
     for dial in &dials {
+        let bucket = bucket(&mut buckets, 0.0, dial.ended.saturating_duration_since(began));
         match dial.outcome {
             Outcome::Answered { master: true, port } if port == master => {
                 answered += 1;
+                bucket.after += 1;
                 first = first.into_iter().chain([dial.ended]).min();
             }
             Outcome::Answered { .. } => {
                 answered += 1;
+                bucket.lost += 1;
                 wrong += 1;
             }
             Outcome::Refused(_) => refused += 1,
@@ -99,7 +103,7 @@ fn start(run: &Run, side: Side) -> Result<Round> {
     let first = first.map(|at| ms(at.saturating_duration_since(began)));
     figures.note(Figure::FirstRight, first);
     let marks = first.map(|ms| Mark { ms, what: "first right answer".to_owned() });
-    Ok(round(Drill::Start, figures, marks.into_iter().collect()))
+    Ok(round(Drill::Start, figures, marks.into_iter().collect(), buckets))
 }
 
 /// Dials without a pause until the proxy listens, then asks, again and again.
@@ -131,18 +135,28 @@ fn no_majority(run: &Run, side: Side) -> Result<Round> {
     stage.front()?.lives()?;
     let came = Instant::now();
     let mut figures = Figures::default();
-    knock(&stage, &mut figures)?;
+    let look = knock(&stage, &mut figures)?;
+    let looked = Instant::now();
     let mut landed = 0;
     for node in &stage.cluster.nodes {
         landed = landed.max(client::held(&mut node.client()?)?.len());
     }
     figures.count(Figure::Landed, landed);
     let mark = |at: Instant, what: &str| Mark { ms: ms(at.duration_since(began)), what: what.to_owned() };
-    let marks = vec![mark(launched, "the proxy is started"), mark(came, "400 clients come")];
-    Ok(round(Drill::NoMajority, figures, marks))
+    let marks = vec![
+        mark(launched, "the proxy is started"),
+        mark(came, "400 clients come, each with a question and a write"),
+        mark(looked, "it is counted what they got"),
+    ];
+    let mut buckets = Vec::new();
+    let at = looked - began;
+    let counted = bucket(&mut buckets, 0.0, at);
+    (counted.before, counted.lost) = look;
+    Ok(round(Drill::NoMajority, figures, marks, buckets))
 }
 
-fn knock(stage: &Stage, figures: &mut Figures) -> Result<()> {
+/// How many wait still, and how many a node has answered.
+fn knock(stage: &Stage, figures: &mut Figures) -> Result<(u32, u32)> {
     let to = stage.address()?;
     let dial = |number: usize| -> std::io::Result<TcpStream> {
         let mut stream = TcpStream::connect_timeout(&to, HOLD)?;
@@ -178,5 +192,5 @@ fn knock(stage: &Stage, figures: &mut Figures) -> Result<()> {
         (Figure::Waiting, waiting),
     ];
     counts.into_iter().for_each(|(figure, count)| figures.count(figure, count));
-    Ok(())
+    Ok((waiting as u32, answered as u32))
 }

@@ -1,6 +1,6 @@
 //! The picture of a drill: one round of each side, one above the other on the same axis. Bars are the
-//! acknowledged writes of a tenth of a second by where they ended up; numbered lines are the moments,
-//! named below.
+//! acknowledged writes of a tenth of a second by where they ended up, or connections by who answered;
+//! numbered lines are the moments, named below.
 
 use svg::{
     Document,
@@ -9,7 +9,9 @@ use svg::{
 
 use super::{
     account::{Round, ms},
+    closed,
     load::PER_SECOND,
+    name::Drill,
     report::{Drilled, Stood},
     timeline::BUCKET,
 };
@@ -27,13 +29,51 @@ const LOST: &str = "#d9483b";
 const INK: &str = "#222222";
 const FAINT: &str = "#999999";
 
-/// Nothing to draw if no round was played, or none with writes.
+/// What the bars of a drill count.
+struct Legend {
+    /// What a full bar is, and what is written at its top.
+    full: f64,
+    label: &'static str,
+    /// Of how many rounds the one is that is shown.
+    shown: &'static str,
+    key: [(&'static str, &'static str); 3],
+}
+
+const WRITES: Legend = Legend {
+    full: PER_SECOND as f64 * 0.1,
+    label: "1000/s",
+    shown: "the round with the median gap",
+    key: [
+        (BEFORE, "acknowledged by the old master, on the surviving one"),
+        (AFTER, "acknowledged by the surviving master"),
+        (LOST, "acknowledged and lost"),
+    ],
+};
+
+const CONNECTIONS: Legend = Legend {
+    full: closed::CONNECTIONS as f64,
+    label: "400",
+    shown: "the round with the median number of wrong answers",
+    key: [
+        (BEFORE, "connections that still wait"),
+        (AFTER, "answered by the master"),
+        (LOST, "answered by a wrong node"),
+    ],
+};
+
+impl Legend {
+    fn of(drill: Drill) -> &'static Self {
+        if matches!(drill, Drill::Start | Drill::NoMajority) { &CONNECTIONS } else { &WRITES }
+    }
+}
+
+/// Nothing to draw if no round was played.
 pub(super) fn draw(drilled: &Drilled) -> Option<Document> {
     let rounds: Vec<(&Stood, &Round)> =
         drilled.sides.iter().filter_map(|stood| Some((stood, stood.typical()?))).collect();
-    let last = |(_, round): &(&Stood, &Round)| round.writes.last().map(|bucket| bucket.ms + ms(BUCKET));
+    let last = |(_, round): &(&Stood, &Round)| round.buckets.last().map(|bucket| bucket.ms + ms(BUCKET));
     let until = rounds.iter().filter_map(last).max_by(f64::total_cmp)?;
-    let axis = Axis { from: -1000.0, until };
+    let (axis, legend) = (Axis { from: -1000.0, until }, Legend::of(drilled.drill));
     let heights: Vec<f64> = rounds.iter().map(|(_, round)| panel_height(round)).collect();
     let height = HEAD + heights.iter().sum::<f64>();
     let title = format!("{}: {}", drilled.drill.word(), drilled.drill.blow());
@@ -46,10 +86,10 @@ pub(super) fn draw(drilled: &Drilled) -> Option<Document> {
         .set("fill", INK)
         .add(Rectangle::new().set("width", "100%").set("height", "100%").set("fill", "white"))
         .add(text(LEFT, 24.0, &title).set("font-size", 16).set("font-weight", "bold"))
-        .add(key());
+        .add(key(legend));
     let mut top = HEAD;
     for ((stood, round), height) in rounds.iter().zip(heights) {
-        picture = picture.add(panel(stood, round, &axis).set("transform", format!("translate(0 {top})")));
+        picture = picture.add(panel(stood, round, &axis, legend).set("transform", format!("translate(0 {top})")));
         top += height;
     }
     Some(picture)
@@ -76,15 +116,14 @@ fn panel_height(round: &Round) -> f64 {
     BARS + 96.0 + legend_lines(round) as f64 * LEGEND_LINE
 }
 
-fn panel(stood: &Stood, round: &Round, axis: &Axis) -> Group {
-    let name = format!("{}, the round with the median gap of {}", stood.side, stood.rounds.len());
+fn panel(stood: &Stood, round: &Round, axis: &Axis, legend: &Legend) -> Group {
+    let name = format!("{}, {} of {}", stood.side, legend.shown, stood.rounds.len());
     let mut group = Group::new().add(text(LEFT, 12.0, &name).set("font-weight", "bold"));
     let (top, bottom) = (46.0, 46.0 + BARS);
-    for bucket in &round.writes {
+    for bucket in &round.buckets {
         let mut y = bottom;
         for (count, colour) in [(bucket.before, BEFORE), (bucket.after, AFTER), (bucket.lost, LOST)] {
-            // A full bar is every write of the writer's pace.
-            let height = self::round(f64::from(count) / (f64::from(PER_SECOND) * BUCKET.as_secs_f64()) * BARS);
+            let height = self::round(f64::from(count) / legend.full * BARS);
             y = self::round(y - height);
             if count > 0 {
                 let (x, width) = (axis.x(bucket.ms), axis.x(bucket.ms + ms(BUCKET)) - axis.x(bucket.ms));
@@ -93,7 +132,7 @@ fn panel(stood: &Stood, round: &Round, axis: &Axis) -> Group {
         }
     }
     group = group.add(line(LEFT, bottom, WIDTH - RIGHT, bottom).set("stroke", INK));
-    group = group.add(text(LEFT - 8.0, top + 6.0, "1000/s").set("text-anchor", "end").set("fill", FAINT));
+    group = group.add(text(LEFT - 8.0, top + 6.0, legend.label).set("text-anchor", "end").set("fill", FAINT));
     group = group.add(text(LEFT - 8.0, bottom, "0").set("text-anchor", "end").set("fill", FAINT));
     group = seconds(group, axis, bottom);
     moments(group, round, axis, (top, bottom))
@@ -135,14 +174,9 @@ fn moments(mut group: Group, round: &Round, axis: &Axis, (top, bottom): (f64, f6
     group
 }
 
-fn key() -> Group {
-    let entries = [
-        (BEFORE, "acknowledged by the old master, on the surviving one"),
-        (AFTER, "acknowledged by the surviving master"),
-        (LOST, "acknowledged and lost"),
-    ];
+fn key(legend: &Legend) -> Group {
     let mut group = Group::new();
-    for (index, (colour, says)) in entries.into_iter().enumerate() {
+    for (index, (colour, says)) in legend.key.into_iter().enumerate() {
         let x = LEFT + [0.0, 350.0, 610.0][index];
         group = group.add(rectangle(x, 36.0, 10.0, 10.0).set("fill", colour)).add(text(x + 16.0, 45.0, says));
     }

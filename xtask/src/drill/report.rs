@@ -47,11 +47,14 @@ impl Stood {
         self.rounds.iter().filter_map(|round| round.figures.get(figure)).collect()
     }
 
-    /// The round whose gap is the median one: what the picture shows.
+    /// The round whose gap is the median one, or where there is no writer the number of wrong answers: what the picture shows.
     pub(super) fn typical(&self) -> Option<&Round> {
         let mut rounds: Vec<&Round> = self.rounds.iter().collect();
-        let gap = |round: &&Round| round.figures.get(Figure::Gap).unwrap_or_default();
-        rounds.sort_by(|a, b| gap(a).total_cmp(&gap(b)));
+        let rank = |round: &&Round| {
+            let figures = &round.figures;
+            figures.get(Figure::Gap).or_else(|| figures.get(Figure::Wrong)).unwrap_or_default()
+        };
+        rounds.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
         rounds.get(rounds.len().saturating_sub(1) / 2).copied()
     }
 }
@@ -108,7 +111,7 @@ fn cell(figure: Figure, series: &Series) -> String {
 fn moments(stood: &Stood) -> String {
     let mut text = String::new();
     if let Some(round) = stood.typical() {
-        text += &format!("\n{}, the round with the median gap, in ms:\n\n", stood.side);
+        text += &format!("\n{}, the median round, in ms:\n\n", stood.side);
         for mark in &round.timeline {
             text += &format!("    {:>9.1}  {}\n", mark.ms, mark.what);
         }

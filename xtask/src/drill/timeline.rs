@@ -1,4 +1,4 @@
-//! A round moment by moment, and its writes tenth of a second by tenth: what the picture shows.
+//! A round moment by moment, and what was answered tenth of a second by tenth: what the picture shows.
 
 use std::time::{Duration, Instant};
 
@@ -32,15 +32,25 @@ pub(super) struct Mark {
     pub(super) what: String,
 }
 
-/// Acknowledged writes of a tenth of a second.
+/// A tenth of a second: its acknowledged writes, or where there is no writer the connections that were looked at in it.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(super) struct Bucket {
     pub(super) ms: f64,
-    /// On the surviving master, acknowledged by another node.
+    /// On the surviving master, acknowledged by another node; or nobody's, still waiting.
     pub(super) before: u32,
-    /// Acknowledged by the surviving master itself.
+    /// Acknowledged by the surviving master itself; or answered by the master.
     pub(super) after: u32,
+    /// Acknowledged and lost; or answered by a wrong node.
     pub(super) lost: u32,
+}
+
+/// The bucket of a moment, `since_first` after the first one begins; those before it are made where they are missing.
+pub(super) fn bucket(buckets: &mut Vec<Bucket>, first: f64, since_first: Duration) -> &mut Bucket {
+    let index = (since_first.as_micros() / BUCKET.as_micros()) as usize;
+    while buckets.len() <= index {
+        buckets.push(Bucket { ms: ms(BUCKET) * buckets.len() as f64 + first, ..Bucket::default() });
+    }
+    &mut buckets[index]
 }
 
 pub(super) fn timeline(
@@ -98,11 +108,7 @@ pub(super) fn buckets(evidence: &Evidence) -> Vec<Bucket> {
     let mut buckets: Vec<Bucket> = Vec::new();
     let zero = evidence.at - Duration::from_secs(1);
     for ack in evidence.writes.acks.iter().filter(|ack| ack.acked >= zero) {
-        let index = ((ack.acked - zero).as_micros() / BUCKET.as_micros()) as usize;
-        while buckets.len() <= index {
-            buckets.push(Bucket { ms: ms(BUCKET) * buckets.len() as f64 - 1000.0, ..Bucket::default() });
-        }
-        let bucket = &mut buckets[index];
+        let bucket = bucket(&mut buckets, -1000.0, ack.acked - zero);
         match (evidence.held.contains(&ack.number), ack.node == evidence.ports[evidence.new]) {
             (false, _) => bucket.lost += 1,
             (true, false) => bucket.before += 1,
