@@ -87,9 +87,10 @@ fn drop_fin() -> u32 {
 /// `tcp_skb_cb`, which lies at `sk_buff.cb` (include/linux/skbuff.h, include/net/tcp.h, 64-bit). Should
 /// another kernel have it elsewhere, the two will not fit the length, and the self-test fails.
 const CONTROL_BLOCK: usize = 40;
-/// What one call of the helper can cut off (sk_skb_adjust_room), and how often it takes for a whole segment.
+/// What one call of the helper can cut off (sk_skb_adjust_room), and how often it takes for the longest that TCP may have made
+/// of segments that came out of order (tcp_ooo_try_coalesce): 17 fragments (MAX_SKB_FRAGS) of 32 KiB each, and a head.
 const MOST_CUT: u32 = 0xfff;
-const CUTS: u32 = 17;
+const CUTS: u32 = 160;
 
 /// Makes the segment begin with the next byte of the stream. TCP takes in a retransmission whose head
 /// has come before (its own readers skip it), but tcp_read_skb hands it over whole; of one that is new by
