@@ -4,6 +4,7 @@
 #![no_std]
 
 pub mod balance;
+pub mod index;
 pub mod nat;
 pub mod parking;
 pub mod xdp;
@@ -29,7 +30,8 @@ macro_rules! complete_object {
 /// Names of the maps, as they appear in `bpftool map` and below the pin directory.
 /// The kernel keeps 15 bytes of a map's name.
 pub mod names {
-    /// `TargetKey -> Target`: where each route leads. A write here is what a switch is.
+    /// `TargetKey -> Target`: where each route leads. A write here is what a switch is; for packets, together with the one in
+    /// [`crate::nat::names::GATES`].
     pub const TARGETS: &str = "targets";
     /// `Cookie -> Link`: what a spliced socket belongs to and how much it may send on.
     pub const LINKS: &str = "links";
@@ -223,7 +225,7 @@ mod user {
     use super::{
         Event, Link, Meter, Target, TargetKey,
         balance::{Balance, Load},
-        nat::{Allowed, Clock, Door, Egress, End, Endpoint, First, Flow, FlowKey, Life, Out, Snat},
+        nat::{Allowed, Clock, Door, Egress, End, Endpoint, First, Flow, Life, Out, Snat},
         parking::Parked,
         xdp::Interface,
     };
@@ -240,7 +242,7 @@ mod user {
         )*};
     }
     pod!(TargetKey, Target, Link, Meter, Event);
-    pod!(Endpoint, Allowed, Door, Snat, Egress, FlowKey, End, Flow, Clock, First, Life, Out);
+    pod!(Endpoint, Allowed, Door, Snat, Egress, End, Flow, Clock, First, Life, Out);
     pod!(Balance, Load);
     pod!(Parked);
     pod!(Interface);

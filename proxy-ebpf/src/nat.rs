@@ -16,8 +16,10 @@ pub mod names {
     pub const ALLOW: &str = "allow";
     /// `TargetKey -> Egress`: how a node is reached.
     pub const EGRESS: &str = "egress";
-    /// `FlowKey -> u32`: a client's flow, as its place in [`FLOWS`], if that agrees.
+    /// Array of [`crate::index::Bucket`]: a client's flow, as its place in [`FLOWS`], if that agrees. Mapped into the daemon's memory.
     pub const FLOW_OF: &str = "flow_of";
+    /// Array of `u64`, by [`crate::balance::of_slot`]: the [`super::gate`] of each target. Mapped into the daemon's memory.
+    pub const GATES: &str = "gates";
     /// Array of [`super::Flow`], mapped into the daemon's memory.
     pub const FLOWS: &str = "flows";
     /// Array of `u64`: a bit for each place that is not free, so that the daemon looks at those only. Mapped into its memory.
@@ -48,7 +50,7 @@ pub mod names {
 
 /// Which layout all of this is: one more whenever a record, or what it means, changes. Flows outlive the daemon, and
 /// the next one may be of another version.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// An IPv6 address, or an IPv4 one as ::ffff:a.b.c.d (which no IPv6 packet may carry).
 pub type Address = [u8; 16];
@@ -131,18 +133,8 @@ pub const ALLOWED_ROUTE_BITS: u32 = 32;
 /// The bits before an IPv4 address.
 pub const ALLOWED_MAPPED_BITS: u32 = ALLOWED_ROUTE_BITS + 96;
 
-/// Whom a flow is found by: nearly. Two flows of one client's port to two doors may have the same key, and then the second
-/// is left to the listener; so who follows a key looks at the record before it believes it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowKey {
-    pub client: Address,
-    pub port: Port,
-    /// The [`fold`] of what it dialled.
-    pub dialled: u16,
-}
-
-/// Of an address that was dialled, and its port. So a packet needs no search for its door.
+/// Of an address that was dialled, and its port. So a packet needs no search for its door. Two flows of one client's port to
+/// two doors may have the same, and then the second is left to the listener.
 #[inline(always)]
 #[must_use]
 pub const fn fold(addr: Halves, port: Port) -> u16 {
@@ -187,9 +179,32 @@ pub struct Flow {
     pub node: End,
     /// The low half of the target's generation.
     pub generation: u32,
-    /// As in its [`FlowKey`].
+    /// The [`fold`] of what its client dialled.
     pub dialled: u16,
     pub _pad: u16,
+}
+
+/// What may pass to and from a target, in one word: the low half of a generation, and above it one of these. It says to each
+/// packet what `targets` says to a route's new flows, which ask both; whoever writes the one writes the other.
+pub mod gate {
+    use crate::{Target, state};
+
+    /// Nothing; what has another generation has ended.
+    pub const SHUT: u64 = 0;
+    pub const OPEN: u64 = 1 << 32;
+    /// Nothing for now, and nothing ends.
+    pub const PAUSED: u64 = 2 << 32;
+
+    #[must_use]
+    pub const fn word(target: &Target) -> u64 {
+        if target.live != 0 {
+            OPEN | target.live as u32 as u64
+        } else if target.state == state::PAUSED {
+            PAUSED | target.generation as u32 as u64
+        } else {
+            SHUT
+        }
+    }
 }
 
 /// The low byte of [`Flow::state`].
@@ -219,6 +234,12 @@ pub struct Clock {
     pub grace: u64,
     /// How many flows were half-open so far: the next place in `half_open`.
     pub half_open: u64,
+    /// To the end of the cache line: above is what each SYN changes, below what each packet reads.
+    pub _pad: [u64; 5],
+    /// How long a timer tick of the kernel lasts, in ns; 0: the daemon does not know.
+    pub jiffy: u64,
+    /// How many of them there were when the monotonic clock was 0, by the program; 0: it does not know yet.
+    pub zero: u64,
 }
 
 /// What the next daemon has to know of whoever made the maps, before it believes the rest of them.
@@ -232,6 +253,8 @@ pub struct Life {
     pub last_port: u16,
     /// The network namespace, as its inode.
     pub netns: u64,
+    /// That of [`crate::index`].
+    pub seed: u64,
 }
 
 /// A MAC address in halfwords, as it lies in a frame: the type that a program reads at once.
@@ -304,7 +327,7 @@ pub mod packet {
         FULL = "full", "A SYN left to the listener: the route has max_connections.";
         NOT_ALLOWED = "not_allowed", "A SYN left to the listener, which refuses it: not in `allow`.";
         DUPLICATE = "duplicate", "A SYN whose flow was made at the same time: dropped, TCP sends it again.";
-        NO_PORT = "no_port", "A SYN left to the listener: no source port is free, or a flow from the same client's port has its key.";
+        NO_PORT = "no_port", "A SYN left to the listener: no source port is free, its place in the index is full, or a flow from the same client's port has it.";
         ORPHANED = "orphaned", "A SYN left to the stack: the daemon has been dead for longer than orphan_grace.";
         HELD = "held", "Dropped in a pause: TCP sends it again.";
         RESET = "reset", "Of a flow whose generation has ended: answered by RST.";
@@ -326,13 +349,13 @@ const _: () = {
     assert!(size_of::<Snat>() == 24);
     assert!(size_of::<Egress>() == 56);
     assert!(size_of::<Allowed>() == 20);
-    assert!(size_of::<FlowKey>() == 20);
     assert!(size_of::<End>() == 56);
     assert!(size_of::<Flow>() == 128);
     assert!(core::mem::offset_of!(Flow, node) == 64);
-    assert!(size_of::<Clock>() == 24);
+    assert!(size_of::<Clock>() == 80);
+    assert!(core::mem::offset_of!(Clock, jiffy) == 64);
     assert!(size_of::<First>() == 16);
     assert!(size_of::<Out>() == 12);
-    assert!(size_of::<Life>() == 16);
+    assert!(size_of::<Life>() == 24);
     assert!(MOST_HALF_OPEN.is_power_of_two());
 };

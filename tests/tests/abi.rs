@@ -14,8 +14,9 @@ use aya_obj::Object;
 use proxy_ebpf::{
     Cookie, Link, Meter, Target, TargetKey,
     balance::{self, Balance, Load},
+    index::Bucket,
     names,
-    nat::{self, Address, Allowed, Clock, Door, Egress, Endpoint, First, Flow, FlowKey, Snat},
+    nat::{self, Address, Allowed, Clock, Door, Egress, Endpoint, First, Flow, Snat},
     parking, xdp,
 };
 
@@ -42,7 +43,8 @@ const NAT: Maps = &[
     (nat::names::SNATS, size_of::<u32>(), size_of::<Snat>()),
     (nat::names::ALLOW, size_of::<u32>() + size_of::<Allowed>(), size_of::<u32>()),
     (nat::names::EGRESS, size_of::<TargetKey>(), size_of::<Egress>()),
-    (nat::names::FLOW_OF, size_of::<FlowKey>(), size_of::<u32>()),
+    (nat::names::FLOW_OF, size_of::<u32>(), size_of::<Bucket>()),
+    (nat::names::GATES, size_of::<u32>(), size_of::<u64>()),
     (nat::names::FLOWS, size_of::<u32>(), size_of::<Flow>()),
     (nat::names::TAKEN, size_of::<u32>(), size_of::<u64>()),
     (nat::names::FREE, size_of::<u32>(), size_of::<RawFd>()),

@@ -139,7 +139,7 @@ fn turned(packet: &impl Packet, tcp: usize, answer: Segment) -> Result<Segment, 
 #[inline(always)]
 pub(crate) fn is_under_way(sequence: u32, end: &End, other: &End) -> bool {
     // Who has heard nothing has sent a SYN, which takes one number.
-    let first = acked(other).unwrap_or(end.next.wrapping_sub(1));
+    let first = acked(other).or(end.next.wrapping_sub(1));
     let unheard = end.next.wrapping_sub(first);
     end.flags != 0 && unheard <= LARGEST_WINDOW && sequence.wrapping_sub(first) <= unheard
 }

@@ -6,6 +6,7 @@ pub(crate) mod balance;
 pub(crate) mod checksum;
 pub(crate) mod flow;
 pub(crate) mod icmp;
+pub(crate) mod mask;
 pub(crate) mod mss;
 pub(crate) mod nat;
 pub(crate) mod packet;

@@ -9,7 +9,7 @@ use super::{
     icmp, mss,
     packet::{self as wire, Packet, RST, SYN, Segment, bytes},
     rewrite::{Side, hops_left, rewrite},
-    tables::{DOOR_OF, DOORS, SNAT_OF, SNATS, count, out},
+    tables::{DOOR_OF, DOORS, FLOWS, SNAT_OF, SNATS, count, out},
     way::{self, Leg, NoWay, To, Trust, Way},
 };
 use proxy_ebpf::nat::{End, Endpoint, Flow, packet};
@@ -105,7 +105,7 @@ fn from_client(packet: &impl Packet, segment: &Segment) -> Result<Onward, Not> {
         None => begin(packet, segment)?,
         Some((place, found)) => match flow::begins_anew(found, segment) {
             Some(old) => {
-                flow::free(place, found, old);
+                flow::free(place, old);
                 begin(packet, segment)?
             }
             None => (place, found),
@@ -114,7 +114,7 @@ fn from_client(packet: &impl Packet, segment: &Segment) -> Result<Onward, Not> {
     let course = to_node(packet, segment, place, found)?;
     // SAFETY: a place of the array; the client's half is written by its packets only.
     let flow = unsafe { &mut *found };
-    flow::open(found, segment);
+    flow::open(place, found, segment);
     let now = flow::now();
     let onward = onward(packet, segment, &course, (place, To::Node), &flow.client, now);
     flow::note(&mut flow.client, flow::acked(&flow.node), segment, flow::is_half(course.word), now);
@@ -202,13 +202,15 @@ fn begin(packet: &impl Packet, segment: &Segment) -> Result<(u32, *mut Flow), No
         return Err(no_flow(segment, number));
     }
     let door = DOORS.get(u32::from(number)).ok_or(Not::Passed(packet::LISTENER))?;
-    flow::make(segment, (number, door), packet.ingress(), packet.is_released()).map_err(|reason| match reason {
+    let made = flow::make(segment, (number, door), packet.ingress(), packet.is_released());
+    let place = made.map_err(|reason| match reason {
         packet::DUPLICATE => Not::Dropped(reason),
         packet::PARKED => Not::TakenAside(door.route),
         _ => Not::Passed(reason),
     })?;
-    // It is looked for once more: what only a success has must not meet what only a failure has in one register.
-    flow::of_client(segment).ok_or(Not::Dropped(packet::DUPLICATE))
+    // Only now: a pointer, which only a success has, must not meet what only a failure has in one register.
+    let found = FLOWS.get_ptr_mut(place).ok_or(Not::Dropped(packet::DUPLICATE))?;
+    Ok((place, found))
 }
 
 /// To none of the addresses that clients dial.

@@ -6,8 +6,8 @@ use core::ffi::c_void;
 use proxy_ebpf::nat::{Address, Halves, Port, packet};
 
 pub(crate) const ETHERNET: usize = 14;
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const FRAGMENT: u16 = 0x3fff;
 const TCP_LEAST: usize = 20;

@@ -10,7 +10,8 @@ use aya_ebpf::{
 use proxy_ebpf::{
     Target, TargetKey,
     balance::{self, Balance, Load, Table},
-    nat::{Address, Allowed, Clock, Door, Egress, Endpoint, First, Flow, FlowKey, MOST_HALF_OPEN, Out, Snat, packet},
+    index::Bucket,
+    nat::{Address, Allowed, Clock, Door, Egress, Endpoint, First, Flow, MOST_HALF_OPEN, Out, Snat, packet},
     xdp::{SLOTS, slot},
 };
 
@@ -31,7 +32,9 @@ pub(crate) static ALLOW: LpmTrie<Allowed, u32, 1024> = LpmTrie::new();
 #[btf_map(name = "egress")]
 pub(crate) static EGRESS: HashMap<TargetKey, Egress, 1024> = HashMap::new();
 #[btf_map(name = "flow_of")]
-pub(crate) static FLOW_OF: HashMap<FlowKey, u32, 1024> = HashMap::new();
+pub(crate) static FLOW_OF: Array<Bucket, 256, MAPPED> = Array::new();
+#[btf_map(name = "gates")]
+pub(crate) static GATES: Array<u64, { balance::SLOTS as usize }, MAPPED> = Array::new();
 #[btf_map(name = "flows")]
 pub(crate) static FLOWS: Array<Flow, 1024, MAPPED> = Array::new();
 #[btf_map(name = "taken")]

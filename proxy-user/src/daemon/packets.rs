@@ -8,9 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, Result, anyhow, ensure};
-
-use proxy_ebpf::{TargetKey, balance::kind};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use aya::maps::Map;
+use proxy_ebpf::{TargetKey, balance::kind, nat::names};
 
 use super::paths::{Chosen, InKernel};
 use crate::{
@@ -113,19 +113,24 @@ struct Attached {
 fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Result<Attached> {
     let host = Host::read().context("the host's interfaces")?;
     let sizes = sizes(config)?;
-    let object = kernel::load_tc(sizes, &kernel.pins)?;
-    let (numbers, left) = take_over(config, sizes, kernel)?;
+    let seed = kernel.left.as_ref().map_or_else(rand::random, Life::seed);
+    let object = kernel::load_tc(sizes, &kernel.pins, seed)?;
+    let Some(Map::Array(gates)) = object.map(names::GATES) else { bail!("the kernel object has no gates") };
+    kernel.targets.set_gates(gates)?;
+    let (numbers, left) = take_over(config, sizes, seed, kernel)?;
     let setup = TcSetup {
         links: kernel.pins.links(),
         maps: kernel.pins.maps(),
         listening: config.routes.iter().flat_map(|route| &route.listen).copied().collect(),
         orphan_grace: config.orphan_grace,
+        seed,
         left,
     };
     let families = families(config);
     let asked = config.routes.iter().any(|route| route.datapath == DatapathChoice::Xdp);
-    let load =
-        || -> Result<_> { Ok(Xdp::load(kernel::load_xdp(&object, sizes.routes, &kernel.pins)?, families, asked)?) };
+    let load = || -> Result<_> {
+        Ok(Xdp::load(kernel::load_xdp(&object, sizes.routes, &kernel.pins, seed)?, families, asked)?)
+    };
     let (xdp, front) = match worth_trying(config, &host, families).then(load).transpose() {
         Ok(None) => (None, Ok(None)),
         Ok(Some((xdp, panel))) => (Some(xdp), Ok(Some(panel))),
@@ -140,11 +145,11 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Result<Attac
 /// The number of each route, by which an earlier daemon knew it too, and where that one has led those that go on.
 type Left = (Vec<u32>, Option<BTreeMap<TargetKey, SocketAddr>>);
 
-fn take_over(config: &Config, sizes: NatSizes, kernel: &mut InKernel) -> Result<Left> {
+fn take_over(config: &Config, sizes: NatSizes, seed: u64, kernel: &mut InKernel) -> Result<Left> {
     let taken_over = kernel.left.is_some();
     let mut life = match kernel.left.take() {
         Some(life) => life,
-        None => Life::begin(&kernel.pins, sizes, PORTS)?,
+        None => Life::begin(&kernel.pins, sizes, PORTS, seed)?,
     };
     let names: Vec<String> = config.routes.iter().map(|route| name(config, route)).collect();
     let left = life.names()?;

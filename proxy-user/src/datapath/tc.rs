@@ -36,18 +36,19 @@ pub use self::route::Claim;
 use self::{attached::Attached, route::TcRoute};
 use super::{Datapath, Xdp};
 use crate::{
-    kernel::Links,
+    kernel::{Links, MappingError},
     nat::{
         aside::{Aside, AsideError},
         audit::{self, Audit},
         balancer::{self, Balancer},
         carried::Carried,
-        collector::{CollectError, Collector},
+        collector::Collector,
         doors::Doors,
         exits::{ExitError, Exits, Maps, Wanted},
         fate::Lingers,
         flows::{Flows, Usage},
         heart::Heart,
+        index::Index,
         keeper::{Keeper, Order, Route},
         loads::Loads,
         outs::Outs,
@@ -83,6 +84,8 @@ pub struct Setup {
     pub listening: Vec<SocketAddr>,
     /// How long new flows are made when the daemon is dead.
     pub orphan_grace: Duration,
+    /// That of the flows' index.
+    pub seed: u64,
     /// Where an earlier daemon led, whose flows live; `None`: there was none.
     pub left: Option<BTreeMap<TargetKey, SocketAddr>>,
 }
@@ -113,7 +116,7 @@ pub enum Error {
     #[error("the kernel refuses a map: {0}")]
     Map(#[from] MapError),
     #[error(transparent)]
-    Mapping(#[from] crate::nat::MappingError),
+    Mapping(#[from] MappingError),
     #[error(transparent)]
     Reset(#[from] ResetError),
     #[error(transparent)]
@@ -128,8 +131,6 @@ pub enum Error {
     Ports(#[from] ReservationError),
     #[error("what an earlier daemon left: {0}")]
     Exits(#[from] ExitError),
-    #[error("what an earlier daemon left: {0}")]
-    Flows(#[from] CollectError),
     #[error("its thread does not start: {0}")]
     Thread(#[from] io::Error),
 }
@@ -179,9 +180,9 @@ impl Tc {
             },
         );
         allow::write(map(&mut object, names::ALLOW)?, &routes)?;
-        let keys = map(&mut object, names::FLOW_OF)?;
+        let index = Index::open(&take(&mut object, names::FLOW_OF)?, setup.seed)?;
         let mut collector =
-            Collector::new(flows, Arc::clone(&usage), Arc::clone(&loads), keys, Vec::new(), Lingers::default());
+            Collector::new(flows, Arc::clone(&usage), Arc::clone(&loads), index, Vec::new(), Lingers::default());
         let carried =
             Arc::new(Carried::new(routes.iter().map(|route| usize::from(route.number) + 1).max().unwrap_or(0)));
         collector.count(Arc::clone(&carried));
@@ -191,7 +192,7 @@ impl Tc {
             Some(led) => {
                 audit::recount(&collector, || thread::park_timeout(MOMENT));
                 let withheld = exits.take_over(led)?;
-                (left_doors(&door_of, &door_map)?, Some(Audit::begin(&collector, &withheld, Instant::now())?))
+                (left_doors(&door_of, &door_map)?, Some(Audit::begin(&collector, &withheld, Instant::now())))
             }
         };
         let (packets, firsts) = (map(&mut object, names::PACKETS)?, map(&mut object, names::FIRSTS)?);

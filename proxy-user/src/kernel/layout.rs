@@ -11,7 +11,7 @@ use aya::{
 use aya_obj::{Object, ParseError};
 use proxy_ebpf::{
     balance::{self, names as sharing},
-    names,
+    index, names,
     nat::names as nat,
     parking::names as parking,
     xdp::names as xdp,
@@ -78,11 +78,12 @@ fn definitions(object: &[u8], pins: &PinDir, sizes: NatSizes) -> Result<Vec<Defi
 fn entries(name: &str, own: u32, sizes: NatSizes) -> u32 {
     let routes = room(sizes.routes);
     match name {
-        nat::FLOWS | nat::FLOW_OF => sizes.flows,
+        nat::FLOWS => sizes.flows,
+        nat::FLOW_OF => index::buckets(sizes.flows),
         nat::TAKEN => sizes.flows.div_ceil(u64::BITS),
         nat::USAGE | nat::FIRSTS => routes,
         nat::ALLOW => routes * MOST_NETS,
-        nat::EGRESS | names::TARGETS | sharing::LOADS => targets(sizes.routes),
+        nat::EGRESS | nat::GATES | names::TARGETS | sharing::LOADS => targets(sizes.routes),
         // One for each family.
         sharing::BALANCE | sharing::TURN | sharing::MAGLEV => balance::of_route(routes, false),
         _ => own,
@@ -123,12 +124,13 @@ fn numbers(pins: &PinDir, routes: u32) -> u32 {
     MapInfo::from_pin(pins.maps().join(nat::USAGE)).map_or_else(|_| room(routes), |found| found.max_entries())
 }
 
-pub fn load_tc(sizes: NatSizes, pins: &PinDir) -> Result<Ebpf, Error> {
-    load(TC, sizes, pins)
+/// `seed`: that of the flows' index, which lives as long as the maps.
+pub fn load_tc(sizes: NatSizes, pins: &PinDir, seed: u64) -> Result<Ebpf, Error> {
+    load(TC, sizes, pins, seed)
 }
 
 /// Loads the program in front of tc, with tc's maps and some of its own, which go with it.
-pub fn load_xdp(tc: &Ebpf, routes: u32, pins: &PinDir) -> Result<Ebpf, Error> {
+pub fn load_xdp(tc: &Ebpf, routes: u32, pins: &PinDir, seed: u64) -> Result<Ebpf, Error> {
     // Maps find from one object into another by their pins only; these are gone when this returns.
     let lent = pins.lend(tc.maps())?;
     let mut loader = EbpfLoader::new();
@@ -136,20 +138,33 @@ pub fn load_xdp(tc: &Ebpf, routes: u32, pins: &PinDir) -> Result<Ebpf, Error> {
         loader.map_pin_path(name, lent.path().join(name));
     }
     loader.map_max_entries(xdp::BY_XDP, numbers(pins, routes));
+    let buckets = MapInfo::from_pin(lent.path().join(nat::FLOW_OF)).map_err(|error| Error::Map(nat::FLOW_OF, error))?;
+    let mask = buckets.max_entries() - 1;
+    find_flows(&mut loader, &seed, &mask);
     Ok(loader.load(XDP)?)
 }
 
 /// Loads a packet program, with the maps that are pinned, or else pins those that it makes: several share them by name.
-fn load(object: &[u8], sizes: NatSizes, pins: &PinDir) -> Result<Ebpf, Error> {
+fn load(object: &[u8], sizes: NatSizes, pins: &PinDir, seed: u64) -> Result<Ebpf, Error> {
     let definitions = definitions(object, pins, sizes).map_err(aya::EbpfError::from)?;
     let mut loader = EbpfLoader::new();
     for map in &definitions {
         loader.map_pin_path(&map.name, map.path.as_path()).map_max_entries(&map.name, map.size());
     }
     loader.map_max_entries(parking::SYN_TURNS, numbers(pins, sizes.routes));
-    let places = definitions.iter().find(|map| map.name == nat::FLOWS).map_or(sizes.flows, Definition::size);
-    loader.map_max_entries(nat::WAYS, places);
+    let size = |name: &str| {
+        let map = definitions.iter().find(|map| map.name == name);
+        map.map_or_else(|| entries(name, 1, sizes), Definition::size)
+    };
+    loader.map_max_entries(nat::WAYS, size(nat::FLOWS));
+    let mask = size(nat::FLOW_OF) - 1;
+    find_flows(&mut loader, &seed, &mask);
     Ok(loader.load(object)?)
+}
+
+/// Tells a program how the flows' index is made.
+fn find_flows<'a>(loader: &mut EbpfLoader<'a>, seed: &'a u64, mask: &'a u32) {
+    loader.override_global(index::names::SEED, seed, true).override_global(index::names::MASK, mask, true);
 }
 
 /// Whether a folder has a map of this name.

@@ -35,6 +35,7 @@ pub type Ports = (u16, u16);
 
 pub struct Life {
     names: Array<MapData, RouteName>,
+    seed: u64,
 }
 
 impl std::fmt::Debug for Life {
@@ -50,11 +51,13 @@ impl Life {
             return Ok(None);
         }
         let other = |what: String| LifeError::Other { path: pins.path().to_owned(), what };
-        if let Some(difference) = difference(record(pins)?, this(ports)) {
+        let record = record(pins)?;
+        if let Some(difference) = difference(record, this(ports)) {
             return Err(other(difference));
         }
         layout::check(pins, sizes).map_err(|unlike: Unlike| other(unlike.to_string()))?;
-        Ok(Some(Self { names: open(pins, names::ROUTE_NAMES)? }))
+        let seed = record.map_or(0, |record| record.seed);
+        Ok(Some(Self { names: open(pins, names::ROUTE_NAMES)?, seed }))
     }
 
     /// Whether this build can read what is there.
@@ -63,16 +66,21 @@ impl Life {
         Ok(there && difference(record(pins)?, this(ports)).is_none())
     }
 
-    /// Of the first daemon: when all maps are pinned, and nothing is attached yet.
-    pub fn begin(pins: &PinDir, sizes: NatSizes, ports: Ports) -> Result<Self, LifeError> {
+    /// Of the first daemon: when all maps are pinned, and nothing is attached yet. `seed`: what the programs were told.
+    pub fn begin(pins: &PinDir, sizes: NatSizes, ports: Ports, seed: u64) -> Result<Self, LifeError> {
         let pin = |name| move |error| LifeError::Pin(name, error);
         let map = |name| move |error| LifeError::Map(name, error);
         let list = Array::<_, RouteName>::create(room(sizes.routes), 0).map_err(map(names::ROUTE_NAMES))?;
         list.pin(pins.maps().join(names::ROUTE_NAMES)).map_err(pin(names::ROUTE_NAMES))?;
         let mut record = Array::create(1, 0).map_err(map(names::LIFE))?;
-        record.set(0, this(ports), 0).map_err(map(names::LIFE))?;
+        record.set(0, nat::Life { seed, ..this(ports) }, 0).map_err(map(names::LIFE))?;
         record.pin(pins.maps().join(names::LIFE)).map_err(pin(names::LIFE))?;
-        Ok(Self { names: open(pins, names::ROUTE_NAMES)? })
+        Ok(Self { names: open(pins, names::ROUTE_NAMES)?, seed })
+    }
+
+    /// That of the flows' index.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// The routes' names by number; empty where there never was one.
@@ -99,7 +107,7 @@ fn text(name: &RouteName) -> String {
 fn this(ports: Ports) -> nat::Life {
     // Where /proc is hidden all namespaces look alike: nothing is lost but the check.
     let netns = fs::metadata("/proc/self/ns/net").map_or(0, |namespace| namespace.ino());
-    nat::Life { abi: nat::ABI, first_port: ports.0, last_port: ports.1, netns }
+    nat::Life { abi: nat::ABI, first_port: ports.0, last_port: ports.1, netns, seed: 0 }
 }
 
 /// `None`: it is a record of another size.
@@ -117,7 +125,7 @@ fn open<T: aya::Pod>(pins: &PinDir, name: &'static str) -> Result<Array<MapData,
     map.map_err(|error| LifeError::Map(name, error))
 }
 
-/// Why the one cannot go on with what the other left.
+/// Why the one cannot go on with what the other left. It takes over the seed.
 fn difference(found: Option<nat::Life>, ours: nat::Life) -> Option<String> {
     match found {
         None => Some("its record has another size than this version's".to_owned()),
@@ -125,7 +133,7 @@ fn difference(found: Option<nat::Life>, ours: nat::Life) -> Option<String> {
             Some(format!("its layout has the number {}, and this version's {}", found.abi, ours.abi))
         }
         Some(found) if found.netns != ours.netns => Some("it ran in another network namespace".to_owned()),
-        Some(found) if found != ours => {
+        Some(found) if (found.first_port, found.last_port) != (ours.first_port, ours.last_port) => {
             Some(format!("its source ports are {} to {}", found.first_port, found.last_port))
         }
         Some(_) => None,
@@ -138,8 +146,8 @@ mod tests {
 
     #[test]
     fn only_the_same_layout_namespace_and_ports_are_gone_on_with() {
-        let ours = nat::Life { abi: 3, first_port: 10, last_port: 20, netns: 7 };
-        assert_eq!(difference(Some(ours), ours), None);
+        let ours = nat::Life { abi: 3, first_port: 10, last_port: 20, netns: 7, seed: 0 };
+        assert_eq!(difference(Some(nat::Life { seed: 5, ..ours }), ours), None);
         for (found, says) in [
             (nat::Life { abi: 4, ..ours }, "number 4"),
             (nat::Life { netns: 8, ..ours }, "namespace"),

@@ -6,6 +6,7 @@ use proxy_ebpf::names;
 use super::{
     bpffs::{BpffsError, PinDir},
     life::LifeError,
+    mapping::MappingError,
 };
 
 /// The objects, built by this very build (`build.rs`).
@@ -22,6 +23,8 @@ pub enum Error {
     Load(#[from] EbpfError),
     #[error("the map {0} cannot be used: {1}")]
     Map(&'static str, aya::maps::MapError),
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
     #[error(transparent)]
     Life(#[from] LifeError),
 }

@@ -7,6 +7,7 @@ mod lent;
 mod life;
 mod links;
 mod load;
+mod mapping;
 mod targets;
 
 pub use self::{
@@ -15,5 +16,6 @@ pub use self::{
     life::{Life, LifeError, Ports},
     links::{Links, interfaces},
     load::{Error, Sizes, load, load_release},
+    mapping::{Mapping, MappingError, Shared},
     targets::{KernelTargets, decode, encode},
 };

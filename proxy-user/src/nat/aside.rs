@@ -23,11 +23,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{
-    mapping::{Mapping, MappingError},
-    syn::read,
+use super::syn::read;
+use crate::{
+    datapath::{Arrival, Onward, Syn, SynError, SynGate, Syns, Turn},
+    kernel::{Mapping, MappingError},
 };
-use crate::datapath::{Arrival, Onward, Syn, SynError, SynGate, Syns, Turn};
 
 /// SYNs between the ring and a listener; behind them the ring fills, which is much larger.
 const UNDER_WAY: usize = 256;

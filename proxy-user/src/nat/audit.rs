@@ -11,15 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{HashMap as Keys, MapData, MapError};
 use proxy_ebpf::{
     balance::{Load, of_slot},
-    nat::{FlowKey, flow},
+    nat::flow,
 };
 
 use super::{
     collector::{CollectError, Collector},
     flows::Flows,
+    index::{Entry, Index},
     pool::{Pool, PoolError},
 };
 
@@ -43,8 +43,8 @@ enum Look {
 
 impl Audit {
     /// Takes the first look.
-    pub fn begin(collector: &Collector, withheld: &HashSet<u32>, now: Instant) -> Result<Self, CollectError> {
-        Ok(Self { look: Look::Second(Suspects::look(collector, withheld)?, 0), due: now + APART })
+    pub fn begin(collector: &Collector, withheld: &HashSet<u32>, now: Instant) -> Self {
+        Self { look: Look::Second(Suspects::look(collector, withheld), 0), due: now + APART }
     }
 
     /// Takes the next look if it is time. Returns what was put right, at the last one.
@@ -78,7 +78,7 @@ pub struct Suspects {
     /// Free places with their states: in the queue for all we know.
     free: HashMap<u32, u32>,
     /// Keys that lead to a free place, and the state of that.
-    keys: Vec<(FlowKey, u32, u32)>,
+    keys: Vec<(Entry, u32)>,
 }
 
 /// What was found lost and put right.
@@ -91,11 +91,11 @@ pub struct Found {
 impl Suspects {
     /// The first look. Places of ports that were held by others at the start are free and in no queue: they are not to
     /// be given back, so they are told here.
-    pub fn look(collector: &Collector, withheld: &HashSet<u32>) -> Result<Self, CollectError> {
+    pub fn look(collector: &Collector, withheld: &HashSet<u32>) -> Self {
         let flows = collector.flows();
         let mut free = free_places(flows);
         free.retain(|place, _| !withheld.contains(place));
-        Ok(Self { keys: dangling(flows, collector.keys())?, free })
+        Self { keys: dangling(flows, collector.index()), free }
     }
 
     /// The second look, at one of the queues. False: there are no more.
@@ -124,9 +124,9 @@ impl Lost {
     pub fn mend(self, collector: &mut Collector) -> Result<Found, CollectError> {
         let mut found = Found::default();
         let Suspects { free, keys } = self.0;
-        for (key, place, state) in keys {
-            if collector.flows().state(place) == Some(state) {
-                collector.forget(&key, place)?;
+        for (entry, state) in keys {
+            if collector.flows().state(entry.place()) == Some(state) {
+                collector.index().remove(entry);
                 found.keys += 1;
             }
         }
@@ -146,20 +146,9 @@ fn free_places(flows: &Flows) -> HashMap<u32, u32> {
     states.filter(|(_, state)| state & flow::MASK == flow::FREE).collect()
 }
 
-/// Iterating over a map that changes may miss keys: those are found at the next take-over.
-fn dangling(flows: &Flows, keys: &Keys<MapData, FlowKey, u32>) -> Result<Vec<(FlowKey, u32, u32)>, CollectError> {
-    let mut dangling = Vec::new();
-    for entry in keys {
-        match entry {
-            Ok((key, place)) => match flows.state(place) {
-                Some(state) if state & flow::MASK == flow::FREE => dangling.push((key, place, state)),
-                _ => {}
-            },
-            Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(CollectError::Key(error)),
-        }
-    }
-    Ok(dangling)
+fn dangling(flows: &Flows, index: &Index) -> Vec<(Entry, u32)> {
+    let states = index.entries().filter_map(|entry| Some((entry, flows.state(entry.place())?)));
+    states.filter(|(_, state)| state & flow::MASK == flow::FREE).collect()
 }
 
 /// One of the counts that program and daemon share.

@@ -4,34 +4,31 @@
 //! 1. FREE and in the queue: whoever pops it (the program, at a SYN) owns it.
 //!    It gives it the next incarnation, also where it has to put it back at once (but for `audit`, which is alone).
 //! 2. The owner writes the fields, then `state` = HALF with the next incarnation, then inserts the key
-//!    into `flow_of`, only if there is none. A key therefore leads to a flow that is whole.
+//!    into the index, only if there is none. A key therefore leads to a flow that is whole.
 //! 3. To end a flow is to compare-exchange `state`, from exactly what was judged to FREE with the same
 //!    incarnation. Collector and program may both try (the program ends half-open flows for newer ones); one
 //!    of them wins. Who lost leaves everything as it is: also where the program made OPEN of HALF meanwhile.
 //! 4. The winner owns the place: removes the key if it leads to this place, pushes the place to the end of the queue,
 //!    lowers `usage` and `loads`, in this order. So no key leads to a place in the queue, and nothing is pushed twice.
 //!
-//! Between 3 and 4 a key leads to a FREE place: for a packet that is no flow. The key cannot be another's by
-//! then, for an insertion over it fails; so to look it up and to remove it may be two calls.
+//! Between 3 and 4 a key leads to a FREE place: for a packet that is no flow.
 //! A daemon that is killed between 3 and the end of 4 leaves a place that nobody owns: `audit` finds it.
 
 use std::sync::Arc;
 
-use aya::maps::{HashMap, MapData, MapError};
-use proxy_ebpf::nat::{Flow, FlowKey, flow};
+use proxy_ebpf::nat::{Flow, flow};
 
 use super::{
     carried::{Carried, Tally},
     fate::{Fate, Lingers, Reason, Standing, fate},
     flows::{Flows, Usage},
+    index::Index,
     loads::Loads,
     pool::{Pool, PoolError},
 };
 
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
-    #[error("the key of an ended flow cannot be removed: {0}; its port stays unused until it is")]
-    Key(#[source] MapError),
     #[error("{0}; the port stays unused until it is")]
     Queue(#[from] PoolError),
     #[error("the place {0} of a flow belongs to no address: the maps are of another configuration")]
@@ -57,7 +54,7 @@ pub struct Collector {
     flows: Arc<Flows>,
     usage: Arc<Usage>,
     loads: Arc<Loads>,
-    keys: HashMap<MapData, FlowKey, u32>,
+    index: Index,
     pools: Vec<Pool>,
     lingers: Lingers,
     tally: Option<Tally>,
@@ -78,11 +75,11 @@ impl Collector {
         flows: Arc<Flows>,
         usage: Arc<Usage>,
         loads: Arc<Loads>,
-        keys: HashMap<MapData, FlowKey, u32>,
+        index: Index,
         pools: Vec<Pool>,
         lingers: Lingers,
     ) -> Self {
-        Self { flows, usage, loads, keys, pools, lingers, tally: None, next: 0, unfinished: Vec::new() }
+        Self { flows, usage, loads, index, pools, lingers, tally: None, next: 0, unfinished: Vec::new() }
     }
 
     /// Counts what flows carry from now on.
@@ -151,8 +148,8 @@ impl Collector {
         &mut self.pools
     }
 
-    pub(super) fn keys(&self) -> &HashMap<MapData, FlowKey, u32> {
-        &self.keys
+    pub(super) fn index(&self) -> &Index {
+        &self.index
     }
 
     fn look(&mut self, place: u32, flow: &Flow) {
@@ -170,7 +167,7 @@ impl Collector {
 
     /// Step 4 of the protocol. May be done again after a failure: only its last step fails not, and counts.
     fn put_back(&mut self, place: u32, flow: &Flow) -> Result<(), CollectError> {
-        self.forget(&key_of(flow), place)?;
+        self.index.forget(flow, place);
         self.give(place)?;
         // A half-open flow holds no place of its route, and a closed one none any more.
         if flow.state & flow::MASK == flow::OPEN {
@@ -186,30 +183,4 @@ impl Collector {
         self.flows.unmark(place);
         Ok(pool.give(place)?)
     }
-
-    /// Removes a key if it leads to this place.
-    pub(super) fn forget(&mut self, key: &FlowKey, place: u32) -> Result<(), CollectError> {
-        match self.keys.get(key, 0) {
-            Ok(found) if found == place => match self.keys.remove(key) {
-                Ok(()) => Ok(()),
-                Err(error) => absent(error),
-            },
-            Ok(_) => Ok(()),
-            Err(error) => absent(error),
-        }
-    }
-}
-
-/// Nothing there to be removed is as good as removed.
-fn absent(error: MapError) -> Result<(), CollectError> {
-    match error {
-        MapError::KeyNotFound => Ok(()),
-        MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        error => Err(CollectError::Key(error)),
-    }
-}
-
-/// The key under which a flow is found.
-pub fn key_of(flow: &Flow) -> FlowKey {
-    FlowKey { client: flow.client.addr, port: flow.client.port, dialled: flow.dialled }
 }

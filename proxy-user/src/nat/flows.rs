@@ -10,7 +10,7 @@ use std::{
 use aya::maps::MapData;
 use proxy_ebpf::nat::{Address, End, Flow, flow, names};
 
-use super::mapping::{Mapping, MappingError, Shared};
+use crate::kernel::{Mapping, MappingError, Shared};
 
 /// [`End`], word by word.
 #[repr(C)]

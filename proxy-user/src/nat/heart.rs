@@ -7,10 +7,10 @@ use std::{
 };
 
 use aya::maps::MapData;
-use nix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_getres, clock_gettime};
 use proxy_ebpf::nat::{Clock, names};
 
-use super::mapping::{Mapping, MappingError, Shared};
+use crate::kernel::{Mapping, MappingError, Shared};
 
 /// [`Clock`], word by word.
 #[repr(C)]
@@ -19,6 +19,10 @@ struct Record {
     grace: AtomicU64,
     /// The program's own.
     _half_open: AtomicU64,
+    _pad: [AtomicU64; 5],
+    jiffy: AtomicU64,
+    /// The program's own.
+    _zero: AtomicU64,
 }
 
 const _: () = assert!(size_of::<Record>() == size_of::<Clock>());
@@ -36,7 +40,9 @@ impl Heart {
     /// `grace` is how long new flows are still made after the last beat. Until the first beat, that of the daemon before
     /// us counts, if there was one.
     pub fn open(map: &MapData, grace: Duration) -> Result<Self, MappingError> {
-        Ok(Self { clock: Mapping::new(names::CLOCK, map)?, grace })
+        let clock = Mapping::<Record>::new(names::CLOCK, map)?;
+        clock[0].jiffy.store(jiffy(), Ordering::Relaxed);
+        Ok(Self { clock, grace })
     }
 
     pub fn beat(&self) -> Result<(), nix::Error> {
@@ -50,6 +56,12 @@ impl Heart {
         let [beat, grace] = [&self.clock[0].beat, &self.clock[0].grace].map(|word| word.load(Ordering::Relaxed));
         Ok(Duration::from_nanos(beat.saturating_add(grace).saturating_sub(now()?)))
     }
+}
+
+/// How long a timer tick lasts, in ns: the coarse clocks go by them. 0: it is not known, and the program asks the kernel's
+/// clock for each packet.
+fn jiffy() -> u64 {
+    clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |length| Duration::from(length).as_nanos() as u64)
 }
 
 /// As the program reads its clock, in ns.

@@ -13,8 +13,10 @@ use proxy_ebpf::{
     nat::{Flow, flow},
 };
 
-use super::mapping::{Mapping, MappingError, Shared};
-use crate::target;
+use crate::{
+    kernel::{Mapping, MappingError, Shared},
+    target,
+};
 
 /// [`Load`], word by word.
 #[repr(C)]

@@ -5,7 +5,7 @@
 //! - `doors`: what clients dial; `egress`, `exits`: how a node is reached, and as whom;
 //! - `balancer`, `maglev`: among which slots new flows are shared out; `loads`: how much each slot has to do;
 //! - `ports`, `sockets`: the source ports that are ours alone;
-//! - `flows`, `pool`: the table of flows and its free places; `collector`: frees what has ended, by the rules in `fate`; `carried`: their bytes;
+//! - `flows`, `index`, `pool`: the table of flows, where each client's is, and its free places; `collector`: frees what has ended, by the rules in `fate`; `carried`: their bytes;
 //! - `audit`: puts right what a killed daemon left half done; `numbers`: by which number each route goes on;
 //! - `segment`, `reset`: the RST to both ends of a flow;
 //! - `aside`, `syn`: SYNs that wait for a node, out of the kernel and in again;
@@ -30,11 +30,11 @@ pub mod exits;
 pub mod fate;
 pub mod flows;
 pub mod heart;
+pub mod index;
 pub mod keeper;
 pub mod links;
 pub mod loads;
 pub mod maglev;
-mod mapping;
 pub mod native;
 mod netlink;
 pub mod numbers;
@@ -49,8 +49,6 @@ pub mod syn;
 pub mod ticks;
 mod veth;
 pub mod watch;
-
-pub use self::mapping::MappingError;
 
 #[cfg(test)]
 mod tests;

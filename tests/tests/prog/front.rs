@@ -21,11 +21,15 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
 };
 use proxy_ebpf::{
+    index,
     nat::in_frame,
     xdp::{Interface, fate, names, slot},
 };
 
-use crate::{wire::OWN_MAC, world::object};
+use crate::{
+    wire::OWN_MAC,
+    world::{INDEX_MASK, SEED, object},
+};
 
 /// Whom everything is sent to.
 pub(crate) const NEXT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
@@ -219,6 +223,7 @@ fn load(ground: &Ground, tc: &Ebpf) -> Result<Ebpf> {
     for (name, path) in &paths {
         loader.map_pin_path(name, Path::new(path));
     }
+    loader.override_global(index::names::MASK, &INDEX_MASK, true).override_global(index::names::SEED, &SEED, true);
     let mut object = loader.load(&object("xdp")?).context("load xdp")?;
     let program: &mut Xdp = object.program_mut(names::XDP).context("the program")?.try_into()?;
     program.load()?;

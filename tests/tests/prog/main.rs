@@ -2,9 +2,11 @@
 //! and lengths of whatever comes out are verified by a parser that is not ours.
 #![expect(dead_code, reason = "what only `with_xdp` uses is looked at there")]
 
+mod clock;
 mod front;
 mod gate;
 mod icmp;
+mod index;
 mod left_alone;
 mod life;
 mod memory;

@@ -13,16 +13,19 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, ArrayOfMaps, HashMap, LpmTrie, MapData, PerCpuArray, Queue, RingBuf, lpm_trie::Key},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{Program, SchedClassifier, TestRun as _, TestRunOptions},
 };
+use bytemuck::Zeroable as _;
 use ebpf_build::build;
-use nix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_getres, clock_gettime};
 use proxy_ebpf::{
     Target, TargetKey,
+    balance::of_slot,
+    index,
     names::TARGETS,
     nat::{
-        ALLOWED_ROUTE_BITS, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, MOST_SNATS, Snat, family, names,
-        packet,
+        ALLOWED_ROUTE_BITS, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, MOST_SNATS, Snat, family, flow,
+        gate, names, packet,
     },
     parking::{self, Parked},
     state,
@@ -43,6 +46,8 @@ const GENERATION: u64 = 7;
 /// Any that exists where the tests run; nothing is sent there.
 pub(crate) const LOOPBACK: u32 = 1;
 const PLACES: u32 = 16_384;
+pub(crate) const SEED: u64 = 7;
+pub(crate) const INDEX_MASK: u32 = index::buckets(PLACES) - 1;
 
 /// The addresses of a test, in one family.
 #[derive(Debug, Clone, Copy)]
@@ -128,8 +133,19 @@ impl World {
     }
 
     pub(crate) fn open_on(ground: Option<Arc<Ground>>, at: Addresses, ports: u16) -> Result<Self> {
+        Self::build(ground, at, ports, index::buckets(PLACES))
+    }
+
+    /// With so many buckets in the index of flows.
+    pub(crate) fn with_buckets(at: Addresses, ports: u16, buckets: u32) -> Result<Self> {
+        Self::build(None, at, ports, buckets)
+    }
+
+    fn build(ground: Option<Arc<Ground>>, at: Addresses, ports: u16, buckets: u32) -> Result<Self> {
+        let mask = buckets - 1;
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries(names::FLOWS, PLACES).map_max_entries(names::FLOW_OF, PLACES);
+        loader.map_max_entries(names::FLOWS, PLACES).map_max_entries(names::FLOW_OF, buckets);
+        loader.override_global(index::names::MASK, &mask, true).override_global(index::names::SEED, &SEED, true);
         loader.map_max_entries(names::TAKEN, PLACES.div_ceil(u64::BITS));
         let mut object = loader.load(&object("tc")?).context("load")?;
         let program: &mut SchedClassifier = object.program_mut(names::TC).context("the program")?.try_into()?;
@@ -180,7 +196,8 @@ impl World {
 
     /// Sets when the daemon was last alive.
     pub(crate) fn beat(&mut self, beat: u64) -> Result<()> {
-        Ok(self.array(names::CLOCK)?.set(0, Clock { beat, grace: 5_000_000_000, half_open: 0 }, 0)?)
+        let jiffy = Duration::from(clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)?).as_nanos() as u64;
+        Ok(self.array(names::CLOCK)?.set(0, Clock { beat, grace: 5_000_000_000, jiffy, ..Clock::zeroed() }, 0)?)
     }
 
     pub(crate) fn limit(&mut self, max_connections: u32) -> Result<()> {
@@ -245,7 +262,20 @@ impl World {
             IpAddr::V6(ip) => (10, ip.octets()),
         };
         let target = Target { live, generation, epoch: 1, state, family, port: node.port().to_be_bytes(), addr };
+        self.array(names::GATES)?.set(of_slot(0, slot), gate::word(&target), 0)?;
         Ok(self.hash(TARGETS)?.insert(TargetKey { route: 0, slot }, target, 0)?)
+    }
+
+    pub(crate) fn program(&self, name: &str) -> Result<&Program> {
+        self.object.program(name).with_context(|| format!("no program {name}"))
+    }
+
+    /// All flows, with their places.
+    pub(crate) fn flows(&mut self) -> Result<Vec<(u32, Flow)>> {
+        let flows = self.array::<Flow>(names::FLOWS)?;
+        let all = (0..flows.len()).map(|place| Ok((place, flows.get(&place, 0)?)));
+        let lives = |(_, flow): &(u32, Flow)| flow.state & flow::MASK != flow::FREE;
+        Ok(all.collect::<Result<Vec<_>>>()?.into_iter().filter(lives).collect())
     }
 
     pub(crate) fn object(&mut self) -> &mut Ebpf {
@@ -365,7 +395,8 @@ impl World {
         self.beat(Duration::from(now).as_nanos() as u64 - silence)
     }
 
-    fn counted(&mut self) -> Result<BTreeMap<&'static str, u64>> {
+    /// By how much each counter rose since it was asked last.
+    pub(crate) fn counted(&mut self) -> Result<BTreeMap<&'static str, u64>> {
         let map = self.object.map(names::PACKETS).context("no counters")?;
         let counters = PerCpuArray::<_, u64>::try_from(map)?;
         let mut rose = BTreeMap::new();

@@ -1,7 +1,10 @@
 //! Whether the switch lets a flow's packet pass.
 
-use super::super::tables::TARGETS;
-use proxy_ebpf::{TargetKey, nat::Flow, state as way};
+use super::super::tables::GATES;
+use proxy_ebpf::{
+    balance::of_slot,
+    nat::{Flow, gate as says},
+};
 
 /// What a flow may do now.
 pub(crate) enum Gate {
@@ -11,34 +14,24 @@ pub(crate) enum Gate {
     Ended,
 }
 
-/// What the switch says of a flow. An entry of `targets` is replaced by a new one, and the old one's memory is at
-/// once another's (kernel/bpf/hashtab.c): read in between it may look ended when it is not, but never open, since
-/// generations are not used twice. So whatever is not open is read again.
+/// What the switch says of a flow.
 #[inline(always)]
 pub(crate) fn gate(flow: &Flow) -> Gate {
-    let key = whole_key(flow);
-    match gate_once(&key, flow.generation) {
-        Gate::Open => Gate::Open,
-        _ => gate_once(&key, flow.generation),
+    gate_of(u32::from(flow.route), u32::from(flow.slot), flow.generation)
+}
+
+/// What it says of the flows of a slot that have this generation, in one word that is read whole.
+#[inline(always)]
+pub(super) fn gate_of(route: u32, slot: u32, generation: u32) -> Gate {
+    let Some(word) = GATES.get_ptr(of_slot(route, slot)) else { return Gate::Ended };
+    // SAFETY: an entry of the array.
+    let word = unsafe { word.read_volatile() };
+    if word as u32 != generation {
+        return Gate::Ended;
     }
-}
-
-/// A [`TargetKey`] in one word, as [`super::Dial`] is in three.
-#[inline(always)]
-fn whole_key(flow: &Flow) -> u64 {
-    // SAFETY: the same bytes.
-    unsafe { core::mem::transmute([u32::from(flow.route), u32::from(flow.slot)]) }
-}
-
-#[inline(always)]
-fn gate_once(key: &u64, generation: u32) -> Gate {
-    let key: *const TargetKey = core::ptr::from_ref(key).cast();
-    // SAFETY: the same bytes.
-    let key = unsafe { &*key };
-    // SAFETY: see above.
-    match unsafe { TARGETS.get(key) } {
-        Some(target) if target.live != 0 && target.live as u32 == generation => Gate::Open,
-        Some(target) if target.state == way::PAUSED && target.generation as u32 == generation => Gate::Paused,
+    match word & !0xffff_ffff {
+        says::OPEN => Gate::Open,
+        says::PAUSED => Gate::Paused,
         _ => Gate::Ended,
     }
 }

@@ -5,36 +5,42 @@ use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_coarse_ns};
 use super::super::{
     aside::{Turn, turn_of},
     balance,
-    packet::{Segment, bytes},
-    tables::{ALLOW, CLOCK, EGRESS, FLOW_OF, FLOWS, FREE, HALF_OPEN, TARGETS, USAGE, count, fetch_add, mark, replace},
+    packet::{Segment, bytes, mapped},
+    tables::{ALLOW, CLOCK, EGRESS, FLOWS, FREE, HALF_OPEN, TARGETS, USAGE, count, fetch_add, mark, replace},
     way::{self, To},
 };
-use super::{Dial, free, now, of_client, state, state_of, word};
+use super::{
+    Gate, clock, free,
+    gate::gate_of,
+    halves,
+    index::{self, Put},
+    now, of_client, state, state_of, word,
+};
 use proxy_ebpf::{
     Target, TargetKey,
     nat::{
-        ALLOWED_ROUTE_BITS, Address, Allowed, Door, Egress, End, Flow, MOST_HALF_OPEN, MOST_SNATS, Port, family, flow,
+        ALLOWED_ROUTE_BITS, Allowed, Door, Egress, End, Flow, Halves, MOST_HALF_OPEN, MOST_SNATS, Port, family, flow,
         fold, packet,
     },
 };
 
 const AF_INET: u16 = 2;
-const NOEXIST: u64 = 1;
 
-/// Makes a flow for a SYN. The error is the counter of the reason why there is none.
+/// Makes a flow for a SYN, and tells its place. The error is the counter of the reason why there is none.
 #[inline(always)]
-pub(crate) fn make(segment: &Segment, (number, door): (u16, &Door), ingress: u32, released: bool) -> Result<(), u32> {
-    let clock = CLOCK.get(0).ok_or(packet::ORPHANED)?;
+pub(crate) fn make(segment: &Segment, (number, door): (u16, &Door), ingress: u32, released: bool) -> Result<u32, u32> {
+    let life = CLOCK.get(0).ok_or(packet::ORPHANED)?;
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    if now > clock.beat + clock.grace {
+    clock::set(now);
+    if now > life.beat + life.grace {
         return Err(packet::ORPHANED);
     }
     let route = u32::from(door.route);
     if !is_allowed(segment, route) {
         return Err(packet::NOT_ALLOWED);
     }
-    let shut = match turn_of(door.route, clock, now, released) {
+    let shut = match turn_of(door.route, life, now, released) {
         Turn::Listener => return Err(packet::LISTENER),
         Turn::Held => return Err(packet::PARKED),
         Turn::Free => packet::PARKED,
@@ -51,8 +57,13 @@ pub(crate) fn make(segment: &Segment, (number, door): (u16, &Door), ingress: u32
     }
     // SAFETY: it changes with the target; what it holds is checked where it is used.
     let egress = *unsafe { EGRESS.get(at) }.ok_or(packet::LISTENER)?;
-    // The entry may have become another's while it was read (see `gate`), and the way another node's.
+    // An entry of a hash that is replaced is at once another's (kernel/bpf/hashtab.c), maybe while it was read, and the way
+    // another node's.
     if target_of(at).is_none_or(|again| !is_same(&again, &target)) {
+        return Err(shut);
+    }
+    // Where the two differ the switch is on its way, and the SYN waits for it.
+    if !matches!(gate_of(route, slot, target.generation as u32), Gate::Open) {
         return Err(shut);
     }
     let usage = USAGE.get_ptr_mut(at.route).ok_or(packet::LISTENER)?;
@@ -71,14 +82,18 @@ pub(crate) fn make(segment: &Segment, (number, door): (u16, &Door), ingress: u32
     [To::Client, To::Node].into_iter().for_each(|to| way::forget(place, to));
     fill(flow, segment, (number, ingress), at, &target, (snat, egress.ifindex));
     balance::taken(flow);
-    if FLOW_OF.insert(Dial::of(segment).key(), place, NOEXIST).is_err() {
-        free(place, found, state(found));
-        // The same SYN on two CPUs at once, a table that is full, or a key that is another flow's too.
-        return Err(if of_client(segment).is_some() { packet::DUPLICATE } else { packet::NO_PORT });
+    match index::put(place) {
+        Put::Done => {}
+        put => {
+            free(place, state(found));
+            // The same SYN on two CPUs at once; or no room in the index, or a hash that is another flow's too.
+            let again = matches!(put, Put::Met) || of_client(segment).is_some();
+            return Err(if again { packet::DUPLICATE } else { packet::NO_PORT });
+        }
     }
     remember_half_open(place, state(found));
     count(packet::NEW);
-    Ok(())
+    Ok(place)
 }
 
 /// The place that has been free for longest, of the own address that the client's end chooses or of the next that has one.
@@ -109,7 +124,7 @@ fn target_of(at: TargetKey) -> Option<Target> {
 #[inline(always)]
 fn is_same(a: &Target, b: &Target) -> bool {
     (a.live, a.generation, a.state, a.family, a.port) == (b.live, b.generation, b.state, b.family, b.port)
-        && a.addr == b.addr
+        && halves(&a.addr) == halves(&b.addr)
 }
 
 #[inline(always)]
@@ -128,14 +143,10 @@ fn fill(
     target: &Target,
     (snat, ifindex): (u8, u32),
 ) {
-    begin(&mut flow.client, bytes(segment.source), segment.source_port, number, ingress);
+    begin(&mut flow.client, segment.source, segment.source_port, number, ingress);
     flow.dialled = fold(segment.destination, segment.destination_port);
-    let addr = if target.family == AF_INET {
-        let [a, b, c, d, ..] = target.addr;
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
-    } else {
-        target.addr
-    };
+    let [first, second] = halves(&target.addr);
+    let addr = if target.family == AF_INET { mapped(first as u32) } else { [first, second] };
     begin(&mut flow.node, addr, target.port, u16::from(snat), ifindex);
     flow.generation = target.generation as u32;
     flow.route = at.route as u16;
@@ -147,8 +158,11 @@ fn fill(
 }
 
 #[inline(always)]
-fn begin(end: &mut End, addr: Address, port: Port, through: u16, ifindex: u32) {
-    (end.addr, end.port, end.through, end.ifindex) = (addr, port, through, ifindex);
+fn begin(end: &mut End, addr: Halves, port: Port, through: u16, ifindex: u32) {
+    let begins: *mut Halves = (&raw mut end.addr).cast();
+    // SAFETY: the same bytes, aligned as the record is.
+    unsafe { begins.write(addr) };
+    (end.port, end.through, end.ifindex) = (port, through, ifindex);
     set(&mut end.bytes, 0);
     set(&mut end.packets, 0);
     set(&mut end.next, 0);
@@ -168,20 +182,28 @@ fn set<T>(field: &mut T, value: T) {
 /// The oldest half-open flow makes room, if it still is half-open: a flood ends its own flows only.
 #[inline(always)]
 fn remember_half_open(place: u32, word: u64) {
-    let Some(clock) = CLOCK.get_ptr_mut(0) else { return };
+    flow_half_open(place, word);
+}
+
+/// By itself for the verifier, as `flow_free` is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_half_open(place: u32, word: u64) -> u32 {
+    let Some(clock) = CLOCK.get_ptr_mut(0) else { return 0 };
     // SAFETY: a field of the entry.
     let turn = fetch_add(unsafe { &raw mut (*clock).half_open }, 1);
-    let Some(slot) = HALF_OPEN.get_ptr_mut(turn as u32 & (MOST_HALF_OPEN - 1)) else { return };
+    let Some(slot) = HALF_OPEN.get_ptr_mut(turn as u32 & (MOST_HALF_OPEN - 1)) else { return 0 };
     let this = u64::from(place) << 32 | (word & 0xffff_ffff);
     // SAFETY: the entry is one word; two CPUs meet here only when one of them is a whole round late.
     let oldest = unsafe { core::ptr::replace(slot, this) };
     if state_of(oldest) != flow::HALF {
-        return;
+        return 0;
     }
     let place = (oldest >> 32) as u32;
-    let Some(found) = FLOWS.get_ptr_mut(place) else { return };
+    let Some(found) = FLOWS.get_ptr_mut(place) else { return 0 };
     let now = state(found);
-    if now as u32 == oldest as u32 && free(place, found, now) {
+    if now as u32 == oldest as u32 && free(place, now) {
         count(packet::EVICTED);
     }
+    1
 }

@@ -3,24 +3,28 @@
 //! whoever succeeds is its owner, removes its key and returns it to the queue. So no place has two owners, and no key
 //! leads to a free place for longer than that takes; who follows such a key finds the place free, and no flow.
 
+mod clock;
 mod gate;
+mod index;
 mod make;
 mod notes;
 
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 
 pub(crate) use self::{
+    clock::now,
     gate::{Gate, gate},
     make::make,
     notes::{acked, is_new, is_recent, note},
 };
 use super::{
     balance,
+    mask::ones_if_zero,
     packet::{ACK, FIN, RST, Segment, bytes},
     rewrite::Side,
-    tables::{DOORS, FIRSTS, FLOW_OF, FLOWS, FREE, SNAT_OF, SNATS, USAGE, count, fetch_add, mark, replace},
+    tables::{DOORS, FIRSTS, FLOWS, FREE, SNAT_OF, SNATS, USAGE, count, fetch_add, mark, replace},
 };
-use proxy_ebpf::nat::{Address, Door, End, Flow, FlowKey, Halves, Port, Snat, TICK_SHIFT, flow, fold, packet};
+use proxy_ebpf::nat::{Address, Door, End, Flow, Halves, Port, Snat, flow, packet};
 
 /// The state word as it is replaced: state, route and slot, which do not change while a place has an owner.
 #[inline(always)]
@@ -41,9 +45,7 @@ pub(crate) fn state_of(word: u64) -> u32 {
 /// The flow that a client's segment belongs to.
 #[inline(always)]
 pub(crate) fn of_client(segment: &Segment) -> Option<(u32, *mut Flow)> {
-    let dial = Dial::of(segment);
-    // SAFETY: the value is one word.
-    let place = *unsafe { FLOW_OF.get(dial.key()) }?;
+    let place = index::find(index::of_segment(segment))?;
     let found = FLOWS.get_ptr_mut(place)?;
     // SAFETY: a place of the array; the fields of a flow that lives do not change.
     let flow = unsafe { &*found };
@@ -66,14 +68,31 @@ pub(crate) fn of_node(segment: &Segment) -> Option<(u32, *mut Flow)> {
     if port >= any.ports {
         return None;
     }
-    // SAFETY: the value is one word.
-    let number = *unsafe { SNAT_OF.get(bytes(segment.destination)) }?;
-    let place = SNATS.get(number)?.first + u32::from(port);
+    let place = SNATS.get(own(segment.destination)?)?.first + u32::from(port);
     let found = FLOWS.get_ptr_mut(place)?;
     // SAFETY: as above.
     let flow = unsafe { &*found };
     let same = flow.state & flow::MASK != flow::FREE && sent(&flow.node, segment);
     same.then_some((place, found))
+}
+
+/// So many own addresses are found without a search; most hosts have no more.
+const NEAR: u32 = 4;
+
+/// The number of an own address.
+#[inline(always)]
+fn own(address: Halves) -> Option<u32> {
+    let mut found = 0;
+    for number in 0..NEAR {
+        let [first, second] = halves(&SNATS.get(number)?.addr);
+        let differs = (first ^ address[0]) | (second ^ address[1]);
+        found |= u64::from(number + 1) & ones_if_zero((differs | differs >> 32) & 0xffff_ffff);
+    }
+    if found != 0 {
+        return Some(found as u32 - 1);
+    }
+    // SAFETY: the value is one word.
+    unsafe { SNAT_OF.get(bytes(address)) }.copied()
 }
 
 /// Whether this end has sent the segment.
@@ -103,32 +122,9 @@ pub(crate) fn side(end: &End) -> Side {
     Side { addr: halves(&end.addr), port: end.port }
 }
 
-/// A [`FlowKey`] as it is written fastest: what a helper reads as a word right after it was written in parts keeps the
-/// processor waiting.
-#[repr(C)]
-struct Dial {
-    client: Halves,
-    port_dialled: u32,
-}
-
-impl Dial {
-    #[inline(always)]
-    fn of(segment: &Segment) -> Self {
-        let [a, b] = segment.source_port;
-        let [c, d] = fold(segment.destination, segment.destination_port).to_ne_bytes();
-        Self { client: segment.source, port_dialled: u32::from_ne_bytes([a, b, c, d]) }
-    }
-
-    #[inline(always)]
-    fn key(&self) -> &FlowKey {
-        // SAFETY: the same bytes, and as many at least.
-        unsafe { &*core::ptr::from_ref(self).cast() }
-    }
-}
-
 /// A client that acknowledges what the node sent is where it says it is: from now on its flow is kept.
 #[inline(always)]
-pub(crate) fn open(found: *mut Flow, segment: &Segment) {
+pub(crate) fn open(place: u32, found: *mut Flow, segment: &Segment) {
     // SAFETY: a place of the array.
     let flow = unsafe { &*found };
     if segment.flags & ACK == 0 || flow.node.packets == 0 || segment.acknowledgement != flow.node.next {
@@ -136,13 +132,24 @@ pub(crate) fn open(found: *mut Flow, segment: &Segment) {
     }
     let old = state(found);
     if state_of(old) == flow::HALF && replace(word(found), old, with_state(old, flow::OPEN)) {
-        count(packet::ESTABLISHED);
-        if let Some(usage) = USAGE.get_ptr_mut(u32::from(flow.route)) {
-            fetch_add(usage, 1);
-        }
-        balance::established(flow);
-        remember_first(flow);
+        flow_established(place);
     }
+}
+
+/// By itself for the verifier, as `flow_free` is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_established(place: u32) -> u32 {
+    let Some(found) = FLOWS.get_ptr(place) else { return 0 };
+    // SAFETY: a place of the array; the fields of a flow that lives do not change.
+    let flow = unsafe { &*found };
+    count(packet::ESTABLISHED);
+    if let Some(usage) = USAGE.get_ptr_mut(u32::from(flow.route)) {
+        fetch_add(usage, 1);
+    }
+    balance::established(flow);
+    remember_first(flow);
+    1
 }
 
 /// Of each generation, as a switch wants to know it.
@@ -184,25 +191,28 @@ fn is_over(flow: &Flow) -> bool {
 
 /// Takes a place from its flow and returns it to the queue; nothing happens if its state is not `old` any more.
 #[inline(always)]
-pub(crate) fn free(place: u32, found: *mut Flow, old: u64) -> bool {
+pub(crate) fn free(place: u32, old: u64) -> bool {
+    flow_free(place, old) != 0
+}
+
+/// Verified once, and not for each way that leads here: so it takes and gives words only.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_free(place: u32, old: u64) -> u32 {
+    let Some(found) = FLOWS.get_ptr_mut(place) else { return 0 };
     if state_of(old) == flow::FREE || !replace(word(found), old, with_state(old, flow::FREE)) {
-        return false;
+        return 0;
     }
     // SAFETY: the place is ours now.
     let flow = unsafe { &*found };
-    let key = FlowKey { client: flow.client.addr, port: flow.client.port, dialled: flow.dialled };
-    // SAFETY: the value is one word.
-    if unsafe { FLOW_OF.get(key) }.is_some_and(|leads| *leads == place) {
-        // Nobody else removes the key of a place that is ours, and nobody inserts over it.
-        let _removed = FLOW_OF.remove(key);
-    }
+    index::remove(flow, place);
     match state_of(old) {
         flow::HALF => balance::given_up(flow),
         flow::OPEN => leave_route(flow),
         _ => {}
     }
     give_back(place, flow);
-    true
+    1
 }
 
 /// The flow counts among `max_connections` no more, nor as its slot's.
@@ -271,11 +281,4 @@ fn is_wanted(flow: &Flow, v6: bool) -> bool {
 #[inline(always)]
 pub(crate) fn own_port(snat: &Snat, place: u32) -> Port {
     snat.first_port.wrapping_add(place.wrapping_sub(snat.first) as u16).to_be_bytes()
-}
-
-/// In ticks of [`TICK_SHIFT`].
-#[inline(always)]
-pub(crate) fn now() -> u32 {
-    // SAFETY: no arguments.
-    (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
 }

@@ -19,27 +19,42 @@ pub(crate) fn is_recent(end: &End, now: u32) -> bool {
     end.seen >> 5 == now >> 5
 }
 
-/// Notes what an end has sent. `other` is what the other end has acknowledged, once it has said anything: who is not
-/// on the way cannot know it, so its packets neither move the numbers that a later RST needs, nor end a flow.
+/// What an end has acknowledged. An `Option` has a number that is none where it is `None`, and the verifier sees it used.
+#[derive(Clone, Copy)]
+pub(crate) struct Acked {
+    number: u32,
+    /// Whether it ever did.
+    known: bool,
+}
+
+impl Acked {
+    #[inline(always)]
+    pub(crate) fn or(self, other: u32) -> u32 {
+        if self.known { self.number } else { other }
+    }
+}
+
+/// Notes what an end has sent. `other` is what the other end has acknowledged: who is not on the way cannot know it, so its
+/// packets neither move the numbers that a later RST needs, nor end a flow.
 #[inline(always)]
-pub(crate) fn note(end: &mut End, other: Option<u32>, segment: &Segment, half: bool, now: u32) {
+pub(crate) fn note(end: &mut End, other: Acked, segment: &Segment, half: bool, now: u32) {
     end.bytes += u64::from(segment.payload);
     end.packets += 1;
+    // SYN and FIN take a number each.
+    let syn_fin = u32::from(segment.flags & 1) + u32::from(segment.flags >> 1 & 1);
+    let next = segment.sequence.wrapping_add(segment.payload).wrapping_add(syn_fin);
     if segment.flags & RST != 0 {
         // A receiver believes it at exactly the number that it expects (RFC 5961, 3.2).
-        if segment.sequence == end.next || Some(segment.sequence) == other {
+        if segment.sequence == end.next || other.known && segment.sequence == other.number {
             end.flags |= u32::from(segment.flags);
             end.seen = now;
         }
         return;
     }
-    let far = |from: u32| segment.sequence.wrapping_sub(from).wrapping_add(WINDOW) >= 2 * WINDOW;
-    if other.is_some_and(far) {
+    let far = segment.sequence.wrapping_sub(other.number).wrapping_add(WINDOW) >= 2 * WINDOW;
+    if other.known && far {
         return;
     }
-    // SYN and FIN take a number each.
-    let syn_fin = u32::from(segment.flags & 1) + u32::from(segment.flags >> 1 & 1);
-    let next = segment.sequence.wrapping_add(segment.payload).wrapping_add(syn_fin);
     let anew = half && segment.flags & SYN != 0;
     if end.flags == 0 || anew || next.wrapping_sub(end.next) as i32 > 0 {
         end.next = next;
@@ -51,8 +66,7 @@ pub(crate) fn note(end: &mut End, other: Option<u32>, segment: &Segment, half: b
     end.flags |= u32::from(segment.flags);
 }
 
-/// What an end has acknowledged, if it ever did.
 #[inline(always)]
-pub(crate) fn acked(end: &End) -> Option<u32> {
-    (end.flags & u32::from(ACK) != 0).then_some(end.acked)
+pub(crate) fn acked(end: &End) -> Acked {
+    Acked { number: end.acked, known: end.flags & u32::from(ACK) != 0 }
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
 use super::maps;
 use crate::kernel::{
     checksum,
-    packet::{ETHERNET, Packet, Segment, TCP, Tcp, header, words},
+    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4, Ipv6, Packet, Segment, TCP, Tcp, header, words},
 };
 use proxy_ebpf::nat::Halves;
 
@@ -20,9 +20,29 @@ pub(crate) struct Frame {
 impl Frame {
     #[inline(always)]
     pub(crate) fn new(ctx: XdpContext) -> Self {
-        // SAFETY: the context is the kernel's own.
-        let len = unsafe { bpf_xdp_get_buff_len(ctx.ctx) as u32 };
-        Self { ctx, len }
+        let mut frame = Self { ctx, len: 0 };
+        frame.len = frame.all_in_first().unwrap_or_else(|| {
+            // SAFETY: the context is the kernel's own.
+            unsafe { bpf_xdp_get_buff_len(frame.ctx.ctx) as u32 }
+        });
+        frame
+    }
+
+    /// Its length, if all that its IP header speaks of lies in the first piece: a call less. A header that says nothing (0, of
+    /// what is longer than it can say) is none.
+    #[inline(always)]
+    fn all_in_first(&self) -> Option<u32> {
+        let there = (self.data_end() - self.data()) as u32;
+        // SAFETY: inside the packet.
+        let (said, header) = match u16::from_be(unsafe { *header::<u16>(self, ETHERNET - 2)? }) {
+            // SAFETY: as above.
+            ETHERTYPE_IPV4 => (unsafe { (*header::<Ipv4>(self, ETHERNET)?).total }, 0),
+            // SAFETY: as above.
+            ETHERTYPE_IPV6 => (unsafe { (*header::<Ipv6>(self, ETHERNET)?).payload }, size_of::<Ipv6>()),
+            _ => return None,
+        };
+        let end = u32::from(u16::from_be_bytes(said)) + (header + ETHERNET) as u32;
+        (said != [0; 2] && end <= there).then_some(there)
     }
 
     /// It lies in several pieces, the headers in the first.

@@ -5,10 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use proxy_ebpf::{TargetKey, balance::Load, nat::flow};
 
 use super::{
-    super::{
-        audit::{Found, Suspects, recount},
-        collector::key_of,
-    },
+    super::audit::{Found, Suspects, recount},
     collector::Stage,
 };
 
@@ -25,7 +22,7 @@ fn stage() -> Stage {
 
 fn audit(stage: &mut Stage, meanwhile: impl Fn(&mut Stage)) -> Found {
     // The ports of 6 and 7 were held by others at the start.
-    let mut suspects = Suspects::look(&stage.collector, &HashSet::from([6, 7])).unwrap();
+    let mut suspects = Suspects::look(&stage.collector, &HashSet::from([6, 7]));
     meanwhile(stage);
     let mut queues = 0..;
     while suspects.clear(&mut stage.collector, queues.next().unwrap()).unwrap() {}
@@ -51,14 +48,14 @@ fn a_place_on_its_way_back_is_found() {
         let flow = stage.flows.read(place).unwrap();
         assert!(stage.flows.end(place, &flow));
         if place > 1 {
-            stage.collector.forget(&key_of(&flow), place).unwrap();
+            stage.collector.index().forget(&flow, place);
         }
         if place > 2 {
             stage.collector.give(place).unwrap();
         }
     }
     assert_eq!(audit(&mut stage, |_| {}), Found { keys: 1, places: 2 });
-    assert_eq!(stage.keys.keys().count(), 3);
+    assert_eq!(stage.collector.index().entries().count(), 3);
     // Three flows that ended uncounted, and two connections of the listener.
     assert!(stage.usage.claim(0, 100) && stage.usage.claim(0, 100));
     let slot = TargetKey { route: 0, slot: 0 };
@@ -82,7 +79,7 @@ fn a_place_that_is_taken_meanwhile_is_not_lost() {
         let place = stage.collector.pools()[1].take().unwrap().unwrap();
         let flow = stage.make(place, |flow| flow.state = (flow::NEXT * 2) | flow::HALF);
         assert!(stage.flows.end(place, &flow));
-        stage.collector.forget(&key_of(&flow), place).unwrap();
+        stage.collector.index().forget(&flow, place);
     });
     assert_eq!(found, Found::default());
     assert_eq!(stage.queued().len(), 7);

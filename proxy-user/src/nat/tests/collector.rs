@@ -5,12 +5,12 @@ use std::{
     sync::{Arc, Barrier},
 };
 
-use aya::maps::{HashMap, Map, MapData, Queue};
-use aya_obj::generated::bpf_map_type::{BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_QUEUE};
+use aya::maps::{Map, MapData, Queue};
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_QUEUE;
 use proxy_ebpf::{
     TargetKey,
     balance::Load,
-    nat::{Flow, FlowKey, flow},
+    nat::{Flow, flow},
 };
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
         collector::*,
         fate::{Lingers, Reason, Severing, Standing},
         flows::{Flows, Usage},
+        index::Index,
         loads::Loads,
         pool::Pool,
     },
@@ -33,13 +34,8 @@ pub(super) struct Stage {
     pub(super) flows: Arc<Flows>,
     pub(super) usage: Arc<Usage>,
     pub(super) loads: Arc<Loads>,
-    pub(super) keys: HashMap<MapData, FlowKey, u32>,
     pub(super) collector: Collector,
     queues: [MapData; 2],
-}
-
-fn keys(map: MapData) -> HashMap<MapData, FlowKey, u32> {
-    HashMap::try_from(Map::HashMap(map)).unwrap()
 }
 
 fn queue(map: MapData) -> Queue<MapData, u32> {
@@ -56,13 +52,12 @@ impl Stage {
         let flows = Arc::new(Flows::anonymous(places));
         let usage = Arc::new(Usage::anonymous(&[16, 0]));
         let loads = Arc::new(Loads::anonymous(512));
-        let key_map = map(BPF_MAP_TYPE_HASH, 20, 4, 64, 0);
         let queues = [(); 2].map(|()| map(BPF_MAP_TYPE_QUEUE, 0, 4, 8, 0));
         let pools = [0, 8].into_iter().zip(&queues);
         let pools = pools.map(|(first, map)| Pool::new(snat(first, 10_000, 8), queue(again(map))).unwrap()).collect();
         let tables = (Arc::clone(&flows), Arc::clone(&usage), Arc::clone(&loads));
-        let collector = Collector::new(tables.0, tables.1, tables.2, keys(again(&key_map)), pools, Lingers::default());
-        Self { flows, usage, loads, keys: keys(key_map), collector, queues }
+        let collector = Collector::new(tables.0, tables.1, tables.2, Index::anonymous(16), pools, Lingers::default());
+        Self { flows, usage, loads, collector, queues }
     }
 
     /// Plays the program: a flow in a place, with its key.
@@ -71,7 +66,7 @@ impl Stage {
         flow.client.port = (40_000 + place as u16).to_be_bytes();
         change(&mut flow);
         self.flows.put(place, &flow);
-        self.keys.insert(key_of(&flow), place, 0).unwrap();
+        self.collector.index().put(&flow, place);
         flow
     }
 
@@ -107,9 +102,9 @@ fn what_has_ended_is_free_again_and_what_lives_stays() {
     assert!(sweep.failed.is_none() && sweep.round, "{sweep:?}");
     assert_eq!((sweep.freed[Reason::Reset as usize], sweep.kept, sweep.to_reset.len()), (3, 1, 0));
     for flow in ended {
-        assert!(stage.keys.get(&key_of(&flow), 0).is_err(), "a key leads to a free place");
+        assert_eq!(stage.collector.index().find(&flow), None, "a key leads to a free place");
     }
-    assert_eq!(stage.keys.get(&key_of(&living), 0).unwrap(), 4);
+    assert_eq!(stage.collector.index().find(&living), Some(4));
     assert_eq!((stage.flows.read(4), stage.usage.of(0)), (Some(living), 13));
     assert_eq!(stage.flows.state(3), Some(flow::NEXT | flow::FREE), "the incarnation stays");
     assert_eq!(stage.queued(), [3, 5, 12], "each in the queue of its address");
@@ -163,9 +158,10 @@ fn a_flow_that_ended_is_taken_off_its_slot() {
 fn a_key_that_leads_elsewhere_by_now_is_left_alone() {
     let mut stage = Stage::new();
     let flow = stage.make(3, reset);
-    stage.keys.insert(key_of(&flow), 9, 0).unwrap();
+    stage.collector.index().forget(&flow, 3);
+    stage.collector.index().put(&flow, 9);
     assert!(stage.sweep().failed.is_none());
-    assert_eq!(stage.keys.get(&key_of(&flow), 0).unwrap(), 9);
+    assert_eq!(stage.collector.index().find(&flow), Some(9));
     assert_eq!(stage.queued(), [3]);
 }
 
@@ -177,7 +173,7 @@ fn a_full_queue_loses_no_place() {
     let flow = stage.make(3, reset);
     let sweep = stage.sweep();
     assert!(matches!(sweep.failed, Some(CollectError::Queue(_))), "{sweep:?}");
-    assert!(stage.keys.get(&key_of(&flow), 0).is_err());
+    assert_eq!(stage.collector.index().find(&flow), None);
     assert_eq!(stage.usage.of(0), 16, "it is counted until its place is back");
     assert_eq!(stage.queued(), [0, 1, 2, 3, 4, 5, 6, 7]);
     let sweep = stage.sweep();
@@ -255,7 +251,8 @@ fn a_place_is_never_with_two() {
         });
         let ours = sweep.freed[Reason::HalfOpen as usize];
         assert_eq!((ours, stage.queued().len() as u32), (u32::from(!won), ours), "at {turn}");
-        assert_eq!(stage.keys.get(&key_of(&flow), 0).is_ok(), won, "the key is the winner's to remove");
+        assert_eq!(stage.collector.index().find(&flow).is_some(), won, "the key is the winner's to remove");
+        stage.collector.index().forget(&flow, 0);
         assert_eq!(stage.flows.state(0), Some(turn << 8));
     }
 }

@@ -6,6 +6,7 @@ mod doors;
 mod egress;
 mod fate;
 mod flows;
+mod gates;
 mod maglev;
 mod reset;
 mod segment;

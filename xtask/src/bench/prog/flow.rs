@@ -9,11 +9,14 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
-    maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray},
+    maps::{Array, Map, MapData, MapInfo, PerCpuArray, loaded_maps},
     programs::{ProgramFd, ProgramInfo, loaded_programs},
 };
 use nix::time::{ClockId, clock_gettime};
-use proxy_ebpf::nat::{self, Flow as Record, FlowKey, Snat, TICK_SHIFT, names};
+use proxy_ebpf::{
+    index::{Bucket, EMPTY, Hash, place},
+    nat::{self, Flow as Record, Life, Snat, TICK_SHIFT, halves, names},
+};
 use switchmaster_tests::{Client, netns::Namespace};
 
 use super::{
@@ -28,6 +31,8 @@ pub(super) struct Flow {
     pub(super) program: ProgramFd,
     /// The maps `flows`, `flow_of`, `snats` and `packets` of that program.
     maps: [u32; 4],
+    /// Of the index.
+    seed: u64,
     client: Link,
     proxy: Link,
     connection: Option<Client>,
@@ -50,7 +55,12 @@ impl Flow {
             ids.iter().copied().find(is_it).with_context(|| format!("the program has no map {name}"))
         };
         let maps = [map(names::FLOWS)?, map(names::FLOW_OF)?, map(names::SNATS)?, map(names::PACKETS)?];
-        Ok(Self { program: info.fd()?, maps, client, proxy, connection: None, stage })
+        // The daemon's record, which is none of its programs'.
+        let records = loaded_maps().flatten().filter(|map| map.name_as_str() == Some(names::LIFE));
+        let record = records.map(|map| map.id()).max().context("the daemon has left no record")?;
+        let record: Array<_, Life> = Array::try_from(Map::Array(MapData::from_id(record)?))?;
+        let seed = record.get(&0, 0)?.seed;
+        Ok(Self { program: info.fd()?, maps, seed, client, proxy, connection: None, stage })
     }
 
     /// The next segment of a new connection, which has just carried something. The one before ends.
@@ -85,8 +95,7 @@ impl Flow {
         let spread = Spread { places, record, ports: u32::from(first.ports) };
         for which in 0..1 << flows {
             let (place, record) = spread.one(which, 0);
-            let key = FlowKey { client: record.client.addr, port: record.client.port, dialled: record.dialled };
-            maps.keys.insert(key, place, 0)?;
+            maps.lead(&record, place)?;
         }
         Ok(spread)
     }
@@ -109,10 +118,11 @@ impl Flow {
     }
 
     fn maps(&self) -> Result<Maps> {
-        let [flows, keys, snats, packets] = self.maps.map(MapData::from_id);
+        let [flows, index, snats, packets] = self.maps.map(MapData::from_id);
         Ok(Maps {
             flows: Array::try_from(Map::Array(flows?))?,
-            keys: HashMap::try_from(Map::HashMap(keys?))?,
+            index: Array::try_from(Map::Array(index?))?,
+            seed: self.seed,
             snats: Array::try_from(Map::Array(snats?))?,
             packets: PerCpuArray::try_from(Map::PerCpuArray(packets?))?,
         })
@@ -122,7 +132,8 @@ impl Flow {
 /// The daemon's maps.
 struct Maps {
     flows: Array<MapData, Record>,
-    keys: HashMap<MapData, FlowKey, u32>,
+    index: Array<MapData, Bucket>,
+    seed: u64,
     snats: Array<MapData, Snat>,
     packets: PerCpuArray<MapData, u64>,
 }
@@ -130,11 +141,28 @@ struct Maps {
 impl Maps {
     /// The place of a client's flow, and its record.
     fn of(&self, client: SocketAddrV4, dialled: SocketAddrV4) -> Result<(u32, Record)> {
-        let octets = |at: SocketAddrV4| at.ip().to_ipv6_mapped().octets();
-        let fold = nat::fold(nat::halves(octets(dialled)), dialled.port().to_be_bytes());
-        let key = FlowKey { client: octets(client), port: client.port().to_be_bytes(), dialled: fold };
-        let place = self.keys.get(&key, 0).with_context(|| format!("{client} has no flow"))?;
-        Ok((place, self.flows.get(&place, 0)?))
+        let address = |at: SocketAddrV4| halves(at.ip().to_ipv6_mapped().octets());
+        let fold = nat::fold(address(dialled), dialled.port().to_be_bytes());
+        let hash = Hash::of(self.seed, address(client), client.port().to_be_bytes(), fold);
+        for bucket in hash.buckets(self.index.len() - 1) {
+            if let Some(entry) = self.index.get(&bucket, 0)?.into_iter().find(|entry| hash.is_in(*entry)) {
+                return Ok((place(entry), self.flows.get(&place(entry), 0)?));
+            }
+        }
+        bail!("{client} has no flow")
+    }
+
+    /// Puts an entry for this record into the index, as the program does.
+    fn lead(&mut self, record: &Record, place: u32) -> Result<()> {
+        let hash = Hash::of(self.seed, halves(record.client.addr), record.client.port, record.dialled);
+        for bucket in hash.buckets(self.index.len() - 1) {
+            let mut entries = self.index.get(&bucket, 0)?;
+            if let Some(empty) = entries.iter_mut().find(|entry| **entry == EMPTY) {
+                *empty = hash.entry(place);
+                return Ok(self.index.set(bucket, entries, 0)?);
+            }
+        }
+        bail!("the index has no room for one more")
     }
 }
 

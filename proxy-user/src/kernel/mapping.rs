@@ -31,12 +31,12 @@ pub enum MappingError {
 ///
 /// # Safety
 /// It is made of atomics alone, every byte of it, and any bytes are a value of it.
-pub(super) unsafe trait Shared {}
+pub unsafe trait Shared {}
 
 // SAFETY: an atomic integer.
 unsafe impl Shared for AtomicU64 {}
 
-pub(super) struct Mapping<T: Shared> {
+pub struct Mapping<T: Shared> {
     start: NonNull<T>,
     elements: usize,
     length: NonZeroUsize,
@@ -48,7 +48,7 @@ unsafe impl<T: Shared> Send for Mapping<T> {}
 unsafe impl<T: Shared> Sync for Mapping<T> {}
 
 impl<T: Shared> Mapping<T> {
-    pub(super) fn new(name: &'static str, map: &MapData) -> Result<Self, MappingError> {
+    pub fn new(name: &'static str, map: &MapData) -> Result<Self, MappingError> {
         let info = map.info().map_err(|error| MappingError::Unknown(name, error))?;
         let kind = info.map_type().map_err(|error| MappingError::Unknown(name, error))?;
         let size = info.value_size() as usize;
@@ -76,7 +76,7 @@ impl<T: Shared> Mapping<T> {
 
     /// The same over memory of no map.
     #[cfg(test)]
-    pub(super) fn anonymous(elements: usize) -> Self {
+    pub fn anonymous(elements: usize) -> Self {
         let file = tempfile::tempfile().unwrap();
         file.set_len((elements * size_of::<T>()) as u64).unwrap();
         Self::map(elements, file.as_fd()).unwrap()
