@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
+use proxy_ebpf::nat;
 use switchmaster_tests::{
     Client, Cluster, Daemon, Lab, Spec, Subscriber, World,
     daemon::{self, Config},
@@ -209,7 +210,7 @@ fn another_layout_is_refused_with_the_remedy() {
         client.ping()?;
         kill(lab)?;
         let pin = "/sys/fs/bpf/switchmaster/nat/life";
-        let value = ["99", "0", "0", "0"].into_iter().chain(std::iter::repeat_n("0", 12));
+        let value = ["99", "0", "0", "0"].into_iter().chain(std::iter::repeat_n("0", size_of::<nat::Life>() - 4));
         let update = ["map", "update", "pinned", pin, "key", "0", "0", "0", "0", "value"].into_iter().chain(value);
         lab.world.proxy()?.run("bpftool", &update.collect::<Vec<_>>())?;
         let config = with_grace(&Lab::setup(&lab.world, &lab.cluster, "tc")?);
