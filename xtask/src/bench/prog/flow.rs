@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
-    maps::{Array, Map, MapData, MapInfo, PerCpuArray, loaded_maps},
+    maps::{Array, Map, MapData, MapInfo, PerCpuArray},
     programs::{ProgramFd, ProgramInfo, loaded_programs},
 };
 use nix::time::{ClockId, clock_gettime};
@@ -55,11 +55,7 @@ impl Flow {
             ids.iter().copied().find(is_it).with_context(|| format!("the program has no map {name}"))
         };
         let maps = [map(names::FLOWS)?, map(names::FLOW_OF)?, map(names::SNATS)?, map(names::PACKETS)?];
-        // The daemon's record, which is none of its programs'.
-        let records = loaded_maps().flatten().filter(|map| map.name_as_str() == Some(names::LIFE));
-        let record = records.map(|map| map.id()).max().context("the daemon has left no record")?;
-        let record: Array<_, Life> = Array::try_from(Map::Array(MapData::from_id(record)?))?;
-        let seed = record.get(&0, 0)?.seed;
+        let seed = seed(&stage, peer).context("the daemon's record")?;
         Ok(Self { program: info.fd()?, maps, seed, client, proxy, connection: None, stage })
     }
 
@@ -89,7 +85,9 @@ impl Flow {
         let first: Snat = maps.snats.get(&0, 0)?;
         let places = MapInfo::from_id(self.maps[0])?.max_entries();
         for number in 1..places.div_ceil(u32::from(first.ports)) {
-            let next = Snat { first: number * u32::from(first.ports), ..first };
+            // No two own addresses are the same, and nobody has these.
+            let addr = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number).to_ipv6_mapped().octets();
+            let next = Snat { first: number * u32::from(first.ports), addr, ..first };
             maps.snats.set(number, next, 0)?;
         }
         let spread = Spread { places, record, ports: u32::from(first.ports) };
@@ -200,6 +198,18 @@ impl Spread {
 pub(super) fn tick() -> Result<u32> {
     let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).context("the clock")?);
     Ok((now.as_nanos() >> TICK_SHIFT) as u32)
+}
+
+/// That of the flows' index, as the daemon has pinned it where only its namespace sees it.
+fn seed(stage: &Stage, peer: Peer) -> Result<u64> {
+    let pin = format!("/sys/fs/bpf/switchmaster-{peer}/nat/{}", names::LIFE);
+    let text = stage.proxy()?.run("bpftool", &["-j", "map", "lookup", "pinned", &pin, "key", "0", "0", "0", "0"])?;
+    let said: serde_json::Value = serde_json::from_str(&text)?;
+    let bytes = said["value"].as_array().with_context(|| text.clone())?.iter();
+    let byte = |byte: &serde_json::Value| u8::from_str_radix(byte.as_str()?.trim_start_matches("0x"), 16).ok();
+    let bytes: Vec<u8> = bytes.map(byte).collect::<Option<_>>().context(text)?;
+    let seed = bytes.get(std::mem::offset_of!(Life, seed)..).and_then(|rest| rest.first_chunk());
+    Ok(u64::from_ne_bytes(*seed.context("it is too short")?))
 }
 
 /// Numbers of the loaded programs of this name.
