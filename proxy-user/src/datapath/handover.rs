@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use proxy_ebpf::Meter;
+
 use super::{
     flow::Via,
     pair::{Means, Pair, Step},
@@ -131,17 +133,27 @@ impl Pair {
             return Ok(self.look_again(side, now));
         }
         let read = self.ends[side].read;
-        let spent = splice.meter(self.ends[side].cookie)?.charged;
-        splice.grant(&self.ends[side], self.label(side), spent, read)?;
-        // From here on the program redirects again, unless a segment was passed before it saw the grant:
-        // then it goes on passing, and this flow is ours until the next try. A verdict under way right
-        // now either shows in the meter or sees the grant, and tells.
+        let before = splice.meter(self.ends[side].cookie)?;
+        splice.grant(&self.ends[side], self.label(side), before.charged, read)?;
+        self.look_at_grant(side, splice, before, now)
+    }
+
+    /// From a grant on the program redirects again, unless a segment was passed before it saw the grant: then it
+    /// goes on passing, and this flow is ours until the next try. A verdict under way right now either shows in the
+    /// meter or sees the grant, and tells.
+    fn look_at_grant(&mut self, side: usize, splice: &Splice, before: Meter, now: Instant) -> io::Result<Step> {
         fence(Ordering::SeqCst);
-        if splice.meter(self.ends[side].cookie)?.passed != read {
-            return Ok(self.look_again(side, now));
+        let from = &self.ends[side];
+        if splice.meter(from.cookie)?.passed == from.read {
+            self.flows[side].go(Via::Kernel, now);
+            return Ok(Step::Wait);
         }
-        self.flows[side].go(Via::Kernel, now);
-        Ok(Step::Wait)
+        // Or it saw the grant, redirected until the credit was spent, and passed what came then: that must not be
+        // written before what it redirected. Asked for again, because a copy of a meter is not made in one step.
+        if splice.meter(from.cookie)?.bytes != before.bytes {
+            self.leave(side, now);
+        }
+        Ok(self.look_again(side, now))
     }
 
     /// Everything redirected has reached the receiver's own send queue.
@@ -191,3 +203,6 @@ impl Pair {
         Label { target: self.lease.key, generation: self.lease.generation, token: self.token + side as u32 }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,21 +41,8 @@ pub enum Error {
 impl Sockmap {
     /// Loads the object and starts `workers` threads for at most `connections` connections.
     pub fn start(mut object: Ebpf, workers: usize) -> Result<Self, Error> {
-        let map = object.map(names::SPLICED).ok_or(Error::Missing(names::SPLICED))?;
-        let spliced = SockHash::<_, Cookie>::try_from(map)?.fd().try_clone()?;
-        let program: &mut SkSkb =
-            object.program_mut(names::VERDICT).ok_or(Error::Missing(names::VERDICT))?.try_into()?;
-        program.load()?;
-        program.attach(&spliced)?;
-
-        let maps = Maps {
-            links: take(&mut object, names::LINKS)?,
-            meters: take(&mut object, names::METERS)?,
-            peers: take(&mut object, names::PEERS)?,
-            spliced: take(&mut object, names::SPLICED)?,
-        };
-        let counters = take(&mut object, names::COUNTERS)?;
-        let mut ring = Some(RingBuf::try_from(Map::RingBuf(take(&mut object, names::EVENTS)?))?);
+        let Attached { maps, counters, ring } = attach(&mut object)?;
+        let mut ring = Some(ring);
         let flows = Arc::new(AtomicUsize::new(0));
         let mut number = 0;
         let crew = Crew::start("sockmap", workers, |mailboxes| {
@@ -109,6 +96,30 @@ impl Datapath for Sockmap {
     fn resume(&self, key: TargetKey) {
         self.crew.resume(key);
     }
+}
+
+/// The verdict program at its sockets' map, and what it is talked to by.
+pub(super) struct Attached {
+    pub(super) maps: Maps,
+    counters: MapData,
+    ring: RingBuf<MapData>,
+}
+
+pub(super) fn attach(object: &mut Ebpf) -> Result<Attached, Error> {
+    let map = object.map(names::SPLICED).ok_or(Error::Missing(names::SPLICED))?;
+    let spliced = SockHash::<_, Cookie>::try_from(map)?.fd().try_clone()?;
+    let program: &mut SkSkb = object.program_mut(names::VERDICT).ok_or(Error::Missing(names::VERDICT))?.try_into()?;
+    program.load()?;
+    program.attach(&spliced)?;
+    let maps = Maps {
+        links: take(object, names::LINKS)?,
+        meters: take(object, names::METERS)?,
+        peers: take(object, names::PEERS)?,
+        spliced: take(object, names::SPLICED)?,
+    };
+    let counters = take(object, names::COUNTERS)?;
+    let ring = RingBuf::try_from(Map::RingBuf(take(object, names::EVENTS)?))?;
+    Ok(Attached { maps, counters, ring })
 }
 
 fn take(object: &mut Ebpf, name: &'static str) -> Result<MapData, Error> {

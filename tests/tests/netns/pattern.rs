@@ -54,15 +54,14 @@ impl Pattern {
         let right = got.iter().zip(self.peek(got.len())).take_while(|(a, b)| a == b).count();
         let sample = &got[right..(right + 16).min(got.len())];
         let place = BLOCK.windows(sample.len()).position(|window| window == sample);
-        let apart = place.map(|place| {
-            let ahead = (place + PERIOD - self.index(right)) % PERIOD;
-            if ahead > PERIOD / 2 { ahead as i64 - PERIOD as i64 } else { ahead as i64 }
-        });
         let at = self.at + right as u64;
-        match apart {
-            Some(apart) => bail!("at byte {at} come the bytes of {apart:+} (+: some are missing, -: some came again)"),
-            None => bail!("at byte {at} come bytes of no place in the stream: {sample:02x?}"),
-        }
+        let Some(place) = place else { bail!("at byte {at} come bytes of no place in the stream: {sample:02x?}") };
+        let wrong = got[right..].iter().zip(&BLOCK[place..]).take_while(|(a, b)| a == b).count();
+        let ahead = (place + PERIOD - self.index(right)) % PERIOD;
+        bail!(
+            "at byte {at} come {wrong} bytes from +{ahead} or -{}: some are missing, or came again, or are another stream's",
+            PERIOD - ahead
+        )
     }
 }
 

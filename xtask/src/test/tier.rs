@@ -54,8 +54,8 @@ impl Tier {
         let suite = ["--package", "switchmaster-tests"].into_iter().chain(targets).collect();
         match self {
             Self::Unit => vec![vec!["--workspace", "--lib", "--bins"]],
-            // The daemon's half of the packet datapath, on maps and links of the kernel.
-            Self::Prog => vec![suite, vec!["--package", "switchmaster", "--lib", "nat::", "--", "--ignored"]],
+            // The daemon's half of the datapaths, on maps, links and sockets of the kernel.
+            Self::Prog => vec![suite, vec!["--package", "switchmaster", "--lib", "--", "--ignored"]],
             _ => vec![suite],
         }
     }
