@@ -148,6 +148,11 @@ impl Pair {
         self.lease.passage() == Passage::Paused
     }
 
+    /// Something of it waits for the end of a pause.
+    pub(super) fn is_held(&self) -> bool {
+        self.flows.iter().any(|flow| flow.held)
+    }
+
     /// The client may have left, which only a write to it would tell, and none is made now. What it is owed
     /// waits for it all the same, but not in the way of others. True if it had a place.
     pub(super) fn vacate(&mut self) -> bool {

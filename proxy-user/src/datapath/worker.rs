@@ -55,6 +55,8 @@ pub(super) struct Worker {
     /// Connections that met their shut gate before the order to sever came.
     early: HashMap<TargetKey, (usize, Instant)>,
     endings: VecDeque<Ending>,
+    /// They wait until then.
+    respite: Instant,
     scratch: Vec<u8>,
 }
 
@@ -82,6 +84,7 @@ impl Worker {
             next_tick: hears_kernel.then(|| Instant::now() + timers::TICK),
             early: HashMap::new(),
             endings: VecDeque::new(),
+            respite: Instant::now(),
             scratch: vec![0; SCRATCH],
         })
     }
@@ -118,7 +121,7 @@ impl Worker {
             self.sever_all();
             return Ok(false);
         }
-        self.close_some();
+        self.close_when_due();
         Ok(true)
     }
 
@@ -126,7 +129,7 @@ impl Worker {
         for mail in self.mailbox.take() {
             match mail {
                 Mail::Adopt(connection) => self.adopt(connection, now),
-                Mail::Sever(order) => self.carry_out(order),
+                Mail::Sever(order) => self.carry_out(&order),
                 Mail::Resume(key) => self.resume(key, now),
                 Mail::Kernel(event) => self.on_kernel(event, now),
                 Mail::Audit => self.audit(now),

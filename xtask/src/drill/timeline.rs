@@ -79,6 +79,8 @@ pub(super) fn timeline(
     mark(severed.map(|(first, _)| first), "first idle connection ends".to_owned());
     mark(severed.map(|(_, last)| last), "last idle connection ends".to_owned());
     mark(evidence.gap().map(|(last, _)| last), "last good write before the gap".to_owned());
+    let left = evidence.writes.outages.iter().map(|outage| outage.from).find(|from| *from >= evidence.at);
+    mark(left, "the writer is cut off".to_owned());
     mark(moments.first_good, "first good write on the new master".to_owned());
     let cut = evidence.subscriber.cuts.iter().find(|cut| **cut >= evidence.at).copied();
     let back = cut.and_then(|cut| evidence.subscriber.numbers.iter().find(|(at, _)| *at > cut)).map(|(at, _)| *at);

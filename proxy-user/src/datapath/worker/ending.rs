@@ -18,24 +18,27 @@ use crate::{
 const BURST: usize = 256;
 const BREATH: Duration = Duration::from_millis(1);
 
-/// Closed in one turn of the worker, between which it looks after everyone else: those who were reset are
-/// back within a millisecond, and a close costs 20 us and more.
+/// The closes begin so long after the last reset, and are so many in one turn of the worker, between which it
+/// looks after everyone else: those who were reset are back within a millisecond, and want the processors for
+/// it; a close costs 20 us and more, and nobody waits for it.
+const RESPITE: Duration = Duration::from_millis(20);
 const SLICE: usize = 32;
 
-/// What is still to be done of a switch when its clients know.
+/// A connection whose client was reset, still to be closed.
 #[derive(Debug)]
-pub(super) enum Ending {
-    Close { index: usize, client: Cookie },
-    Report { order: Sever, connections: usize, first: Option<Instant> },
+pub(super) struct Ending {
+    pub(super) index: usize,
+    client: Cookie,
 }
 
 impl Worker {
-    pub(super) fn carry_out(&mut self, order: Sever) {
+    pub(super) fn carry_out(&mut self, order: &Sever) {
         let early = self.early.remove(&order.key);
         let severed = self.sever(&|pair| pair.lease.key == order.key && pair.lease.generation != order.keep);
         let connections = early.map_or(0, |(early, _)| early) + severed.0;
         let first = early.map(|(_, first)| first).or(severed.1);
-        self.endings.push_back(Ending::Report { order, connections, first });
+        // Nobody waits for it any more when the daemon is going down.
+        let _unheard = order.done.send(Severed { connections, first, last: Instant::now() });
     }
 
     /// Resets the clients of all matching connections: they are the ones who have to reconnect. What a close
@@ -44,18 +47,24 @@ impl Worker {
     fn sever(&mut self, doomed: &dyn Fn(&Pair) -> bool) -> (usize, Option<Instant>) {
         let (mut severed, mut first) = (0, None);
         let mut urgent = Urgent::begin();
-        for (index, pair) in &mut self.pairs {
-            if pair.dismissed || !doomed(pair) {
-                continue;
+        // First those whose words a pause has held up: they wait for an answer.
+        for all in [false, true] {
+            for (index, pair) in &mut self.pairs {
+                if pair.dismissed || !all && !pair.is_held() || !doomed(pair) {
+                    continue;
+                }
+                pair.dismiss_client(self.splice.as_ref(), &mut self.scratch);
+                self.endings.push_back(Ending { index, client: pair.ends[CLIENT].cookie });
+                first.get_or_insert_with(Instant::now);
+                severed += 1;
+                if severed % BURST == 0 {
+                    urgent.yield_if_long();
+                    std::thread::park_timeout(BREATH);
+                }
             }
-            pair.dismiss_client(self.splice.as_ref(), &mut self.scratch);
-            self.endings.push_back(Ending::Close { index, client: pair.ends[CLIENT].cookie });
-            first.get_or_insert_with(Instant::now);
-            severed += 1;
-            if severed % BURST == 0 {
-                urgent.yield_if_long();
-                std::thread::park_timeout(BREATH);
-            }
+        }
+        if severed > 0 {
+            self.respite = Instant::now() + RESPITE;
         }
         (severed, first)
     }
@@ -67,19 +76,18 @@ impl Worker {
         }
     }
 
-    pub(super) fn close_some(&mut self) {
-        for _ in 0..SLICE {
-            match self.endings.pop_front() {
-                Some(Ending::Close { index, client }) => {
-                    if self.pairs.get(index).is_some_and(|pair| pair.ends[CLIENT].cookie == client) {
-                        self.end(index);
-                    }
-                }
-                Some(Ending::Report { order, connections, first }) => {
-                    // Nobody waits for it any more when the daemon is going down.
-                    let _unheard = order.done.send(Severed { connections, first, last: Instant::now() });
-                }
-                None => break,
+    pub(super) fn close_when_due(&mut self) {
+        if !self.endings.is_empty() && self.respite <= Instant::now() {
+            self.close_some();
+        }
+    }
+
+    fn close_some(&mut self) {
+        let some = self.endings.len().min(SLICE);
+        for Ending { index, client } in self.endings.drain(..some).collect::<Vec<_>>() {
+            // It may have ended by itself, and its place be another's.
+            if self.pairs.get(index).is_some_and(|pair| pair.ends[CLIENT].cookie == client) {
+                self.end(index);
             }
         }
     }

@@ -135,7 +135,7 @@ fn who_comes_back_is_served_before_the_last_of_a_severed_crowd_is_closed() {
     bench.turn();
     back.client.write_all(b"ping").expect("send");
     bench.turn();
-    assert!(reports.try_recv().is_err() && bench.worker.pairs.len() > 1, "the closes are still under way");
+    assert_eq!(bench.worker.pairs.len(), CROWD + 1, "no close has come before it");
     let mut heard = [0; 4];
     back.node.read_exact(&mut heard).expect("served");
     assert_eq!(&heard, b"ping");
@@ -147,6 +147,19 @@ fn who_comes_back_is_served_before_the_last_of_a_severed_crowd_is_closed() {
 }
 
 #[test]
+fn who_waits_for_an_answer_is_told_first() {
+    let mut bench = Bench::new(CROWD);
+    let mut crowd = bench.crowd(CROWD);
+    bench.slot.gate.pause(1);
+    crowd[CROWD - 1].client.write_all(b"ping").expect("send");
+    bench.turn_until("held word", |bench| bench.worker.pairs.iter().any(|(_, pair)| pair.is_held()));
+    let _reports = bench.switch();
+    bench.turn_until("reset", |bench| !bench.worker.endings.is_empty());
+    let order: Vec<usize> = bench.worker.endings.iter().map(|ending| ending.index).collect();
+    assert_eq!((order.len(), order[..2].to_vec()), (CROWD, vec![CROWD - 1, 0]));
+}
+
+#[test]
 fn a_switch_amid_the_closes_of_another_ends_each_connection_once() {
     let mut bench = Bench::new(2 * CROWD);
     let old = bench.crowd(CROWD);
@@ -154,10 +167,10 @@ fn a_switch_amid_the_closes_of_another_ends_each_connection_once() {
     let back = bench.connect();
     bench.turn();
     assert_eq!(bench.connections(), bench.worker.pairs.len() as u32);
+    bench.turn_until("some closes", |bench| bench.worker.endings.len() < CROWD);
     let mut second = bench.switch();
     let again = bench.connect();
-    (0..CROWD).for_each(|_| bench.turn());
-    assert_eq!(bench.worker.pairs.len(), 1);
+    bench.turn_until("last close", |bench| bench.worker.pairs.len() == 1 && bench.worker.endings.is_empty());
     let counts = [&mut first, &mut second].map(|reports| reports.try_recv().map(|report| report.connections));
     assert_eq!(counts, [Ok(CROWD), Ok(1)]);
     assert!(is_reset(&back.client) && old.iter().all(|ends| is_reset(&ends.client)));

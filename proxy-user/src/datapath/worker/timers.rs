@@ -14,11 +14,12 @@ pub(super) const TICK: Duration = Duration::from_secs(1);
 
 impl Worker {
     pub(super) fn timeout(&self) -> EpollTimeout {
-        if !self.again.is_empty() || !self.endings.is_empty() {
+        if !self.again.is_empty() {
             return EpollTimeout::ZERO;
         }
-        let due = self.later.peek().map(|Reverse((due, ..))| *due);
-        let due = due.into_iter().chain(self.next_tick).min();
+        let look = self.later.peek().map(|Reverse((due, ..))| *due);
+        let close = (!self.endings.is_empty()).then_some(self.respite);
+        let due = [look, self.next_tick, close].into_iter().flatten().min();
         let Some(due) = due else { return EpollTimeout::NONE };
         let millis = due.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
         EpollTimeout::try_from(millis.min(60_000) as i32).unwrap_or(EpollTimeout::ZERO)
