@@ -82,12 +82,16 @@ impl Pair {
         self.ends[1 - side].make_room(ROOM)?;
         self.ends[side].kick()?;
         self.evict(1 - side, splice, now)?;
+        // Asked for first: once a segment was passed that nobody has read, none is redirected any more, and what is
+        // empty then stays empty.
+        let passed = splice.meter(self.ends[side].cookie)?.passed;
         if !self.kernel_is_empty(side, splice)? {
             return self.wait_for_kernel(side, now);
         }
         self.ends[1 - side].give_room_back()?;
-        if !self.ends[side].hung_up && splice.meter(self.ends[side].cookie)?.passing == 0 {
-            // Evicted, and silent since: the program has not met its new limit.
+        if !self.ends[side].hung_up && passed == self.ends[side].read {
+            // There is nothing to read, and the program may still redirect. It was evicted and has met no segment since,
+            // or what it told is long read.
             return self.consider_kernel(side, splice, now);
         }
         self.flows[side].go(Via::Daemon, now);

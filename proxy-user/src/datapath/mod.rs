@@ -79,7 +79,7 @@ pub struct Sever {
     pub keep: u64,
     /// The latest generation at the time of the order: who carries it out late finds connections of later ones, which live.
     pub latest: u64,
-    /// Each worker reports once; the order is carried out when the channel closes.
+    /// Each worker reports once, when its clients are reset; all are when the channel closes.
     pub done: mpsc::UnboundedSender<Severed>,
 }
 

@@ -31,6 +31,8 @@ pub enum Error {
 
 /// Beyond this the open files run out first.
 const MOST_CONNECTIONS: u32 = 1 << 20;
+/// Of connections whose clients a switch has reset, and who are back before the closes.
+const MOST_TWICE: u32 = 1 << 14;
 
 /// How many entries the maps must hold.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +44,8 @@ pub struct Sizes {
 /// Without a folder nothing is pinned: the self-test's own short-lived copy.
 pub fn load(sizes: Sizes, pins: Option<&PinDir>) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
-    let sockets = sizes.connections.clamp(16, MOST_CONNECTIONS) * 2;
+    let connections = sizes.connections.clamp(16, MOST_CONNECTIONS);
+    let sockets = (connections + connections.min(MOST_TWICE)) * 2;
     loader.map_max_entries(names::TARGETS, sizes.targets.max(1));
     for map in [names::LINKS, names::METERS, names::PEERS, names::SPLICED] {
         loader.map_max_entries(map, sockets);

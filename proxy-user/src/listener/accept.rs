@@ -154,6 +154,10 @@ impl Door {
     }
 }
 
+pub(super) fn is_short_of_files(error: &io::Error) -> bool {
+    classify(error) == AcceptError::Files
+}
+
 /// The classes of accept(2). What the network did to one connection shows there too (see its
 /// manual); it says nothing about the next.
 fn classify(error: &io::Error) -> AcceptError {

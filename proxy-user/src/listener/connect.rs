@@ -16,10 +16,10 @@ use std::{
 use tokio::{
     net::{TcpSocket, TcpStream},
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
-use super::{balance::pick, socket};
+use super::{accept::is_short_of_files, balance::pick, socket};
 use crate::{
     config::Balance,
     datapath::Datapath,
@@ -28,6 +28,8 @@ use crate::{
 
 /// Longer than a handshake takes within a site.
 const HEDGE: Duration = Duration::from_millis(100);
+/// Between two looks for a free place in the table of open files.
+const FOR_A_FILE: Duration = Duration::from_millis(5);
 /// How long a replica that failed comes last, until the probes have noticed it too.
 const SHUN: Duration = Duration::from_secs(1);
 
@@ -142,7 +144,14 @@ async fn connect(node: SocketAddr) -> io::Result<TcpStream> {
 }
 
 async fn connect_once(node: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if node.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = loop {
+        let made = if node.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        match made {
+            // That is no fault of the node's, and those whom a switch has reset are closed in a moment.
+            Err(error) if is_short_of_files(&error) => sleep(FOR_A_FILE).await,
+            made => break made?,
+        }
+    };
     socket::tune(&socket)?;
     let stream = socket.connect(node).await?;
     // A connect to a dead local node can draw the node's own port and meet itself.

@@ -183,6 +183,26 @@ fn a_credit_that_is_spent_between_a_grant_and_the_look_at_it_goes_first() {
     bench.finish();
 }
 
+/// The program told of a pass before the flow was given back to the kernel, and was heard after.
+#[test]
+#[ignore = "needs root"]
+fn a_word_that_comes_late_takes_no_flow_from_the_kernel() {
+    let mut bench = Bench::new();
+    bench.send(PLENTY);
+    bench.finish();
+    let (before, from) = (bench.meter(), &bench.pair.ends[NODE]);
+    bench.splice.grant(from, bench.pair.label(NODE), before.charged, from.read).unwrap();
+    bench.pair.look_at_grant(NODE, &bench.splice, before, bench.now).unwrap();
+    assert_eq!(bench.pair.flows[NODE].via, Via::Kernel);
+    bench.pair.leave(NODE, bench.now);
+    bench.step();
+    setsockopt(bench.pair.ends[CLIENT].socket(), sockopt::SndBuf, &(64 << 10)).unwrap();
+    bench.send(PLENTY);
+    let after = bench.meter();
+    assert!(after.bytes > before.bytes && after.passed > before.passed, "{before:?} {after:?}");
+    bench.finish();
+}
+
 /// A segment came before the grant: nothing is redirected after it.
 #[test]
 #[ignore = "needs root"]

@@ -20,8 +20,8 @@ const BREATH: Duration = Duration::from_millis(1);
 
 /// The closes begin so long after the last reset, and are so many in one turn of the worker, between which it
 /// looks after everyone else: those who were reset are back within a millisecond, and want the processors for
-/// it; a close costs 20 us and more, and nobody waits for it.
-const RESPITE: Duration = Duration::from_millis(20);
+/// it; a close costs 20 us and more, and nobody waits for it but for its files.
+const RESPITE: Duration = Duration::from_millis(5);
 const SLICE: usize = 32;
 
 /// A connection whose client was reset, still to be closed.
@@ -46,7 +46,7 @@ impl Worker {
     /// Returns how many, and when the first client was.
     fn sever(&mut self, doomed: &dyn Fn(&Pair) -> bool) -> (usize, Option<Instant>) {
         let (mut severed, mut first) = (0, None);
-        let mut urgent = Urgent::begin();
+        let (none_before, mut urgent) = (self.endings.is_empty(), Urgent::begin());
         // First those whose words a pause has held up: they wait for an answer.
         for all in [false, true] {
             for (index, pair) in &mut self.pairs {
@@ -63,7 +63,7 @@ impl Worker {
                 }
             }
         }
-        if severed > 0 {
+        if none_before {
             self.respite = Instant::now() + RESPITE;
         }
         (severed, first)

@@ -135,7 +135,7 @@ fn who_comes_back_is_served_before_the_last_of_a_severed_crowd_is_closed() {
     bench.turn();
     back.client.write_all(b"ping").expect("send");
     bench.turn();
-    assert_eq!(bench.worker.pairs.len(), CROWD + 1, "no close has come before it");
+    assert!(bench.worker.endings.len() > 1, "the closes are still under way");
     let mut heard = [0; 4];
     back.node.read_exact(&mut heard).expect("served");
     assert_eq!(&heard, b"ping");
