@@ -131,17 +131,23 @@ impl Keeper {
                 Err(RecvTimeoutError::Timeout) if unfilled => unfilled = self.fill(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if self.beats
-                && let Err(error) = self.heart.beat()
-            {
-                tracing::error!(%error, "no heartbeat: new connections will go to the listener");
-            }
+            self.beat();
             if look <= Instant::now() {
                 look = Instant::now() + HOST;
                 self.follow_host();
             }
             self.sweep();
             self.go_on_with_audit();
+            // All this takes its time on a busy machine, and what is left of the grace is counted from the last one.
+            self.beat();
+        }
+    }
+
+    fn beat(&self) {
+        if self.beats
+            && let Err(error) = self.heart.beat()
+        {
+            tracing::error!(%error, "no heartbeat: new connections will go to the listener");
         }
     }
 

@@ -1,6 +1,7 @@
 //! A retransmission may begin with bytes that have arrived already: TCP merges small segments that it
 //! sends again (tcp_retrans_try_collapse), and the receiver skips what it knows. sockmap hands the
-//! program the whole segment.
+//! program the whole segment. Joined on the way (GRO), or in the queue of those that came out of order, it
+//! may begin with some 60 KiB that are known.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,15 +14,19 @@ use switchmaster_tests::wait;
 
 use crate::{
     on_each_datapath,
-    order::echo,
+    order::{self, Manner, Order, echo},
     pattern::Pattern,
-    stage::{self, Stage},
+    stage::{self, LIMIT, Stage, crowd},
 };
 
 on_each_datapath!(a_retransmission_that_begins_with_old_bytes);
 on_each_datapath!(an_end_that_comes_with_old_bytes_only);
 
+on_each_datapath!(a_node_that_sends_much_again);
+
 const PIECE: usize = 64;
+const CONNECTIONS: usize = 16;
+const LOST_PERCENT: u32 = 3;
 /// Long enough for a few retransmission time-outs (200 ms and twice as much each time).
 const TIMEOUTS: Duration = Duration::from_millis(1500);
 
@@ -68,4 +73,31 @@ fn send(stream: &mut TcpStream, pattern: &mut Pattern, len: usize) -> Result<()>
     stream.write_all(pattern.peek(len)).context("send")?;
     pattern.at += len as u64;
     Ok(())
+}
+
+/// A part of what the node sends is lost, and it is not told what came behind it (no SACK): it sends that again
+/// as well, and the receiver joins it with what is new.
+fn a_node_that_sends_much_again(datapath: &str) {
+    stage::check(Stage::new(datapath, order::serve), |stage| {
+        let (node, proxy) = (stage.world.ns("db")?, stage.world.proxy()?);
+        stage.world.whole_packets()?;
+        proxy.run("ethtool", &["--offload", "link2", "gro", "on"])?;
+        node.run("sysctl", &["-qw", "net.ipv4.tcp_sack=0"])?;
+        proxy.run("nft", &["add table ip lossy"])?;
+        proxy.run("nft", &["add chain ip lossy in { type filter hook prerouting priority raw; }"])?;
+        let lose =
+            format!("add rule ip lossy in tcp sport {} numgen random mod 100 < {LOST_PERCENT} drop", stage::NODE_PORT);
+        proxy.run("nft", &[&lose])?;
+        crowd(CONNECTIONS, CONNECTIONS, |number| {
+            let order = Order { seed: number as u64, up: 1 << 20, down: 8 << 20, node: Manner::default() };
+            // It stalls, so that flows change hands meanwhile.
+            let client = Manner { late_ms: 300, stalls_ms: 20, listens_first: true, ..Manner::default() };
+            order::fulfil(stage.connect_as(number)?, &order, client)
+        })?;
+        if datapath == "sockmap" {
+            let trimmed = stage.verdicts("trimmed")?;
+            ensure!(trimmed > 0.0, "no segment began with what was known");
+        }
+        stage.node.wait_ended(CONNECTIONS, LIMIT)
+    });
 }

@@ -20,7 +20,7 @@ use switchmaster_tests::{
 };
 
 pub(crate) const PORT: u16 = 6379;
-const NODE_PORT: u16 = 7000;
+pub(crate) const NODE_PORT: u16 = 7000;
 const GROUP: &str = "fake";
 
 static MACHINE: RwLock<()> = RwLock::new(());
