@@ -116,6 +116,18 @@ impl Cluster {
         bail!("no majority: {views:?}")
     }
 
+    /// The node that every Sentinel names. During a failover not even a majority's word lasts: the one that
+    /// leads it calls the new master by its name before it says so of the group.
+    fn unanimous(&self) -> Result<usize> {
+        let (master, _) = self.majority()?;
+        let port = self.nodes[master].address.port();
+        for sentinel in &self.sentinels {
+            let (_, named, _) = sentinel.names()?;
+            ensure!(named == port, "{} names port {named}, the majority {port}", sentinel.name());
+        }
+        Ok(master)
+    }
+
     /// Waits until the Sentinels' majority names another node than `old`, and that node says master.
     pub fn wait_failover(&self, old: usize, limit: Duration) -> Result<usize> {
         wait::until(limit, format_args!("a failover away from node{old}"), || {
@@ -157,16 +169,10 @@ impl Cluster {
         for sentinel in self.sentinels.iter_mut().filter(|sentinel| !sentinel.running()) {
             sentinel.start()?;
         }
-        let (master, _) = wait::until(limit, "a majority of the Sentinels", || self.majority())?;
-        let (host, port) = (self.nodes[master].host.clone(), self.nodes[master].address.port());
         // A server that returns in the middle of one failover sets off the next.
-        for sentinel in &self.sentinels {
-            wait::until(limit, format_args!("{} to name the master", sentinel.name()), || {
-                let (_, named, _) = sentinel.names()?;
-                ensure!(named == port, "it names port {named}");
-                Ok(())
-            })?;
-        }
+        let master = wait::until(limit, "all Sentinels to name one master", || self.unanimous())
+            .with_context(|| self.describe())?;
+        let (host, port) = (self.nodes[master].host.clone(), self.nodes[master].address.port());
         self.settle()?;
         for node in self.nodes.iter_mut().filter(|node| !node.running()) {
             node.start(Some((&host, port)))?;
