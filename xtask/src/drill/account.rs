@@ -99,7 +99,10 @@ fn severed(evidence: &Evidence, moments: &Moments, figures: &mut Figures) -> Opt
     let first = ends.first().copied();
     let decisions: Vec<Instant> = match &evidence.journal {
         _ if evidence.drill.ends_connections() => Vec::new(),
-        Some(journal) => journal.changes().into_iter().map(|(at, _)| at).collect(),
+        Some(journal) => {
+            tell_early(&ends, &journal.changes());
+            journal.changes().into_iter().map(|(at, _)| at).collect()
+        }
         // A proxy that gives no account of its decisions is measured from the Sentinels'.
         None => moments.majority.into_iter().collect(),
     };
@@ -113,6 +116,18 @@ fn severed(evidence: &Evidence, moments: &Moments, figures: &mut Figures) -> Opt
     figures.set(Figure::SeverP99, quantile(0.99));
     figures.count(Figure::NeverSevered, evidence.crowd - ends.len().min(evidence.crowd));
     first.zip(ends.last().copied())
+}
+
+/// Who ends before the last decision was not ended by it: that has to be seen.
+fn tell_early(ends: &[Instant], changes: &[(Instant, String)]) {
+    let Some((last, _)) = changes.last() else { return };
+    let early = ends.iter().filter(|at| **at + LATE < *last);
+    let early: Vec<String> = early.map(|at| format!("{:.1}", signed_ms(*last, *at))).collect();
+    if !early.is_empty() {
+        let changes = changes.iter().map(|(at, said)| format!("{:.1} {said}", signed_ms(*last, *at)));
+        let changes = changes.collect::<Vec<_>>().join("; ");
+        println!("    {} of {} ended before the last decision, in ms: {}; {changes}", early.len(), ends.len(), early[0]);
+    }
 }
 
 pub(super) fn ms(time: Duration) -> f64 {
