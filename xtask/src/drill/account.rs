@@ -17,8 +17,9 @@ use super::{
 };
 use crate::{journal::Journal, signs::Signs};
 
-/// So late a log line, or a look of the watch, may be: a cause that close behind its effect is the cause.
-const LATE: Duration = Duration::from_millis(5);
+/// So late a log line, or a look of the watch, may be: a cause that close behind its effect is the cause. Who logs a switch waits
+/// for a processor until those who reset the connections leave it one.
+const LATE: Duration = Duration::from_millis(30);
 
 #[derive(Debug, Serialize)]
 pub(super) struct Round {
@@ -99,15 +100,13 @@ fn severed(evidence: &Evidence, moments: &Moments, figures: &mut Figures) -> Opt
     let first = ends.first().copied();
     let decisions: Vec<Instant> = match &evidence.journal {
         _ if evidence.drill.ends_connections() => Vec::new(),
-        Some(journal) => {
-            tell_early(&ends, &journal.changes());
-            journal.changes().into_iter().map(|(at, _)| at).collect()
-        }
+        Some(journal) => journal.changes().into_iter().map(|(at, _)| at).collect(),
         // A proxy that gives no account of its decisions is measured from the Sentinels'.
         None => moments.majority.into_iter().collect(),
     };
     let before = decisions.into_iter().filter(|at| first.is_none_or(|first| *at <= first + LATE));
-    let zero = before.max().unwrap_or(evidence.at);
+    // A line that was late does not make the rest quicker.
+    let zero = before.max().map_or(evidence.at, |decision| first.map_or(decision, |first| decision.min(first)));
     let quantile = |part: f64| {
         let rank = ((evidence.crowd.saturating_sub(1)) as f64 * part).round() as usize;
         ends.get(rank).map_or(f64::INFINITY, |at| signed_ms(zero, *at).max(0.0))
@@ -116,18 +115,6 @@ fn severed(evidence: &Evidence, moments: &Moments, figures: &mut Figures) -> Opt
     figures.set(Figure::SeverP99, quantile(0.99));
     figures.count(Figure::NeverSevered, evidence.crowd - ends.len().min(evidence.crowd));
     first.zip(ends.last().copied())
-}
-
-/// Who ends before the last decision was not ended by it: that has to be seen.
-fn tell_early(ends: &[Instant], changes: &[(Instant, String)]) {
-    let Some((last, _)) = changes.last() else { return };
-    let early = ends.iter().filter(|at| **at + LATE < *last);
-    let early: Vec<String> = early.map(|at| format!("{:.1}", signed_ms(*last, *at))).collect();
-    if !early.is_empty() {
-        let changes = changes.iter().map(|(at, said)| format!("{:.1} {said}", signed_ms(*last, *at)));
-        let changes = changes.collect::<Vec<_>>().join("; ");
-        println!("    {} of {} ended before the last decision, in ms: {}; {changes}", early.len(), ends.len(), early[0]);
-    }
 }
 
 pub(super) fn ms(time: Duration) -> f64 {
