@@ -4,9 +4,10 @@
 
 use std::{
     io,
-    marker::PhantomData,
     time::{Duration, Instant},
 };
+
+use nix::unistd::{Pid, gettid};
 
 /// Enough for a thousand resets and more. Whoever has more of them takes turns with the others again.
 const LONGEST: Duration = Duration::from_millis(20);
@@ -16,10 +17,9 @@ const PRIORITY: libc::c_int = 1;
 /// Until it is dropped, or [`Urgent::yield_if_long`] finds that it was long enough.
 #[derive(Debug)]
 pub(crate) struct Urgent {
+    thread: Pid,
     before: Option<Policy>,
     since: Instant,
-    /// It is about the thread that made it.
-    _of_this_thread: PhantomData<*const ()>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +29,19 @@ struct Policy {
 }
 
 impl Urgent {
-    pub(crate) fn begin() -> Self {
-        Self { before: hurry().ok().flatten(), since: Instant::now(), _of_this_thread: PhantomData }
+    pub(crate) fn here() -> Self {
+        Self::of(gettid())
+    }
+
+    /// Whoever is to be woken is made urgent first: an ordinary thread that wakes behind one which is urgent already has to wait
+    /// for it, though another processor has only ordinary work.
+    pub(crate) fn of(thread: Pid) -> Self {
+        Self { thread, before: hurry(thread).ok().flatten(), since: Instant::now() }
+    }
+
+    /// The same, or for the thread itself if it was not made urgent by this.
+    pub(crate) fn or_here(self) -> Self {
+        if self.before.is_some() { self } else { Self::here() }
     }
 
     /// To be called now and then.
@@ -41,9 +52,10 @@ impl Urgent {
     }
 
     fn end(&mut self) {
-        // Down is always allowed.
+        // Down is always allowed, and a thread that has ended has no policy.
         if let Some(policy) = self.before.take()
-            && let Err(error) = policy.set()
+            && let Err(error) = policy.set(self.thread)
+            && error.raw_os_error() != Some(libc::ESRCH)
         {
             tracing::warn!(%error, "a thread keeps its real-time priority");
         }
@@ -58,38 +70,35 @@ impl Drop for Urgent {
 
 /// Whether threads may be put before others here.
 pub(crate) fn allowed() -> io::Result<()> {
-    let thread = std::thread::Builder::new().name("urgent".to_owned()).spawn(|| hurry().map(drop))?;
+    let thread = std::thread::Builder::new().name("urgent".to_owned()).spawn(|| hurry(gettid()).map(drop))?;
     thread.join().map_err(|_| io::Error::other("the thread panicked"))?
 }
 
 /// What the thread's policy was; none if it is real-time already, by its operator's will.
-fn hurry() -> io::Result<Option<Policy>> {
-    let before = Policy::get()?;
+fn hurry(thread: Pid) -> io::Result<Option<Policy>> {
+    let before = Policy::get(thread)?;
     if matches!(before.policy, libc::SCHED_FIFO | libc::SCHED_RR) {
         return Ok(None);
     }
-    Policy { policy: libc::SCHED_RR, param: libc::sched_param { sched_priority: PRIORITY } }.set()?;
+    Policy { policy: libc::SCHED_RR, param: libc::sched_param { sched_priority: PRIORITY } }.set(thread)?;
     Ok(Some(before))
 }
 
 impl Policy {
-    fn get() -> io::Result<Self> {
-        let mut found = Self { policy: 0, param: libc::sched_param { sched_priority: 0 } };
-        // SAFETY: the thread is the calling one, and both places are ours.
-        let error = unsafe { libc::pthread_getschedparam(this_thread(), &raw mut found.policy, &raw mut found.param) };
-        if error == 0 { Ok(found) } else { Err(io::Error::from_raw_os_error(error)) }
+    fn get(thread: Pid) -> io::Result<Self> {
+        // SAFETY: it has no conditions.
+        let policy = unsafe { libc::sched_getscheduler(thread.as_raw()) };
+        let mut param = libc::sched_param { sched_priority: 0 };
+        // SAFETY: the place is ours.
+        let error = unsafe { libc::sched_getparam(thread.as_raw(), &raw mut param) };
+        if policy < 0 || error != 0 { Err(io::Error::last_os_error()) } else { Ok(Self { policy, param }) }
     }
 
-    fn set(self) -> io::Result<()> {
-        // SAFETY: the thread is the calling one, and the parameters outlive the call.
-        let error = unsafe { libc::pthread_setschedparam(this_thread(), self.policy, &raw const self.param) };
-        if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+    fn set(self, thread: Pid) -> io::Result<()> {
+        // SAFETY: the parameters outlive the call.
+        let error = unsafe { libc::sched_setscheduler(thread.as_raw(), self.policy, &raw const self.param) };
+        if error == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
-}
-
-fn this_thread() -> libc::pthread_t {
-    // SAFETY: it has no conditions.
-    unsafe { libc::pthread_self() }
 }
 
 #[cfg(test)]
@@ -97,14 +106,14 @@ mod tests {
     use super::*;
 
     fn policy() -> libc::c_int {
-        Policy::get().map_or(-1, |it| it.policy)
+        Policy::get(gettid()).map_or(-1, |it| it.policy)
     }
 
     /// Where it is not allowed everything stays as it is, which is what the last lines ask as well.
     #[test]
     fn a_thread_is_as_before_afterwards() {
         let before = policy();
-        let mut urgent = Urgent::begin();
+        let mut urgent = Urgent::here();
         assert_eq!(policy() == libc::SCHED_RR, allowed().is_ok());
         urgent.yield_if_long();
         assert_eq!(policy() == libc::SCHED_RR, allowed().is_ok(), "it was not long");
@@ -112,7 +121,30 @@ mod tests {
         assert!(urgent.since.elapsed() > LONGEST, "the park ended early");
         urgent.yield_if_long();
         assert_eq!(policy(), before);
-        drop(Urgent::begin());
+        drop(Urgent::here());
         assert_eq!(policy(), before);
+    }
+
+    /// Of a thread that sleeps, by another one; and one that has ended is no error.
+    #[test]
+    fn a_thread_is_made_urgent_by_another() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let sleeper = std::thread::spawn(move || {
+            tell.send(gettid()).expect("somebody listens");
+            let _end = ended.recv();
+        });
+        let thread = told.recv().expect("the thread tells its number");
+        let of_it = |expected: libc::c_int| assert_eq!(Policy::get(thread).expect("it lives").policy, expected);
+        let before = policy();
+        let urgent = Urgent::of(thread);
+        of_it(if allowed().is_ok() { libc::SCHED_RR } else { before });
+        assert_eq!(policy(), before, "it is about the other thread");
+        drop(urgent);
+        of_it(before);
+        let urgent = Urgent::of(thread);
+        drop(end);
+        sleeper.join().expect("it ends");
+        drop(urgent);
     }
 }

@@ -2,10 +2,14 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread::JoinHandle,
 };
 
+use nix::unistd::{Pid, gettid};
 use proxy_ebpf::TargetKey;
 
 use super::{
@@ -14,11 +18,19 @@ use super::{
     splice::Splice,
     worker::{KernelEvents, Worker},
 };
+use crate::urgent::Urgent;
 
 #[derive(Debug)]
 pub(super) struct Crew {
-    workers: Vec<(Mailbox, JoinHandle<()>)>,
+    workers: Vec<Hand>,
     next: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Hand {
+    mailbox: Mailbox,
+    thread: JoinHandle<()>,
+    id: Pid,
 }
 
 impl Crew {
@@ -33,31 +45,37 @@ impl Crew {
         for (number, mailbox) in mailboxes.iter().enumerate() {
             let (splice, kernel) = equip(&mailboxes)?;
             let worker = Worker::new(mailbox.clone(), splice, kernel)?;
+            let (tell, told) = mpsc::channel();
             let thread = std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
+                let _told = tell.send(gettid());
                 if let Err(error) = worker.run() {
                     tracing::error!(%error, datapath = name, "a worker has failed");
                     // Its connections are dead; a daemon that goes on would look healthy.
                     std::process::abort();
                 }
             })?;
-            crew.push((mailbox.clone(), thread));
+            let id = told.recv().map_err(io::Error::other)?;
+            crew.push(Hand { mailbox: mailbox.clone(), thread, id });
         }
         Ok(Self { workers: crew, next: AtomicUsize::new(0) })
     }
 
     pub(super) fn adopt(&self, connection: Connection) {
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len();
-        self.workers[next].0.send(Mail::Adopt(connection));
+        self.workers[next].mailbox.send(Mail::Adopt(connection));
     }
 
+    /// All workers begin at once: each is urgent before it wakes, and so is who wakes them, since the first would take its place
+    /// before the others know.
     pub(super) fn sever(&self, order: &Sever) {
-        for (mailbox, _) in &self.workers {
-            mailbox.send(Mail::Sever(order.clone()));
+        let _until_all_know = Urgent::here();
+        for Hand { mailbox, id, .. } in &self.workers {
+            mailbox.send(Mail::Sever(order.clone(), Urgent::of(*id)));
         }
     }
 
     pub(super) fn resume(&self, key: TargetKey) {
-        for (mailbox, _) in &self.workers {
+        for Hand { mailbox, .. } in &self.workers {
             mailbox.send(Mail::Resume(key));
         }
     }
@@ -65,7 +83,7 @@ impl Crew {
 
 impl Crew {
     pub(super) fn refresh(&self) {
-        for (mailbox, _) in &self.workers {
+        for Hand { mailbox, .. } in &self.workers {
             mailbox.send(Mail::Refresh);
         }
     }
@@ -73,10 +91,10 @@ impl Crew {
 
 impl Drop for Crew {
     fn drop(&mut self) {
-        for (mailbox, _) in &self.workers {
+        for Hand { mailbox, .. } in &self.workers {
             mailbox.send(Mail::Stop);
         }
-        for (_, thread) in self.workers.drain(..) {
+        for Hand { thread, .. } in self.workers.drain(..) {
             // A worker that failed has aborted the process.
             let _ended = thread.join();
         }

@@ -9,11 +9,12 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use proxy_ebpf::{Event, TargetKey};
 
 use super::{Connection, Sever};
+use crate::urgent::Urgent;
 
 #[derive(Debug)]
 pub(super) enum Mail {
     Adopt(Connection),
-    Sever(Sever),
+    Sever(Sever, Urgent),
     /// A pause of this place has ended.
     Resume(TargetKey),
     /// The verdict program has something to say of one of the worker's flows.

@@ -129,7 +129,7 @@ impl Worker {
         for mail in self.mailbox.take() {
             match mail {
                 Mail::Adopt(connection) => self.adopt(connection, now),
-                Mail::Sever(order) => self.carry_out(&order),
+                Mail::Sever(order, urgent) => self.carry_out(&order, urgent),
                 Mail::Resume(key) => self.resume(key, now),
                 Mail::Kernel(event) => self.on_kernel(event, now),
                 Mail::Audit => self.audit(now),

@@ -96,7 +96,7 @@ impl Resetter {
     /// Sends all of them. Blocks for the time that the kernel takes: not on a thread that has other duties.
     pub fn send(&self, segments: impl IntoIterator<Item = Rst>) -> Outcome {
         let mut outcome = Outcome::default();
-        let mut urgent = Urgent::begin();
+        let mut urgent = Urgent::here();
         let mut v4 = Batch::new(Some(&self.v4));
         let mut v6 = Batch::new(self.v6.as_ref());
         for (sent, segment) in segments.into_iter().enumerate() {

@@ -32,9 +32,10 @@ pub(super) struct Ending {
 }
 
 impl Worker {
-    pub(super) fn carry_out(&mut self, order: &Sever) {
+    pub(super) fn carry_out(&mut self, order: &Sever, urgent: Urgent) {
         let early = self.early.remove(&order.key);
-        let severed = self.sever(&|pair| pair.lease.key == order.key && pair.lease.generation != order.keep);
+        let doomed = |pair: &Pair| pair.lease.key == order.key && pair.lease.generation != order.keep;
+        let severed = self.sever(&doomed, urgent.or_here());
         let connections = early.map_or(0, |(early, _)| early) + severed.0;
         let first = early.map(|(_, first)| first).or(severed.1);
         // Nobody waits for it any more when the daemon is going down.
@@ -44,9 +45,8 @@ impl Worker {
     /// Resets the clients of all matching connections: they are the ones who have to reconnect. What a close
     /// costs beside its RST (the map's links, epoll, the socket itself) is the greater part, and follows.
     /// Returns how many, and when the first client was.
-    fn sever(&mut self, doomed: &dyn Fn(&Pair) -> bool) -> (usize, Option<Instant>) {
-        let (mut severed, mut first) = (0, None);
-        let (none_before, mut urgent) = (self.endings.is_empty(), Urgent::begin());
+    fn sever(&mut self, doomed: &dyn Fn(&Pair) -> bool, mut urgent: Urgent) -> (usize, Option<Instant>) {
+        let (mut severed, mut first, none_before) = (0, None, self.endings.is_empty());
         // First those whose words a pause has held up: they wait for an answer.
         for all in [false, true] {
             for (index, pair) in &mut self.pairs {
@@ -70,7 +70,7 @@ impl Worker {
     }
 
     pub(super) fn sever_all(&mut self) {
-        self.sever(&|_| true);
+        self.sever(&|_| true, Urgent::here());
         while !self.endings.is_empty() {
             self.close_some();
         }

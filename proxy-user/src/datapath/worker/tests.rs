@@ -13,6 +13,7 @@ use super::*;
 use crate::{
     datapath::{Claim, Place, Sever, Severed},
     target::Slot,
+    urgent::Urgent,
 };
 
 const KEY: TargetKey = TargetKey { route: 0, slot: 0 };
@@ -90,7 +91,8 @@ impl Bench {
         self.slot.generation += 1;
         self.slot.gate.open(self.slot.generation);
         let (done, reports) = mpsc::unbounded_channel();
-        self.mailbox.send(Mail::Sever(Sever { key: KEY, keep: self.slot.generation, latest: u64::MAX, done }));
+        let order = Sever { key: KEY, keep: self.slot.generation, latest: u64::MAX, done };
+        self.mailbox.send(Mail::Sever(order, Urgent::here()));
         reports
     }
 
