@@ -63,18 +63,11 @@ impl Hash {
         (self.tag() as u64) << 32 | place as u64
     }
 
-    /// 0 if an entry may be of this hash, else a number below 2^32; never 0 for [`EMPTY`].
-    #[inline(always)]
-    #[must_use]
-    pub const fn differs(self, entry: u64) -> u64 {
-        entry >> 32 ^ self.tag() as u64
-    }
-
-    /// Whether an entry may be of this hash.
+    /// Whether an entry may be of this hash; [`EMPTY`] never is.
     #[inline(always)]
     #[must_use]
     pub const fn is_in(self, entry: u64) -> bool {
-        self.differs(entry) == 0
+        (entry >> 32) as u32 == self.tag()
     }
 }
 

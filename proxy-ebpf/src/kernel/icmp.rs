@@ -6,7 +6,7 @@
 use super::{
     checksum::{difference, partial, updated},
     flow::acked,
-    packet::{EMPTY, ETHERNET, FRAGMENT, Ipv4, Ipv6, Packet, Segment, TCP, Tcp, halves, header, mapped},
+    packet::{EMPTY, ETHERNET, FRAGMENT, Ipv4, Ipv6, Packet, Segment, TCP, Tcp, header, mapped, of_words},
     rewrite::{Side, exchange_v4, exchange_v6, readdress},
 };
 use proxy_ebpf::nat::{End, packet};
@@ -57,7 +57,7 @@ fn read_v4(packet: &impl Packet) -> Result<Error, u32> {
     if ip.protocol != ICMP || !matches!(kind(packet, at), Some(3 | 11 | 12)) {
         return Err(packet::NOT_TCP);
     }
-    let receiver = ip.destination;
+    let (receiver, hops) = (ip.destination, ip.ttl);
     let whole = is_whole(packet, tcp, ETHERNET + usize::from(u16::from_be_bytes(ip.total)))?;
     let inner = header::<Ipv4>(packet, quote).ok_or(packet::ICMP_CUT)?;
     // SAFETY: inside the packet.
@@ -72,7 +72,7 @@ fn read_v4(packet: &impl Packet) -> Result<Error, u32> {
         return Err(packet::ICMP_NO_FLOW);
     }
     let (source, destination) = (mapped(inner.destination), mapped(inner.source));
-    let answer = turned(packet, tcp, Segment { v6: false, source, destination, ..EMPTY })?;
+    let answer = turned(packet, tcp, Segment { v6: false, source, destination, hops, ..EMPTY })?;
     Ok(Error { answer, quote, whole })
 }
 
@@ -87,7 +87,7 @@ fn read_v6(packet: &impl Packet) -> Result<Error, u32> {
     if ip.next != ICMPV6 || !matches!(kind(packet, at), Some(1..=4)) {
         return Err(packet::NOT_TCP);
     }
-    let receiver = ip.destination;
+    let (receiver, hops) = (ip.destination, ip.hop_limit);
     let whole = is_whole(packet, tcp, at + usize::from(u16::from_be_bytes(ip.payload)))?;
     let inner = header::<Ipv6>(packet, quote).ok_or(packet::ICMP_CUT)?;
     // SAFETY: inside the packet.
@@ -103,8 +103,8 @@ fn read_v6(packet: &impl Packet) -> Result<Error, u32> {
     if inner.source != receiver {
         return Err(packet::ICMP_NO_FLOW);
     }
-    let (source, destination) = (halves(inner.destination), halves(inner.source));
-    let answer = turned(packet, tcp, Segment { v6: true, source, destination, ..EMPTY })?;
+    let (source, destination) = (of_words(inner.destination), of_words(inner.source));
+    let answer = turned(packet, tcp, Segment { v6: true, source, destination, hops, ..EMPTY })?;
     Ok(Error { answer, quote, whole })
 }
 
@@ -120,7 +120,7 @@ fn kind(packet: &impl Packet, at: usize) -> Option<u8> {
 fn is_whole(packet: &impl Packet, tcp: usize, end: usize) -> Result<bool, u32> {
     let whole = end >= tcp + TO_CHECKSUM;
     let wanted = if whole { tcp + TO_CHECKSUM } else { tcp + LEAST };
-    let enough = end >= wanted && end <= packet.len() as usize && packet.pull(wanted as u32);
+    let enough = end >= wanted && end <= packet.len(end as u32) as usize && packet.pull(wanted as u32);
     enough.then_some(whole).ok_or(packet::ICMP_CUT)
 }
 
@@ -165,7 +165,7 @@ pub(crate) fn rewrite(packet: &impl Packet, error: &Error, from: &Side, to: &Sid
         sum = difference(sum, u32::from(core::mem::replace(field, checksum)), u32::from(checksum));
     }
     // ICMPv6 has a pseudo-header, ICMP has none.
-    let outer = if segment.v6 { partial(outer) } else { 0 };
+    let outer = if segment.v6 { outer } else { 0 };
     let checksum = error.quote - size_of::<Icmp>() + core::mem::offset_of!(Icmp, checksum);
     packet.correct(checksum, outer, 0, partial(sum)).then_some(()).ok_or(packet::UNROUTED)
 }

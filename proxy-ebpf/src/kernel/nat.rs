@@ -3,69 +3,96 @@
 //! to no route and no flow is untouched. A flow whose generation has ended is left to the stack, which knows
 //! no such connection and answers with RST. An ICMP error passes where an answer to what it quotes would.
 
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
+
 use super::{
     aside,
-    flow::{self, Gate},
-    icmp, mss,
-    packet::{self as wire, Packet, RST, SYN, Segment, bytes},
-    rewrite::{Side, hops_left, rewrite},
+    flow::{self, Found, Gate},
+    icmp,
+    mac::Mac,
+    mss,
+    packet::{self as wire, RST, SYN, Segment, bytes},
+    rewrite::{Side, rewrite},
+    skb::Skb,
     tables::{DOOR_OF, DOORS, FLOWS, SNAT_OF, SNATS, count, out},
-    way::{self, Leg, NoWay, To, Trust, Way},
+    way::{self, Exit, Leg, NoWay, To, Trust, Way},
 };
 use proxy_ebpf::nat::{End, Endpoint, Flow, packet};
 
-/// What the program has to do with the packet.
-pub(crate) enum Verdict {
-    /// It is translated; send it on.
-    Send(Onward),
-    /// Leave it to the stack, as it came.
-    Pass,
-    Drop,
-    /// Take it aside for the daemon; the stack has it where that cannot be done.
-    Aside {
-        route: u16,
-    },
-    /// Show it to the daemon, and leave it to the stack.
-    Show {
-        route: u16,
-    },
-}
-
 /// Where a packet goes on to.
-pub(crate) struct Onward {
-    pub(crate) ifindex: u32,
+struct Onward {
+    ifindex: u32,
     /// Known where the kernel need not be asked to find it.
-    pub(crate) way: Way,
-    /// Not 0: straight into the other end of a veth. A `bool` has values to spare, and a verdict would keep its own kind in
-    /// them: the kernel's BTF takes no such type.
-    pub(crate) peered: u16,
+    way: Way,
+    /// Not 0: straight into the other end of a veth.
+    peered: u16,
 }
 
-/// Why a packet is not sent on.
+/// Why a packet is not sent on: a counter.
+#[derive(Clone, Copy)]
 enum Not {
     Passed(u32),
     Dropped(u32),
-    /// By route.
-    TakenAside(u16),
-    Shown(u16),
+    /// It may begin a flow, or end one that has not begun: what was dialled, by its number.
+    Begins(u32),
+    /// No TCP.
+    Other,
 }
 
-pub(crate) fn handle(packet: &impl Packet) -> Verdict {
-    match translate(packet) {
-        Ok(onward) => Verdict::Send(onward),
-        Err(Not::Passed(reason)) => {
-            count(reason);
-            Verdict::Pass
+// The program is made of functions that take the packet and words, and give a word: the verifier looks at each once, and not for
+// each way that leads there; and of their stacks only those count together that call each other. A word that one gives is a
+// number, or why there is none.
+const PASSED: u64 = 1 << 32;
+const DROPPED: u64 = 2 << 32;
+const BEGINS: u64 = 3 << 32;
+const OTHER: u64 = 4 << 32;
+/// For the place of a flow that is not known.
+const NOWHERE: u32 = u32::MAX;
+
+#[inline(always)]
+fn to_word(result: Result<u32, Not>) -> u64 {
+    match result {
+        Ok(number) => u64::from(number),
+        Err(Not::Passed(reason)) => PASSED | u64::from(reason),
+        Err(Not::Dropped(reason)) => DROPPED | u64::from(reason),
+        Err(Not::Begins(door)) => BEGINS | u64::from(door),
+        Err(Not::Other) => OTHER,
+    }
+}
+
+#[inline(always)]
+fn of_word(word: u64) -> Result<u32, Not> {
+    let number = word as u32;
+    match word & !0xffff_ffff {
+        0 => Ok(number),
+        PASSED => Err(Not::Passed(number)),
+        DROPPED => Err(Not::Dropped(number)),
+        BEGINS => Err(Not::Begins(number)),
+        _ => Err(Not::Other),
+    }
+}
+
+/// What tc is to do with the packet. `released`: the daemon has sent it in again, because it is its turn.
+#[inline(always)]
+pub(crate) fn handle(skb: *mut __sk_buff, released: bool) -> i32 {
+    let done = match of_word(nat_segment(skb, NOWHERE)) {
+        Err(Not::Begins(door)) => {
+            of_word(nat_begin(skb, door, u32::from(released))).and_then(|place| of_word(nat_segment(skb, place)))
         }
+        Err(Not::Other) => of_word(nat_error(skb)).map(|ifindex| Skb::new(skb).send_by_kernel(ifindex) as u32),
+        done => done,
+    };
+    match done {
+        Ok(action) => action as i32,
         Err(Not::Dropped(reason)) => {
             count(reason);
-            Verdict::Drop
+            TC_ACT_SHOT
         }
-        Err(Not::TakenAside(route)) => Verdict::Aside { route },
-        Err(Not::Shown(route)) => {
-            count(packet::NO_FLOW);
-            Verdict::Show { route }
+        Err(Not::Passed(reason)) => {
+            count(reason);
+            TC_ACT_UNSPEC
         }
+        Err(Not::Begins(_) | Not::Other) => TC_ACT_UNSPEC,
     }
 }
 
@@ -74,57 +101,92 @@ struct Course {
     from: Side,
     to: Side,
     ifindex: u32,
-    /// The flow's state when this was read of it.
-    word: u64,
+}
+
+/// A segment, of the client's flow in that place if one is given: what tc is to do with it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nat_segment(skb: *mut __sk_buff, place: u32) -> u64 {
+    let packet = Skb::new(skb);
+    let sent = translate(&packet, place).map(|onward| {
+        if onward.way.is_known() && onward.way.address(&packet) {
+            return packet.send(onward.ifindex, onward.peered != 0) as u32;
+        }
+        packet.send_by_kernel(onward.ifindex) as u32
+    });
+    to_word(sent)
 }
 
 #[inline(always)]
-fn translate(packet: &impl Packet) -> Result<Onward, Not> {
-    let segment = match wire::read(packet) {
-        Err(packet::NOT_TCP) => return translate_error(packet),
-        read => read.map_err(Not::Passed)?,
-    };
-    match flow::of_node(&segment) {
-        Some((place, found)) => from_node(packet, &segment, place, found),
-        None => from_client(packet, &segment),
+fn translate(packet: &Skb, place: u32) -> Result<Onward, Not> {
+    let segment = wire::read(packet).map_err(|reason| match reason {
+        packet::NOT_TCP => Not::Other,
+        reason => Not::Passed(reason),
+    })?;
+    if place != NOWHERE {
+        let found = flow::at(place, &segment).ok_or(Not::Dropped(packet::DUPLICATE))?;
+        return from_client(packet, &segment, &found);
     }
+    if let Some(found) = flow::of_node(&segment) {
+        return from_node(packet, &segment, &found);
+    }
+    if !segment.is_syn()
+        && let Some(found) = flow::of_client(&segment)
+    {
+        return from_client(packet, &segment, &found);
+    }
+    let door = door(&segment)?;
+    let begins = segment.is_syn() || segment.flags & RST != 0;
+    Err(if begins { Not::Begins(door) } else { Not::Passed(packet::NO_FLOW) })
+}
+
+/// An ICMP error: the interface it goes on by.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nat_error(skb: *mut __sk_buff) -> u64 {
+    to_word(translate_error(&Skb::new(skb)))
 }
 
 #[inline(always)]
-fn translate_error(packet: &impl Packet) -> Result<Onward, Not> {
+fn translate_error(packet: &Skb) -> Result<u32, Not> {
     let error = icmp::read(packet).map_err(Not::Passed)?;
     match flow::of_node(&error.answer) {
-        Some((_, found)) => tell_client(packet, &error, found),
+        Some(found) => tell_client(packet, &error, &found),
         None => tell_node(packet, &error),
     }
 }
 
 #[inline(always)]
-fn from_client(packet: &impl Packet, segment: &Segment) -> Result<Onward, Not> {
-    let (place, found) = match flow::of_client(segment) {
-        None => begin(packet, segment)?,
-        Some((place, found)) => match flow::begins_anew(found, segment) {
-            Some(old) => {
-                flow::free(place, old);
-                begin(packet, segment)?
-            }
-            None => (place, found),
-        },
-    };
-    let course = to_node(packet, segment, place, found)?;
+fn from_client(packet: &Skb, segment: &Segment, found: &Found) -> Result<Onward, Not> {
+    let course = to_node(segment, found)?;
     // SAFETY: a place of the array; the client's half is written by its packets only.
-    let flow = unsafe { &mut *found };
-    flow::open(place, found, segment);
+    let flow = unsafe { &mut *found.flow };
+    flow::open(found, segment);
     let now = flow::now();
-    let onward = onward(packet, segment, &course, (place, To::Node), &flow.client, now);
-    flow::note(&mut flow.client, flow::acked(&flow.node), segment, flow::is_half(course.word), now);
-    if segment.may_end() {
-        flow::close(found);
-    }
-    fit(packet, segment, flow)?;
-    rewrite(packet, segment, &course.from, &course.to).map_err(Not::Dropped)?;
+    let onward = onward(packet, segment, &course, (found.place, To::Node), &flow.client, now);
+    flow::note(&mut flow.client, flow::acked(&flow.node), segment, flow::is_half(found.word), now);
+    finish(packet, segment, &course, found.place)?;
     count(packet::TO_NODE);
     Ok(onward)
+}
+
+/// What is left to do when a packet of a flow is noted.
+#[inline(always)]
+fn finish(packet: &Skb, segment: &Segment, course: &Course, place: u32) -> Result<(), Not> {
+    if segment.may_end() {
+        flow::close(place);
+    }
+    // A connection whose segments fit our own links is agreed on at its start.
+    if segment.flags & SYN != 0 {
+        of_word(nat_fit(packet.ctx.skb.skb, place))?;
+    }
+    rewrite(packet, segment, &course.from, &course.to).map_err(Not::Dropped)
+}
+
+/// By the kernel's own way.
+#[inline(always)]
+fn by_kernel(ifindex: u32) -> Onward {
+    Onward { ifindex, way: Way::UNKNOWN, peered: 0 }
 }
 
 /// What is sent for the first time goes to the next hop that is known. What is sent again takes the kernel's own way: no answer
@@ -132,129 +194,121 @@ fn from_client(packet: &impl Packet, segment: &Segment) -> Result<Onward, Not> {
 /// sends again. And so do, not past a veth, where they would be overtaken, the next packet of its flow each way, and one now
 /// and then, which keeps the kernel's neighbours proven.
 #[inline(always)]
-fn onward(
-    packet: &impl Packet,
-    segment: &Segment,
-    course: &Course,
-    (place, to): (u32, To),
-    sender: &End,
-    now: u32,
-) -> Onward {
+fn onward(packet: &Skb, segment: &Segment, course: &Course, (place, to): (u32, To), sender: &End, now: u32) -> Onward {
     let ifindex = course.ifindex;
-    let by_kernel = Onward { ifindex, way: Way::UNKNOWN, peered: 0 };
     if segment.flags & (SYN | RST) != 0 {
         way::forget(place, to);
-        return by_kernel;
+        return by_kernel(ifindex);
     }
     if !flow::is_new(sender, segment) {
         way::doubt(place);
-        return by_kernel;
+        return by_kernel(ifindex);
     }
     let recent = flow::is_recent(sender, now);
     let Some(out) = out(ifindex).filter(|out| recent || out.peered != 0) else {
         way::forget(place, to);
-        return by_kernel;
+        return by_kernel(ifindex);
     };
     let trust = Trust { heard: sender.seen == now, recent, asks: out.peered != 0 };
-    let leg = Leg { place, to, source: &course.from, destination: &course.to, trust: &trust };
-    match way::find(packet, segment, &leg, out) {
+    let known = way::known(place, to);
+    let leg = Leg { place, to, known, source: &course.from, destination: &course.to, trust: &trust };
+    let exit = Exit { ifindex, mac: Mac::of_record(&out.mac) };
+    match way::find(packet, segment, &leg, exit) {
         Ok(way) => Onward { ifindex, way, peered: out.peered },
         Err(NoWay::Doubted) => {
             way::forget(place, to);
-            by_kernel
+            by_kernel(ifindex)
         }
-        Err(_) => by_kernel,
+        Err(_) => by_kernel(ifindex),
     }
 }
 
 /// What a client's packet, and an error about a node's, needs to go on.
 #[inline(always)]
-fn to_node(packet: &impl Packet, segment: &Segment, place: u32, found: *mut Flow) -> Result<Course, Not> {
-    let word = flow::state(found);
+fn to_node(segment: &Segment, found: &Found) -> Result<Course, Not> {
     // SAFETY: a place of the array.
-    let flow = unsafe { &*found };
+    let flow = unsafe { &*found.flow };
     pass(flow)?;
-    if !hops_left(packet, segment) {
+    if segment.hops <= 1 {
         return Err(Not::Dropped(packet::EXPIRED));
     }
     let snat = SNATS.get(u32::from(flow.node.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
     let course = Course {
-        from: Side { addr: flow::halves(&snat.addr), port: flow::own_port(snat, place) },
+        from: Side { addr: flow::halves(&snat.addr), port: flow::own_port(snat, found.place) },
         to: flow::side(&flow.node),
         ifindex: flow.node.ifindex,
-        word,
     };
-    // Once more, now that it is known whose the copies are: see `is_still`.
-    if !flow::is_still(found, word) || !flow::sent(&flow.client, segment) {
+    if !flow::is_still(found) {
         return Err(Not::Dropped(packet::DUPLICATE));
     }
     Ok(course)
 }
 
-/// For a packet of no flow: the one that it makes if it is a SYN, or what it is instead.
+/// The number of what was dialled.
 #[inline(always)]
-fn begin(packet: &impl Packet, segment: &Segment) -> Result<(u32, *mut Flow), Not> {
+fn door(segment: &Segment) -> Result<u32, Not> {
     let dialled = Endpoint { addr: bytes(segment.destination), port: segment.destination_port, _pad: [0; 2] };
     // SAFETY: one word, written before a door is open.
-    let Some(&number) = (unsafe { DOOR_OF.get(dialled) }) else { return Err(stranger(segment)) };
-    let number = number as u16;
-    if !segment.is_syn() {
-        return Err(no_flow(segment, number));
+    if let Some(&number) = unsafe { DOOR_OF.get(dialled) } {
+        return Ok(number);
     }
-    let door = DOORS.get(u32::from(number)).ok_or(Not::Passed(packet::LISTENER))?;
-    let made = flow::make(segment, (number, door), packet.ingress(), packet.is_released());
-    let place = made.map_err(|reason| match reason {
-        packet::DUPLICATE => Not::Dropped(reason),
-        packet::PARKED => Not::TakenAside(door.route),
-        _ => Not::Passed(reason),
-    })?;
-    // Only now: a pointer, which only a success has, must not meet what only a failure has in one register.
-    let found = FLOWS.get_ptr_mut(place).ok_or(Not::Dropped(packet::DUPLICATE))?;
-    Ok((place, found))
-}
-
-/// To none of the addresses that clients dial.
-#[inline(always)]
-fn stranger(segment: &Segment) -> Not {
     // SAFETY: one word.
     let ours = unsafe { SNAT_OF.get(bytes(segment.destination)) }.is_some();
-    Not::Passed(if ours { packet::NO_FLOW } else { packet::NOT_OURS })
+    Err(Not::Passed(if ours { packet::NO_FLOW } else { packet::NOT_OURS }))
 }
 
-/// A client that gives up while its SYN is parked may say so.
+/// For a client's packet that is a SYN, or of no flow: the place of its flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nat_begin(skb: *mut __sk_buff, door: u32, released: u32) -> u64 {
+    let packet = Skb::new(skb);
+    let segment = wire::read(&packet).map_err(Not::Passed);
+    to_word(segment.and_then(|segment| begin(&packet, &segment, door, released != 0)))
+}
+
 #[inline(always)]
-fn no_flow(segment: &Segment, number: u16) -> Not {
-    match DOORS.get(u32::from(number)) {
-        Some(door) if segment.flags & RST != 0 && aside::is_held(door.route) => Not::Shown(door.route),
-        _ => Not::Passed(packet::NO_FLOW),
+fn begin(packet: &Skb, segment: &Segment, number: u32, released: bool) -> Result<u32, Not> {
+    if let Some(found) = flow::of_client(segment) {
+        let Some(old) = flow::begins_anew(&found, segment) else { return Ok(found.place) };
+        flow::free(found.place, old);
     }
+    let door = DOORS.get(number).ok_or(Not::Passed(packet::LISTENER))?;
+    if !segment.is_syn() {
+        // A client that gives up while its SYN is parked may say so.
+        if segment.flags & RST != 0 && aside::is_held(door.route) {
+            // If it is not heard, the place is free when its time is up.
+            let _unheard = aside::take(&packet.ctx, door.route, packet.ingress());
+        }
+        return Err(Not::Passed(packet::NO_FLOW));
+    }
+    flow::make(segment, (number as u16, door), packet.ingress(), released).map_err(|reason| match reason {
+        packet::DUPLICATE => Not::Dropped(reason),
+        packet::PARKED if aside::take(&packet.ctx, door.route, packet.ingress()) => Not::Dropped(reason),
+        packet::PARKED => Not::Passed(packet::UNPARKED),
+        _ => Not::Passed(reason),
+    })
 }
 
 #[inline(always)]
-fn from_node(packet: &impl Packet, segment: &Segment, place: u32, found: *mut Flow) -> Result<Onward, Not> {
-    let course = to_client(packet, segment, found)?;
+fn from_node(packet: &Skb, segment: &Segment, found: &Found) -> Result<Onward, Not> {
+    let course = to_client(segment, found)?;
     // SAFETY: a place of the array; the node's half is written by its packets only.
-    let flow = unsafe { &mut *found };
+    let flow = unsafe { &mut *found.flow };
     let now = flow::now();
-    let onward = onward(packet, segment, &course, (place, To::Client), &flow.node, now);
-    flow::note(&mut flow.node, flow::acked(&flow.client), segment, flow::is_half(course.word), now);
-    if segment.may_end() {
-        flow::close(found);
-    }
-    fit(packet, segment, flow)?;
-    rewrite(packet, segment, &course.from, &course.to).map_err(Not::Dropped)?;
+    let onward = onward(packet, segment, &course, (found.place, To::Client), &flow.node, now);
+    flow::note(&mut flow.node, flow::acked(&flow.client), segment, flow::is_half(found.word), now);
+    finish(packet, segment, &course, found.place)?;
     count(packet::TO_CLIENT);
     Ok(onward)
 }
 
 /// What a node's packet, and an error about a client's, needs to go on.
 #[inline(always)]
-fn to_client(packet: &impl Packet, segment: &Segment, found: *mut Flow) -> Result<Course, Not> {
-    let word = flow::state(found);
+fn to_client(segment: &Segment, found: &Found) -> Result<Course, Not> {
     // SAFETY: a place of the array.
-    let flow = unsafe { &*found };
+    let flow = unsafe { &*found.flow };
     pass(flow)?;
-    if !hops_left(packet, segment) {
+    if segment.hops <= 1 {
         return Err(Not::Dropped(packet::EXPIRED));
     }
     let door = DOORS.get(u32::from(flow.client.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
@@ -262,50 +316,55 @@ fn to_client(packet: &impl Packet, segment: &Segment, found: *mut Flow) -> Resul
         from: Side { addr: flow::halves(&door.addr), port: door.port },
         to: flow::side(&flow.client),
         ifindex: flow.client.ifindex,
-        word,
     };
-    if !flow::is_still(found, word) || !flow::sent(&flow.node, segment) {
+    if !flow::is_still(found) {
         return Err(Not::Dropped(packet::DUPLICATE));
     }
     Ok(course)
 }
 
-/// A connection whose segments fit our own links is agreed on at its start.
+/// Lowers what a SYN, or its answer, asks for to what both ways out can carry.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nat_fit(skb: *mut __sk_buff, place: u32) -> u64 {
+    let packet = Skb::new(skb);
+    to_word(fit(&packet, place).map(|()| 0))
+}
+
 #[inline(always)]
-fn fit(packet: &impl Packet, segment: &Segment, flow: &Flow) -> Result<(), Not> {
-    if segment.flags & SYN == 0 {
-        return Ok(());
-    }
-    mss::clamp(packet, segment, [flow.client.ifindex, flow.node.ifindex]).map_err(Not::Dropped)
+fn fit(packet: &Skb, place: u32) -> Result<(), Not> {
+    let segment = wire::read(packet).map_err(Not::Dropped)?;
+    let flow = FLOWS.get(place).ok_or(Not::Dropped(packet::DUPLICATE))?;
+    mss::clamp(packet, &segment, [flow.client.ifindex, flow.node.ifindex]).map_err(Not::Dropped)
 }
 
 /// About a packet of the node's, which could not go on to the client.
 #[inline(always)]
-fn tell_node(packet: &impl Packet, error: &icmp::Error) -> Result<Onward, Not> {
-    let (place, found) = flow::of_client(&error.answer).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
-    let course = to_node(packet, &error.answer, place, found)?;
+fn tell_node(packet: &Skb, error: &icmp::Error) -> Result<u32, Not> {
+    let found = flow::of_client(&error.answer).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
+    let course = to_node(&error.answer, &found)?;
     // SAFETY: a place of the array.
-    let flow = unsafe { &*found };
+    let flow = unsafe { &*found.flow };
     if !icmp::is_under_way(error.answer.sequence, &flow.node, &flow.client) {
         return Err(Not::Passed(packet::ICMP_STALE));
     }
     icmp::rewrite(packet, error, &course.from, &course.to).map_err(Not::Dropped)?;
     count(packet::ICMP_TO_NODE);
-    Ok(Onward { ifindex: course.ifindex, way: Way::UNKNOWN, peered: 0 })
+    Ok(course.ifindex)
 }
 
 /// About a packet of the client's, which could not go on to the node.
 #[inline(always)]
-fn tell_client(packet: &impl Packet, error: &icmp::Error, found: *mut Flow) -> Result<Onward, Not> {
-    let course = to_client(packet, &error.answer, found)?;
+fn tell_client(packet: &Skb, error: &icmp::Error, found: &Found) -> Result<u32, Not> {
+    let course = to_client(&error.answer, found)?;
     // SAFETY: a place of the array.
-    let flow = unsafe { &*found };
+    let flow = unsafe { &*found.flow };
     if !icmp::is_under_way(error.answer.sequence, &flow.client, &flow.node) {
         return Err(Not::Passed(packet::ICMP_STALE));
     }
     icmp::rewrite(packet, error, &course.from, &course.to).map_err(Not::Dropped)?;
     count(packet::ICMP_TO_CLIENT);
-    Ok(Onward { ifindex: course.ifindex, way: Way::UNKNOWN, peered: 0 })
+    Ok(course.ifindex)
 }
 
 #[inline(always)]

@@ -24,20 +24,17 @@ pub(crate) trait Packet {
     fn context(&self) -> *mut c_void;
     fn data(&self) -> usize;
     fn data_end(&self) -> usize;
-    fn len(&self) -> u32;
-    /// The interface it came in on.
-    fn ingress(&self) -> u32;
+    /// Its length, with its link header. `said` is what its IP header says of itself and what follows, or 0.
+    fn len(&self, said: u32) -> u32;
     /// It is for this host, and on no VLAN: a tag beside the packet would go out with it, on another link.
     fn is_plain(&self) -> bool;
-    /// The daemon has sent it in again, because it is its turn.
-    fn is_released(&self) -> bool;
     /// Makes so many bytes readable; pointers taken before are void.
     fn pull(&self, len: u32) -> bool;
     /// Corrects the checksum at `offset`: by the sum of what has changed in the pseudo-header, and for a word of what it
     /// covers that is another now. Pointers taken before are void.
-    fn correct(&self, offset: usize, addresses: u32, old: u32, new: u32) -> bool;
-    /// Its length without its link header, as it is to be sent; 0: the kernel knows better, since it may yet cut it.
-    fn wire_len(&self) -> u16;
+    fn correct(&self, offset: usize, addresses: u64, old: u32, new: u32) -> bool;
+    /// The kernel will cut it into several, each of a length that fits.
+    fn is_cut_later(&self) -> bool;
     /// How long a packet an interface takes, without its link header.
     fn mtu(&self, ifindex: u32) -> Option<u32>;
 }
@@ -92,6 +89,10 @@ pub(crate) struct Segment {
     pub(crate) acknowledgement: u32,
     pub(crate) flags: u8,
     pub(crate) payload: u32,
+    /// Of all of the packet, without its link header.
+    pub(crate) length: u32,
+    /// How often it may still be sent on.
+    pub(crate) hops: u8,
     /// Where the TCP header begins.
     pub(crate) tcp: usize,
 }
@@ -121,9 +122,9 @@ pub(crate) fn read(packet: &impl Packet) -> Result<Segment, u32> {
     if !packet.is_plain() {
         return Err(packet::NOT_PLAIN);
     }
-    let Some(ethertype) = header::<[u8; 2]>(packet, ETHERNET - 2) else { return Err(packet::NOT_IP) };
+    let Some(ethertype) = header::<u16>(packet, ETHERNET - 2) else { return Err(packet::NOT_IP) };
     // SAFETY: inside the packet.
-    match u16::from_be_bytes(unsafe { *ethertype }) {
+    match u16::from_be(unsafe { *ethertype }) {
         ETHERTYPE_IPV4 => read_v4(packet),
         ETHERTYPE_IPV6 => read_v6(packet),
         _ => Err(packet::NOT_IP),
@@ -136,7 +137,7 @@ fn read_v4(packet: &impl Packet) -> Result<Segment, u32> {
     let mut ip = header::<Ipv4>(packet, ETHERNET);
     if header::<[u8; 54]>(packet, 0).is_none() {
         // Some drivers hand the headers up in a fragment of their own.
-        if packet.len() < least as u32 || !packet.pull(least as u32) {
+        if !packet.pull(least as u32) {
             return Err(too_short(packet));
         }
         ip = header::<Ipv4>(packet, ETHERNET);
@@ -164,7 +165,7 @@ fn read_v4(packet: &impl Packet) -> Result<Segment, u32> {
         ETHERNET + size_of::<Ipv4>(),
         total,
         size_of::<Ipv4>() as u32,
-        Segment { v6: false, source, destination, ..EMPTY },
+        Segment { v6: false, source, destination, hops: ip.ttl, ..EMPTY },
     )
 }
 
@@ -173,7 +174,7 @@ fn read_v6(packet: &impl Packet) -> Result<Segment, u32> {
     let least = ETHERNET + size_of::<Ipv6>() + TCP_LEAST;
     let mut ip = header::<Ipv6>(packet, ETHERNET);
     if header::<[u8; 74]>(packet, 0).is_none() {
-        if packet.len() < least as u32 || !packet.pull(least as u32) {
+        if !packet.pull(least as u32) {
             return Err(too_short(packet));
         }
         ip = header::<Ipv6>(packet, ETHERNET);
@@ -191,7 +192,7 @@ fn read_v6(packet: &impl Packet) -> Result<Segment, u32> {
         0 | 43 | 51 | 60 | 135 => return Err(packet::OPTIONS),
         _ => return Err(packet::NOT_TCP),
     }
-    let (source, destination) = (halves(ip.source), halves(ip.destination));
+    let (source, destination) = (of_words(ip.source), of_words(ip.destination));
     if is_mapped(source) || is_mapped(destination) {
         return Err(packet::MALFORMED);
     }
@@ -202,14 +203,14 @@ fn read_v6(packet: &impl Packet) -> Result<Segment, u32> {
         ETHERNET + size_of::<Ipv6>(),
         total,
         size_of::<Ipv6>() as u32,
-        Segment { v6: true, source, destination, ..EMPTY },
+        Segment { v6: true, source, destination, hops: ip.hop_limit, ..EMPTY },
     )
 }
 
 /// `total` is what the IP header says of its packet's length: 0 for a GSO packet beyond 64 KiB (BIG TCP).
 #[inline(always)]
 fn read_tcp(packet: &impl Packet, at: usize, total: u32, ip: u32, segment: Segment) -> Result<Segment, u32> {
-    let there = packet.len() - ETHERNET as u32;
+    let there = packet.len(total) - ETHERNET as u32;
     let total = if total == 0 { there } else { total };
     let Some(tcp) = header::<Tcp>(packet, at) else { return Err(packet::MALFORMED) };
     // SAFETY: inside the packet.
@@ -226,6 +227,7 @@ fn read_tcp(packet: &impl Packet, at: usize, total: u32, ip: u32, segment: Segme
         acknowledgement: u32::from_be(tcp.acknowledgement),
         flags: tcp.flags,
         payload: total - ip - header,
+        length: there,
         tcp: at,
         ..segment
     })
@@ -241,6 +243,8 @@ pub(crate) const EMPTY: Segment = Segment {
     acknowledgement: 0,
     flags: 0,
     payload: 0,
+    length: 0,
+    hops: 0,
     tcp: 0,
 };
 
@@ -276,7 +280,7 @@ pub(crate) fn words(address: Halves) -> [u32; 4] {
 }
 
 #[inline(always)]
-pub(crate) fn halves(words: [u32; 4]) -> Halves {
+pub(crate) fn of_words(words: [u32; 4]) -> Halves {
     // SAFETY: the same bytes.
     unsafe { core::mem::transmute(words) }
 }

@@ -22,7 +22,7 @@ pub(crate) fn rewrite(packet: &impl Packet, segment: &Segment, from: &Side, to: 
     let old_ports = unsafe { core::mem::replace(&mut (*tcp).ports, ports) };
     let sum = readdress(packet, segment.v6, from, to)?;
     let checksum = segment.tcp + core::mem::offset_of!(Tcp, checksum);
-    packet.correct(checksum, checksum::partial(sum), old_ports, ports).then_some(()).ok_or(packet::UNROUTED)
+    packet.correct(checksum, sum, old_ports, ports).then_some(()).ok_or(packet::UNROUTED)
 }
 
 /// Gives a packet other addresses, and one hop less. Returns by how much the addresses change the checksum of what they
@@ -39,10 +39,9 @@ fn readdress_v4(packet: &impl Packet, from: &Side, to: &Side) -> Result<u64, u32
     let ip = unsafe { &mut *ip };
     let addresses = exchange_v4(ip, from, to);
     // The hop limit is the first byte of its word, and goes down by one.
-    let hop = u32::from(u16::from_ne_bytes([ip.ttl, ip.protocol]));
-    let hopped = u32::from(u16::from_ne_bytes([ip.ttl.wrapping_sub(1), ip.protocol]));
     ip.ttl = ip.ttl.wrapping_sub(1);
-    ip.checksum = checksum::updated(ip.checksum, checksum::difference(addresses, hop, hopped));
+    let hop = checksum::difference(addresses, u32::from(u16::from_ne_bytes([1, 0])), 0);
+    ip.checksum = checksum::updated(ip.checksum, hop);
     Ok(addresses)
 }
 
@@ -74,17 +73,4 @@ pub(crate) fn exchange_v6(ip: &mut Ipv6, from: &Side, to: &Side) -> u64 {
     }
     (ip.source, ip.destination) = (source, destination);
     sum
-}
-
-/// Whether it may be sent on once more.
-#[inline(always)]
-pub(crate) fn hops_left(packet: &impl Packet, segment: &Segment) -> bool {
-    let hops = if segment.v6 {
-        // SAFETY: inside the packet.
-        header::<Ipv6>(packet, ETHERNET).map(|ip| unsafe { (*ip).hop_limit })
-    } else {
-        // SAFETY: inside the packet.
-        header::<Ipv4>(packet, ETHERNET).map(|ip| unsafe { (*ip).ttl })
-    };
-    hops.is_some_and(|hops| hops > 1)
 }

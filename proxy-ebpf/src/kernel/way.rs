@@ -8,11 +8,11 @@ use aya_ebpf::{
 };
 
 use super::{
+    mac::{self, Mac},
     packet::{ETHERNET, Ipv4, Ipv6, Packet, Segment, TCP, header, words},
     rewrite::Side,
     tables::WAYS,
 };
-use proxy_ebpf::nat::Out;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -25,10 +25,13 @@ const SOURCE_MAC: usize = 13;
 
 const _: () = assert!(size_of::<Lookup>() == size_of::<aya_ebpf::bindings::bpf_fib_lookup>());
 
-/// A frame's addresses, as they lie in it; zeros: they are not known. An `Option` of it in a structure becomes a
-/// type that the kernel's BTF does not take.
+/// A frame's addresses, if they are known. An `Option` of it in a structure becomes a type that the kernel's BTF does not
+/// take.
 #[derive(Clone, Copy)]
-pub(crate) struct Way([u16; 6]);
+pub(crate) struct Way {
+    to: Mac,
+    from: Mac,
+}
 
 /// Why there is none.
 pub(crate) enum NoWay {
@@ -50,17 +53,29 @@ pub(crate) enum To {
 
 /// What an entry of `ways` says, in one word, so that it is read whole: the next hop's address in the first six bytes, and in
 /// the last two the length of the longest packet. 0 says nothing yet; without an address it says why there is none.
-#[derive(Clone, Copy)]
-struct Hop([u16; 4]);
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Hop(u64);
 
-const ELSEWHERE: Hop = Hop([0, 0, 0, 1]);
-const UNKNOWN: Hop = Hop([0, 0, 0, 2]);
-const DOUBTED: Hop = Hop([0, 0, 0, 3]);
+const ELSEWHERE: Hop = Hop::none(1);
+const UNKNOWN: Hop = Hop::none(2);
+const DOUBTED: Hop = Hop::none(3);
+
+/// What an entry said. Read early: of a million flows neither it nor the record lies in a cache, and so the processor waits for
+/// both at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Known(u64);
+
+#[inline(always)]
+pub(crate) fn known(place: u32, to: To) -> Known {
+    // SAFETY: one word of the entry.
+    Known(entry(place, to).map_or(0, |entry| unsafe { entry.read_volatile() }))
+}
 
 /// Whose way is looked for.
 pub(crate) struct Leg<'a> {
     pub(crate) place: u32,
     pub(crate) to: To,
+    pub(crate) known: Known,
     /// The segment's ends as they will be. No tuple: its type would have a name that the kernel's BTF does not take.
     pub(crate) source: &'a Side,
     pub(crate) destination: &'a Side,
@@ -77,27 +92,30 @@ pub(crate) struct Trust {
     pub(crate) asks: bool,
 }
 
+/// An interface by which packets go out, and its own address.
+#[derive(Clone, Copy)]
+pub(crate) struct Exit {
+    pub(crate) ifindex: u32,
+    pub(crate) mac: Mac,
+}
+
 /// The way of a segment, which may have other addresses yet. Nothing of it is touched.
 #[inline(always)]
-pub(crate) fn find(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, out: &Out) -> Result<Way, NoWay> {
-    let entry = entry(leg.place, leg.to).ok_or(NoWay::Unknown)?;
-    // SAFETY: one word of the entry.
-    let known = unsafe { entry.read_volatile() };
-    let doubted = known == DOUBTED.word();
+pub(crate) fn find(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, exit: Exit) -> Result<Way, NoWay> {
+    let hop = Hop(leg.known.0);
+    let doubted = hop == DOUBTED;
     if doubted && !leg.trust.asks {
         return Err(NoWay::Doubted);
     }
-    let hop = Hop::from_word(known);
-    let believed = leg.trust.heard || leg.trust.recent && hop.is_known();
-    let hop = if believed && known != 0 && !doubted {
+    let believed = leg.trust.heard || leg.trust.recent && hop.next().is_known();
+    let hop = if believed && hop.0 != 0 && !doubted {
         hop
     } else {
-        let asked = ask(packet, segment, leg, out);
-        // SAFETY: as above.
-        unsafe { entry.write_volatile(asked.word()) };
+        let asked = ask(packet, segment, leg, exit);
+        set(leg.place, leg.to, asked.0);
         asked
     };
-    hop.way(packet, out)
+    hop.way(packet, segment, exit)
 }
 
 /// The next segment of the same sender asks anew: this one was heard and did not ask.
@@ -110,7 +128,7 @@ pub(crate) fn forget(place: u32, to: To) {
 /// way, also of an end that sends nothing again because it only acknowledges.
 #[inline(always)]
 pub(crate) fn doubt(place: u32) {
-    [To::Client, To::Node].into_iter().for_each(|to| set(place, to, DOUBTED.word()));
+    [To::Client, To::Node].into_iter().for_each(|to| set(place, to, DOUBTED.0));
 }
 
 #[inline(always)]
@@ -128,7 +146,7 @@ fn entry(place: u32, to: To) -> Option<*mut u64> {
 }
 
 #[inline(always)]
-fn ask(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, out: &Out) -> Hop {
+fn ask(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, exit: Exit) -> Hop {
     let (from, to) = (leg.source, leg.destination);
     let family = if segment.v6 { AF_INET6 } else { AF_INET };
     // So short a packet fits everywhere: the kernel then says what would.
@@ -139,7 +157,7 @@ fn ask(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, out: &Out) -> Hop
         // No ports: bpf_redirect_neigh asks without, and both are to find the same of several next hops.
         u32::from_ne_bytes([family, TCP, 0, 0]),
         u32::from_ne_bytes([0, 0, a, b]),
-        out.ifindex,
+        exit.ifindex,
         class(packet, segment),
         s0,
         s1,
@@ -161,7 +179,7 @@ fn ask(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, out: &Out) -> Hop
         return UNKNOWN;
     }
     // Another interface than was asked for.
-    if lookup[IFINDEX] != out.ifindex {
+    if lookup[IFINDEX] != exit.ifindex {
         return ELSEWHERE;
     }
     let [_, _, a, b] = lookup[1].to_ne_bytes();
@@ -169,10 +187,10 @@ fn ask(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, out: &Out) -> Hop
     let [m4, m5, g, h] = lookup[SOURCE_MAC + 1].to_ne_bytes();
     let [i, j, k, l] = lookup[SOURCE_MAC + 2].to_ne_bytes();
     // The interface has got another address, and the daemon has not seen it yet.
-    if [[m0, m1], [m2, m3], [m4, m5]].map(u16::from_ne_bytes) != out.mac {
+    if Mac::begins(u64::from_ne_bytes([m0, m1, m2, m3, m4, m5, 0, 0])) != exit.mac {
         return UNKNOWN;
     }
-    Hop([[g, h], [i, j], [k, l], [a, b]].map(u16::from_ne_bytes))
+    Hop(u64::from_ne_bytes([g, h, i, j, k, l, a, b]))
 }
 
 /// What the packet asks of the network, as routing sees it: IPv4's field in the first byte, IPv6's class and label.
@@ -196,52 +214,45 @@ fn address(segment: &Segment, side: &Side) -> [u32; 4] {
 
 impl Hop {
     #[inline(always)]
-    fn from_word(word: u64) -> Self {
-        let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
-        Self([[a, b], [c, d], [e, f], [g, h]].map(u16::from_ne_bytes))
+    const fn none(why: u16) -> Self {
+        let [a, b] = why.to_ne_bytes();
+        Self(u64::from_ne_bytes([0, 0, 0, 0, 0, 0, a, b]))
     }
 
     #[inline(always)]
-    fn word(self) -> u64 {
-        let [[a, b], [c, d], [e, f], [g, h]] = self.0.map(u16::to_ne_bytes);
-        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+    fn next(self) -> Mac {
+        Mac::begins(self.0)
     }
 
     #[inline(always)]
-    fn is_known(self) -> bool {
-        self.0[0] | self.0[1] | self.0[2] != 0
+    fn longest(self) -> u16 {
+        let [.., a, b] = self.0.to_ne_bytes();
+        u16::from_ne_bytes([a, b])
     }
 
     #[inline(always)]
-    fn way(self, packet: &impl Packet, out: &Out) -> Result<Way, NoWay> {
-        let ([a, b, c, longest], [d, e, f]) = (self.0, out.mac);
-        if !self.is_known() {
-            return Err(if longest == ELSEWHERE.0[3] { NoWay::Elsewhere } else { NoWay::Unknown });
+    fn way(self, packet: &impl Packet, segment: &Segment, exit: Exit) -> Result<Way, NoWay> {
+        if !self.next().is_known() {
+            return Err(if self == ELSEWHERE { NoWay::Elsewhere } else { NoWay::Unknown });
         }
-        if packet.wire_len() > longest {
+        if segment.length > u32::from(self.longest()) && !packet.is_cut_later() {
             return Err(NoWay::TooBig);
         }
-        Ok(Way([a, b, c, d, e, f]))
+        Ok(Way { to: self.next(), from: exit.mac })
     }
 }
 
 impl Way {
-    pub(crate) const UNKNOWN: Self = Self([0; 6]);
+    pub(crate) const UNKNOWN: Self = Self { to: Mac::NONE, from: Mac::NONE };
 
     #[inline(always)]
     pub(crate) fn is_known(&self) -> bool {
-        self.0[0] | self.0[1] | self.0[2] != 0
+        self.to.is_known()
     }
 
     /// Puts the addresses of this hop into the frame.
     #[inline(always)]
     pub(crate) fn address(&self, packet: &impl Packet) -> bool {
-        let Some(addresses) = header::<[u16; 6]>(packet, 0) else { return false };
-        // SAFETY: inside the packet.
-        let addresses = unsafe { &mut *addresses };
-        for (field, word) in addresses.iter_mut().zip(self.0) {
-            *field = word;
-        }
-        true
+        mac::address(packet, self.to, self.from)
     }
 }

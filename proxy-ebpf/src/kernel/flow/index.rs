@@ -1,9 +1,7 @@
-//! The index of flows by their clients: entries are found, put and removed without a lock. A packet finds its entry without a
-//! branch, for the verifier follows each one through the rest of the program. What only SYNs need is in functions that take
-//! and give words only: those it looks at once, and not for each way that leads there.
+//! The index of flows by their clients: entries are found, put and removed without a lock. What only SYNs need is in functions
+//! that take and give words only: the verifier looks at those once, and not for each way that leads there.
 
 use super::super::{
-    mask::ones_if_zero,
     packet::Segment,
     tables::{FLOW_OF, FLOWS, replace},
 };
@@ -57,12 +55,13 @@ pub(super) fn find(hash: Hash) -> Option<u32> {
 #[inline(always)]
 fn find_in(bucket: u32, hash: Hash) -> Option<u64> {
     let entries = entries(bucket)?;
-    let mut found = EMPTY;
     for at in 0..ENTRIES {
         let entry = read(entries, at);
-        found |= entry & ones_if_zero(hash.differs(entry));
+        if hash.is_in(entry) {
+            return Some(entry);
+        }
     }
-    Some(found)
+    Some(EMPTY)
 }
 
 /// What became of an entry that was to be put.
@@ -96,7 +95,7 @@ extern "C" fn index_put(place: u32) -> u32 {
     let hash = of_flow(unsafe { &*flow });
     let entry = hash.entry(place);
     let [first, second] = hash.buckets(mask());
-    // Before: two entries of one hash lead nowhere, and a flow that lives must be found at every moment.
+    // Before: of two entries of one hash one hides the other, and a flow that lives must be found at every moment.
     if has_other(first, hash, entry) || has_other(second, hash, entry) {
         return REFUSED;
     }
@@ -137,7 +136,7 @@ fn has_other(bucket: u32, hash: Hash, entry: u64) -> bool {
     let Some(entries) = entries(bucket) else { return false };
     for at in 0..ENTRIES {
         let other = read(entries, at);
-        if hash.differs(other) == 0 && other != entry {
+        if hash.is_in(other) && other != entry {
             return true;
         }
     }

@@ -19,12 +19,11 @@ pub(crate) use self::{
 };
 use super::{
     balance,
-    mask::ones_if_zero,
     packet::{ACK, FIN, RST, Segment, bytes},
     rewrite::Side,
     tables::{DOORS, FIRSTS, FLOWS, FREE, SNAT_OF, SNATS, USAGE, count, fetch_add, mark, replace},
 };
-use proxy_ebpf::nat::{Address, Door, End, Flow, Halves, Port, Snat, flow, packet};
+use proxy_ebpf::nat::{Address, Door, End, Flow, Halves, Port, Snat, flow, fold, packet};
 
 /// The state word as it is replaced: state, route and slot, which do not change while a place has an owner.
 #[inline(always)]
@@ -42,57 +41,81 @@ pub(crate) fn state_of(word: u64) -> u32 {
     word as u32 & flow::MASK
 }
 
+/// A flow that a packet belongs to.
+pub(crate) struct Found {
+    pub(crate) place: u32,
+    pub(crate) flow: *mut Flow,
+    /// Its state word, read before all else of the record: see [`is_still`].
+    pub(crate) word: u64,
+}
+
+impl Found {
+    /// What lives in a place.
+    #[inline(always)]
+    fn at(place: u32) -> Option<Self> {
+        let flow = FLOWS.get_ptr_mut(place)?;
+        let word = state(flow);
+        (state_of(word) != flow::FREE).then_some(Self { place, flow, word })
+    }
+}
+
+/// The client's flow in a place where it was a moment ago.
+#[inline(always)]
+pub(crate) fn at(place: u32, segment: &Segment) -> Option<Found> {
+    let found = Found::at(place)?;
+    // SAFETY: a place of the array.
+    let flow = unsafe { &*found.flow };
+    let same = flow.dialled == fold(segment.destination, segment.destination_port) && sent(&flow.client, segment);
+    same.then_some(found)
+}
+
 /// The flow that a client's segment belongs to.
 #[inline(always)]
-pub(crate) fn of_client(segment: &Segment) -> Option<(u32, *mut Flow)> {
-    let place = index::find(index::of_segment(segment))?;
-    let found = FLOWS.get_ptr_mut(place)?;
+pub(crate) fn of_client(segment: &Segment) -> Option<Found> {
+    let found = Found::at(index::find(index::of_segment(segment))?)?;
     // SAFETY: a place of the array; the fields of a flow that lives do not change.
-    let flow = unsafe { &*found };
+    let flow = unsafe { &*found.flow };
     let door = DOORS.get(u32::from(flow.client.through))?;
-    let same = flow.state & flow::MASK != flow::FREE && sent(&flow.client, segment) && is_to(segment, door);
-    same.then_some((place, found))
+    (sent(&flow.client, segment) && is_to(segment, door)).then_some(found)
 }
 
 #[inline(always)]
 fn is_to(segment: &Segment, door: &Door) -> bool {
-    door.open != 0 && halves(&door.addr) == segment.destination && door.port == segment.destination_port
+    let port = u16::from_ne_bytes(segment.destination_port);
+    door.open != 0 && halves(&door.addr) == segment.destination && number(&door.port) == port
 }
 
 /// The flow that a node's segment belongs to. Where no node would send it, that is seen by its port.
 #[inline(always)]
-pub(crate) fn of_node(segment: &Segment) -> Option<(u32, *mut Flow)> {
+pub(crate) fn of_node(segment: &Segment) -> Option<Found> {
     // Its ports are those of every other, and it is the first there is.
     let any = SNATS.get(0)?;
     let port = u16::from_be_bytes(segment.destination_port).wrapping_sub(any.first_port);
     if port >= any.ports {
         return None;
     }
-    let place = SNATS.get(own(segment.destination)?)?.first + u32::from(port);
-    let found = FLOWS.get_ptr_mut(place)?;
+    let first = if halves(&any.addr) == segment.destination { any.first } else { first_of(segment.destination)? };
+    let found = Found::at(first + u32::from(port))?;
     // SAFETY: as above.
-    let flow = unsafe { &*found };
-    let same = flow.state & flow::MASK != flow::FREE && sent(&flow.node, segment);
-    same.then_some((place, found))
+    let flow = unsafe { &*found.flow };
+    sent(&flow.node, segment).then_some(found)
 }
 
 /// So many own addresses are found without a search; most hosts have no more.
 const NEAR: u32 = 4;
 
-/// The number of an own address.
+/// The first place of an own address that is not the first of them.
 #[inline(always)]
-fn own(address: Halves) -> Option<u32> {
-    let mut found = 0;
-    for number in 0..NEAR {
-        let [first, second] = halves(&SNATS.get(number)?.addr);
-        let differs = (first ^ address[0]) | (second ^ address[1]);
-        found |= u64::from(number + 1) & ones_if_zero((differs | differs >> 32) & 0xffff_ffff);
-    }
-    if found != 0 {
-        return Some(found as u32 - 1);
+fn first_of(address: Halves) -> Option<u32> {
+    for number in 1..NEAR {
+        let snat = SNATS.get(number)?;
+        if halves(&snat.addr) == address {
+            return Some(snat.first);
+        }
     }
     // SAFETY: the value is one word.
-    unsafe { SNAT_OF.get(bytes(address)) }.copied()
+    let number = *unsafe { SNAT_OF.get(bytes(address)) }?;
+    Some(SNATS.get(number)?.first)
 }
 
 /// Whether this end has sent the segment.
@@ -105,7 +128,14 @@ pub(crate) fn sent(end: &End, segment: &Segment) -> bool {
     // SAFETY: as above.
     let b = unsafe { addr.wrapping_add(1).read_volatile() };
     let [c, d] = segment.source;
-    a == c && b == d && end.port == segment.source_port
+    a == c && b == d && number(&end.port) == u16::from_ne_bytes(segment.source_port)
+}
+
+/// A port of a record, in which it lies at an even address, as one number.
+#[inline(always)]
+fn number(port: &Port) -> u16 {
+    // SAFETY: the same bytes.
+    unsafe { core::ptr::from_ref(port).cast::<u16>().read_volatile() }
 }
 
 /// The address of a record that begins with it, and is aligned as a word is.
@@ -124,15 +154,17 @@ pub(crate) fn side(end: &End) -> Side {
 
 /// A client that acknowledges what the node sent is where it says it is: from now on its flow is kept.
 #[inline(always)]
-pub(crate) fn open(place: u32, found: *mut Flow, segment: &Segment) {
+pub(crate) fn open(found: &Found, segment: &Segment) {
+    if !is_half(found.word) {
+        return;
+    }
     // SAFETY: a place of the array.
-    let flow = unsafe { &*found };
+    let flow = unsafe { &*found.flow };
     if segment.flags & ACK == 0 || flow.node.packets == 0 || segment.acknowledgement != flow.node.next {
         return;
     }
-    let old = state(found);
-    if state_of(old) == flow::HALF && replace(word(found), old, with_state(old, flow::OPEN)) {
-        flow_established(place);
+    if replace(word(found.flow), found.word, with_state(found.word, flow::OPEN)) {
+        flow_established(found.place);
     }
 }
 
@@ -174,13 +206,22 @@ fn remember_first(flow: &Flow) {
 /// A flow that both ends have closed, or one has reset, makes room for the next at once, and keeps its port until the
 /// collector is sure that nothing of it is under way.
 #[inline(always)]
-pub(crate) fn close(found: *mut Flow) {
+pub(crate) fn close(place: u32) {
+    flow_close(place);
+}
+
+/// By itself for the verifier, as `flow_free` is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_close(place: u32) -> u32 {
+    let Some(found) = FLOWS.get_ptr_mut(place) else { return 0 };
     // SAFETY: a place of the array.
     let flow = unsafe { &*found };
     let old = state(found);
     if state_of(old) == flow::OPEN && is_over(flow) && replace(word(found), old, with_state(old, flow::CLOSED)) {
         leave_route(flow);
     }
+    1
 }
 
 #[inline(always)]
@@ -233,12 +274,12 @@ fn give_back(place: u32, flow: &Flow) {
     }
 }
 
-/// Whether the place still is the flow's that it was when `before` was read. To be asked when everything that is needed
-/// of the record was copied: a place may be freed, and another's, while a packet is under way.
+/// Whether the place still is the flow's that was found there. To be asked when everything that is needed of the record was
+/// copied: a place may be freed, and another's, while a packet is under way.
 #[inline(always)]
-pub(crate) fn is_still(found: *mut Flow, before: u64) -> bool {
-    let now = state(found);
-    state_of(now) != flow::FREE && now as u32 >> 8 == before as u32 >> 8
+pub(crate) fn is_still(found: &Found) -> bool {
+    let now = state(found.flow);
+    state_of(now) != flow::FREE && now as u32 >> 8 == found.word as u32 >> 8
 }
 
 #[inline(always)]
@@ -255,20 +296,19 @@ pub(crate) fn state(found: *mut Flow) -> u64 {
 /// For a SYN on the addresses of a flow that has ended, or whose node has not answered and takes no new flows any more:
 /// the state under which that one has to be freed.
 #[inline(always)]
-pub(crate) fn begins_anew(found: *mut Flow, segment: &Segment) -> Option<u64> {
+pub(crate) fn begins_anew(found: &Found, segment: &Segment) -> Option<u64> {
     if !segment.is_syn() {
         return None;
     }
-    let old = state(found);
     // SAFETY: a place of the array.
-    let flow = unsafe { &*found };
+    let flow = unsafe { &*found.flow };
     let ended = match gate(flow) {
         _ if is_over(flow) => true,
         Gate::Ended => true,
         Gate::Paused => false,
-        Gate::Open => is_half(old) && flow.node.packets == 0 && !is_wanted(flow, segment.v6),
+        Gate::Open => is_half(found.word) && flow.node.packets == 0 && !is_wanted(flow, segment.v6),
     };
-    ended.then_some(old)
+    ended.then_some(found.word)
 }
 
 /// Whether its slot takes new flows still.

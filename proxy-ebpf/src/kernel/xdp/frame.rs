@@ -7,48 +7,39 @@ use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
 use super::maps;
 use crate::kernel::{
     checksum,
-    packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4, Ipv6, Packet, Segment, TCP, Tcp, header, words},
+    mac::Mac,
+    packet::{ETHERNET, Packet, Segment, TCP, Tcp, header, words},
 };
 use proxy_ebpf::nat::Halves;
 
-pub(crate) struct Frame {
-    ctx: XdpContext,
-    /// All of its pieces, in bytes.
-    len: u32,
-}
+pub(crate) struct Frame(XdpContext);
 
 impl Frame {
     #[inline(always)]
     pub(crate) fn new(ctx: XdpContext) -> Self {
-        let mut frame = Self { ctx, len: 0 };
-        frame.len = frame.all_in_first().unwrap_or_else(|| {
-            // SAFETY: the context is the kernel's own.
-            unsafe { bpf_xdp_get_buff_len(frame.ctx.ctx) as u32 }
-        });
-        frame
+        Self(ctx)
     }
 
-    /// Its length, if all that its IP header speaks of lies in the first piece: a call less. A header that says nothing (0, of
-    /// what is longer than it can say) is none.
     #[inline(always)]
-    fn all_in_first(&self) -> Option<u32> {
-        let there = (self.data_end() - self.data()) as u32;
+    fn first_piece(&self) -> u32 {
+        (self.data_end() - self.data()) as u32
+    }
+
+    /// To whom it is sent.
+    #[inline(always)]
+    fn to(&self) -> Option<Mac> {
+        let begins: *mut u8 = header::<[u8; ETHERNET]>(self, 0)?.cast();
         // SAFETY: inside the packet.
-        let (said, header) = match u16::from_be(unsafe { *header::<u16>(self, ETHERNET - 2)? }) {
-            // SAFETY: as above.
-            ETHERTYPE_IPV4 => (unsafe { (*header::<Ipv4>(self, ETHERNET)?).total }, 0),
-            // SAFETY: as above.
-            ETHERTYPE_IPV6 => (unsafe { (*header::<Ipv6>(self, ETHERNET)?).payload }, size_of::<Ipv6>()),
-            _ => return None,
-        };
-        let end = u32::from(u16::from_be_bytes(said)) + (header + ETHERNET) as u32;
-        (said != [0; 2] && end <= there).then_some(there)
+        let [a, b] = unsafe { begins.cast::<u16>().read() }.to_ne_bytes();
+        // SAFETY: as above.
+        let [c, d, e, f] = unsafe { begins.wrapping_add(2).cast::<u32>().read() }.to_ne_bytes();
+        Some(Mac::begins(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])))
     }
 
     /// It lies in several pieces, the headers in the first.
     #[inline(always)]
-    pub(super) fn in_pieces(&self) -> bool {
-        self.len() as usize > self.data_end() - self.data()
+    pub(super) fn in_pieces(&self, segment: &Segment) -> bool {
+        segment.length + ETHERNET as u32 > self.first_piece()
     }
 
     /// Whether the sender has left the TCP checksum to hardware: the field then has the sum of the pseudo-header alone
@@ -59,8 +50,11 @@ impl Frame {
         // SAFETY: inside the packet.
         let tcp = unsafe { &*tcp };
         let length = u32::from(tcp.offset >> 4) * 4 + segment.payload;
-        // The words before a mapped IPv4 address are 0 and, in ones' complement, 0.
-        let addresses = sum(segment.source) + sum(segment.destination);
+        let addresses = if segment.v6 {
+            sum(segment.source) + sum(segment.destination)
+        } else {
+            u64::from(words(segment.source)[3]) + u64::from(words(segment.destination)[3])
+        };
         is_sum(tcp.checksum, addresses + u64::from(length.to_be()) + u64::from(u32::from(TCP).to_be()))
     }
 }
@@ -68,37 +62,32 @@ impl Frame {
 impl Packet for Frame {
     #[inline(always)]
     fn context(&self) -> *mut c_void {
-        self.ctx.ctx.cast()
-    }
-
-    #[inline(always)]
-    fn wire_len(&self) -> u16 {
-        (self.len() - ETHERNET as u32) as u16
+        self.0.ctx.cast()
     }
 
     #[inline(always)]
     fn data(&self) -> usize {
-        self.ctx.data()
+        self.0.data()
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
-        self.ctx.data_end()
+        self.0.data_end()
+    }
+
+    /// A call less where all that its IP header speaks of lies in the first piece.
+    #[inline(always)]
+    fn len(&self, said: u32) -> u32 {
+        let there = self.first_piece();
+        if said != 0 && said + ETHERNET as u32 <= there {
+            return there;
+        }
+        // SAFETY: the context is the kernel's own.
+        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as u32 }
     }
 
     #[inline(always)]
-    fn len(&self) -> u32 {
-        self.len
-    }
-
-    #[inline(always)]
-    fn ingress(&self) -> u32 {
-        self.ctx.ingress_ifindex() as u32
-    }
-
-    /// Where it is sent in again, tc sees it only.
-    #[inline(always)]
-    fn is_released(&self) -> bool {
+    fn is_cut_later(&self) -> bool {
         false
     }
 
@@ -106,9 +95,8 @@ impl Packet for Frame {
     /// nothing is seen here, so an interface with VLANs does not pass the self-test.
     #[inline(always)]
     fn is_plain(&self) -> bool {
-        let Some(interface) = maps::interface(self.ingress()) else { return false };
-        // SAFETY: inside the packet.
-        header::<[u16; 3]>(self, 0).is_some_and(|to| unsafe { *to } == interface.mac)
+        let Some(interface) = maps::interface(self.0.ingress_ifindex() as u32) else { return false };
+        self.to() == Some(Mac::of_record(&interface.mac))
     }
 
     /// What is not in the first piece is tc's.
@@ -118,9 +106,9 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn correct(&self, offset: usize, addresses: u32, old: u32, new: u32) -> bool {
+    fn correct(&self, offset: usize, addresses: u64, old: u32, new: u32) -> bool {
         let Some(field) = header::<u16>(self, offset) else { return false };
-        let sum = checksum::difference(u64::from(addresses), old, new);
+        let sum = checksum::difference(addresses, old, new);
         // SAFETY: inside the packet.
         let field = unsafe { &mut *field };
         *field = checksum::updated(*field, sum);
@@ -140,11 +128,12 @@ fn sum(address: Halves) -> u64 {
     a + b + c + d
 }
 
-/// Whether the field is `sum` itself, as it is before anybody has complemented it. Both zeros are one.
+/// Whether the field is `sum` itself, as it is before anybody has complemented it. A sum of addresses is not 0, and of a
+/// field both zeros are one.
 #[inline(always)]
 fn is_sum(field: u16, sum: u64) -> bool {
-    let sum = u64::from(checksum::partial(sum));
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = ((sum >> 16) + (sum & 0xffff)) as u16;
-    sum == field || (sum ^ field == 0xffff && (field == 0 || sum == 0))
+    let sum = (sum >> 16) + (sum & 0xffff);
+    u64::from(if field == 0 { 0xffff } else { field }) == sum
 }

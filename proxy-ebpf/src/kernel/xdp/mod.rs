@@ -14,9 +14,9 @@ use proxy_ebpf::{
 
 pub(crate) use self::frame::Frame;
 use crate::kernel::{
-    flow::{self, Gate},
+    flow::{self, Found, Gate},
     packet::{self as wire, RST, SYN, Segment},
-    rewrite::{Side, hops_left, rewrite},
+    rewrite::{Side, rewrite},
     tables::{DOORS, SNATS, count},
     way::{self, Leg, To, Trust, Way},
 };
@@ -36,53 +36,51 @@ fn translate(frame: &Frame) -> Result<u32, u32> {
         return Err(fate::NO_FLOW);
     }
     match flow::of_node(&segment) {
-        Some((place, found)) => to_client(frame, &segment, place, found),
-        None => to_node(frame, &segment),
+        Some(found) => to_client(frame, &segment, &found),
+        None => to_node(frame, &segment, &flow::of_client(&segment).ok_or(fate::NO_FLOW)?),
     }
 }
 
 #[inline(always)]
-fn to_node(frame: &Frame, segment: &Segment) -> Result<u32, u32> {
-    let (place, found) = flow::of_client(segment).ok_or(fate::NO_FLOW)?;
-    let word = flow::state(found);
+fn to_node(frame: &Frame, segment: &Segment, found: &Found) -> Result<u32, u32> {
     // SAFETY: a place of the array; the client's half is written by its packets only.
-    let flow = unsafe { &mut *found };
+    let flow = unsafe { &mut *found.flow };
+    let known = way::known(found.place, To::Node);
     let now = flow::now();
     let trust = trust(&flow.client, segment, now);
-    may_go(frame, segment, flow, word, &trust)?;
+    may_go(frame, segment, flow, found.word, &trust)?;
     let snat = SNATS.get(u32::from(flow.node.through)).ok_or(fate::NO_FLOW)?;
-    let from = Side { addr: flow::halves(&snat.addr), port: flow::own_port(snat, place) };
+    let from = Side { addr: flow::halves(&snat.addr), port: flow::own_port(snat, found.place) };
     let (to, ifindex) = (flow::side(&flow.node), flow.node.ifindex);
-    let leg = Leg { place, to: To::Node, source: &from, destination: &to, trust: &trust };
+    let leg = Leg { place: found.place, to: To::Node, known, source: &from, destination: &to, trust: &trust };
     let way = out::find(frame, segment, &leg, ifindex)?;
-    // Once more, now that it is known whose the copies are: see `is_still`.
-    if !flow::is_still(found, word) || !flow::sent(&flow.client, segment) {
-        way::forget(place, To::Node);
+    if !flow::is_still(found) {
+        way::forget(found.place, To::Node);
         return Err(fate::OTHERS);
     }
     flow::note(&mut flow.client, flow::acked(&flow.node), segment, false, now);
-    send(frame, segment, found, (&from, &to), &way, packet::TO_NODE)
+    send(frame, segment, found.place, (&from, &to), &way, packet::TO_NODE)
 }
 
 #[inline(always)]
-fn to_client(frame: &Frame, segment: &Segment, place: u32, found: *mut Flow) -> Result<u32, u32> {
-    let word = flow::state(found);
+fn to_client(frame: &Frame, segment: &Segment, found: &Found) -> Result<u32, u32> {
     // SAFETY: a place of the array; the node's half is written by its packets only.
-    let flow = unsafe { &mut *found };
+    let flow = unsafe { &mut *found.flow };
+    let known = way::known(found.place, To::Client);
     let now = flow::now();
     let trust = trust(&flow.node, segment, now);
-    may_go(frame, segment, flow, word, &trust)?;
+    may_go(frame, segment, flow, found.word, &trust)?;
     let door = DOORS.get(u32::from(flow.client.through)).ok_or(fate::NO_FLOW)?;
     let from = Side { addr: flow::halves(&door.addr), port: door.port };
     let (to, ifindex) = (flow::side(&flow.client), flow.client.ifindex);
-    let leg = Leg { place, to: To::Client, source: &from, destination: &to, trust: &trust };
+    let leg = Leg { place: found.place, to: To::Client, known, source: &from, destination: &to, trust: &trust };
     let way = out::find(frame, segment, &leg, ifindex)?;
-    if !flow::is_still(found, word) || !flow::sent(&flow.node, segment) {
-        way::forget(place, To::Client);
+    if !flow::is_still(found) {
+        way::forget(found.place, To::Client);
         return Err(fate::OTHERS);
     }
     flow::note(&mut flow.node, flow::acked(&flow.client), segment, false, now);
-    send(frame, segment, found, (&from, &to), &way, packet::TO_CLIENT)
+    send(frame, segment, found.place, (&from, &to), &way, packet::TO_CLIENT)
 }
 
 /// Only after a silence of its sender is a segment left to tc because of its next hop: of a busy one the next segments would
@@ -90,9 +88,13 @@ fn to_client(frame: &Frame, segment: &Segment, place: u32, found: *mut Flow) -> 
 /// least, and then twice as long. A RST is followed by nothing, and nobody sends it again.
 #[inline(always)]
 fn trust(sender: &End, segment: &Segment, now: u32) -> Trust {
-    let last = segment.flags & RST != 0;
+    let (heard, last) = (sender.seen == now, segment.flags & RST != 0);
+    if heard && !last {
+        // Of almost every segment of a busy sender. The rest is not asked for then.
+        return Trust { heard, recent: false, asks: true };
+    }
     let recent = flow::is_recent(sender, now) && flow::is_new(sender, segment) && !last;
-    Trust { heard: sender.seen == now, recent, asks: now.wrapping_sub(sender.seen) <= 1 && !last }
+    Trust { heard, recent, asks: now.wrapping_sub(sender.seen) <= 1 && !last }
 }
 
 /// What can be said before the way out is known. Whatever needs an answer or a note of its own is tc's.
@@ -108,7 +110,7 @@ fn may_go(frame: &Frame, segment: &Segment, flow: &Flow, word: u64, trust: &Trus
     if !matches!(flow::gate(flow), Gate::Open) {
         return Err(fate::GATE);
     }
-    if !hops_left(frame, segment) {
+    if segment.hops <= 1 {
         return Err(fate::LAST_HOP);
     }
     if !trust.asks && !trust.recent {
@@ -125,13 +127,13 @@ fn may_go(frame: &Frame, segment: &Segment, flow: &Flow, word: u64, trust: &Trus
 fn send(
     frame: &Frame,
     segment: &Segment,
-    found: *mut Flow,
+    place: u32,
     (from, to): (&Side, &Side),
     way: &Way,
     counter: u32,
 ) -> Result<u32, u32> {
     if segment.may_end() {
-        flow::close(found);
+        flow::close(place);
     }
     if rewrite(frame, segment, from, to).is_err() || !way.address(frame) {
         return Ok(XDP_DROP);

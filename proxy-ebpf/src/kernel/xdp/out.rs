@@ -2,12 +2,13 @@
 //! is left to tc.
 
 use aya_ebpf::bindings::xdp_action::XDP_PASS;
-use proxy_ebpf::{nat::Out, xdp::fate};
+use proxy_ebpf::xdp::fate;
 
 use super::{Frame, maps};
 use crate::kernel::{
+    mac::Mac,
     packet::Segment,
-    way::{self, Leg, NoWay, Way},
+    way::{self, Exit, Leg, NoWay, Way},
 };
 
 /// Finds the way of a segment that is to go from and to these ends, and makes `XDP_REDIRECT` mean the interface
@@ -15,11 +16,11 @@ use crate::kernel::{
 #[inline(always)]
 pub(super) fn find(frame: &Frame, segment: &Segment, leg: &Leg<'_>, ifindex: u32) -> Result<Way, u32> {
     let interface = maps::interface(ifindex).ok_or(fate::NO_DEVICE)?;
-    if frame.in_pieces() && interface.takes_pieces == 0 {
+    if frame.in_pieces(segment) && interface.takes_pieces == 0 {
         return Err(fate::NO_DEVICE);
     }
-    let out = Out { ifindex, mac: interface.mac, peered: 0 };
-    let way = way::find(frame, segment, leg, &out).map_err(|why| match why {
+    let exit = Exit { ifindex, mac: Mac::of_record(&interface.mac) };
+    let way = way::find(frame, segment, leg, exit).map_err(|why| match why {
         NoWay::Elsewhere => fate::NO_DEVICE,
         NoWay::TooBig => fate::TOO_BIG,
         NoWay::Unknown => fate::NO_WAY,
