@@ -203,6 +203,11 @@ impl Cluster {
         self.nodes[node].start(None)
     }
 
+    /// How many failovers its Sentinels have begun.
+    pub fn failovers(&self) -> usize {
+        self.sentinels.iter().map(|sentinel| sentinel.log().matches("+try-failover").count()).sum()
+    }
+
     /// How all servers see the world, in one text.
     pub fn describe(&self) -> String {
         let mut text = format!("cluster {}:\n", self.spec.name);

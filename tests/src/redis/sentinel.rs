@@ -138,6 +138,11 @@ impl Sentinel {
         &self.server.name
     }
 
+    /// All it wrote since it was started.
+    pub(super) fn log(&self) -> String {
+        self.server.log()
+    }
+
     pub fn running(&self) -> bool {
         self.server.running()
     }

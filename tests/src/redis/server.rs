@@ -113,6 +113,10 @@ impl Server {
         self.door.client().with_context(|| self.name.clone())
     }
 
+    pub(super) fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
     pub(super) fn running(&self) -> bool {
         self.process.is_some()
     }
