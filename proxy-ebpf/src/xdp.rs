@@ -85,5 +85,7 @@ pub mod fate {
 
 const _: () = {
     assert!(size_of::<Interface>() == 16);
+    // Read as words.
+    assert!(align_of::<Interface>() >= 4 && core::mem::offset_of!(Interface, mac) % 4 == 0);
     assert!(SLOTS.is_power_of_two());
 };

@@ -126,7 +126,7 @@ pub fn check_one_failover(start: impl Fn() -> Result<Lab>, test: impl Fn(&mut La
         match test(&mut lab) {
             Ok(()) => return,
             Err(error) if lab.cluster.failovers() > 1 && !last => {
-                println!("more than one failover, so anew: {error:#}")
+                println!("more than one failover, so anew: {error:#}");
             }
             Err(error) => fail(&lab, &error),
         }

@@ -120,7 +120,7 @@ fn kind(packet: &impl Packet, at: usize) -> Option<u8> {
 fn is_whole(packet: &impl Packet, tcp: usize, end: usize) -> Result<bool, u32> {
     let whole = end >= tcp + TO_CHECKSUM;
     let wanted = if whole { tcp + TO_CHECKSUM } else { tcp + LEAST };
-    let enough = end >= wanted && end <= packet.len(end as u32) as usize && packet.pull(wanted as u32);
+    let enough = end >= wanted && end <= packet.len((end - ETHERNET) as u32) as usize && packet.pull(wanted as u32);
     enough.then_some(whole).ok_or(packet::ICMP_CUT)
 }
 

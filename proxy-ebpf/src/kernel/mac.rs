@@ -1,5 +1,5 @@
-//! MAC addresses in as few words as a program can hold, read and write them in. A frame begins two bytes before a word
-//! (NET_IP_ALIGN), a record's field at one.
+//! MAC addresses in as few words as a program can hold, read and write them in. To the verifier a frame begins two bytes
+//! before a word (NET_IP_ALIGN), and a record's field at one.
 
 use super::packet::{ETHERNET, Packet, header};
 

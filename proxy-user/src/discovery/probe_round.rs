@@ -73,7 +73,9 @@ impl Prober {
         let ask_role = self.may_role && !(self.may_hello && self.may_info);
         let ask_info = self.may_info && (full || !(self.may_hello || self.may_role));
         let ask_id = ask_info && self.may_id;
+        // In this order: what the later answer says of the role is newer.
         let (hello, ping, role, replication, server) = tokio::join!(
+            biased;
             OptionFuture::from(self.may_hello.then(|| session.ask(&["HELLO"]))),
             OptionFuture::from(self.may_ping.then(|| session.ask(&["PING"]))),
             OptionFuture::from(ask_role.then(|| session.ask(&["ROLE"]))),
@@ -109,11 +111,11 @@ impl Prober {
             return Ok(Some(self.found(Role::Loading, None, round)));
         }
         let by_info = info_of(round).and_then(|info| info.said);
-        // INFO was answered last: where the role changed in between, it knows.
+        // The last to be answered first: where the role changed in between, it knows.
         let said = match (by_info, &round.role, &round.hello) {
             (Some(said), _, _) => said,
-            (None, _, Some(Answer::Got(said))) => *said,
             (None, Some(Answer::Got(role)), _) => role.said,
+            (None, _, Some(Answer::Got(said))) => *said,
             (None, Some(Answer::NotNow), _) | (None, _, Some(Answer::NotNow)) => {
                 return Err(Fault::new(Failure::TimedOut, "the server is busy with a script, and tells no role"));
             }

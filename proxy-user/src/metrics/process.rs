@@ -1,4 +1,4 @@
-//! The daemon's own CPU time, memory and open files, under the names every Prometheus client uses.
+//! The daemon's own CPU time, memory and open files, under the names every Prometheus client uses, and its tasks.
 //! Read from /proc at scrape time; what cannot be read is left out.
 
 use std::{fmt, fs, os::unix::fs::MetadataExt as _};
@@ -27,6 +27,7 @@ impl Collector for Process {
             ("process_resident_memory_bytes", "Resident memory.", resident_bytes()),
             ("process_open_fds", "Open file descriptors.", open_files()),
             ("process_max_fds", "The soft limit on open file descriptors.", max_files()),
+            ("switchmaster_tasks", "Tasks of its runtime that have not ended.", tasks()),
         ] {
             if let Some(value) = value {
                 encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
@@ -60,4 +61,9 @@ fn open_files() -> Option<u64> {
 
 fn max_files() -> Option<u64> {
     getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft)
+}
+
+fn tasks() -> Option<u64> {
+    let metrics = tokio::runtime::Handle::try_current().ok()?.metrics();
+    u64::try_from(metrics.num_alive_tasks()).ok()
 }

@@ -163,8 +163,9 @@ fn rows(columns: usize) -> impl Iterator<Item = Vec<String>> {
     })
 }
 
-#[test]
-fn the_page_lists_every_metric_with_its_type_and_labels() {
+/// In a runtime, for its tasks are counted.
+#[tokio::test]
+async fn the_page_lists_every_metric_with_its_type_and_labels() {
     let (metrics, _source) = full();
     let exposed: BTreeSet<_> = parse(&metrics.encode().unwrap())
         .into_iter()

@@ -71,8 +71,10 @@ fn rules(drill: Drill, commit: Commit) -> Vec<Rule> {
             rules
         }
         Drill::Flap => {
-            let mut rules = none(&[Figure::AckedThenLost, Figure::OldAcks, Figure::Wrong, Figure::Files]);
-            rules.extend([worst(Figure::Threads, 0.0), worst(Figure::Memory, MEMORY_KIB)]);
+            let mut rules = none(&[Figure::AckedThenLost, Figure::PublishedThenLost, Figure::OldAcks]);
+            rules.extend(none(&[Figure::OldPublishes, Figure::Wrong, Figure::Refused, Figure::NeverSevered]));
+            rules.extend(none(&[Figure::Files, Figure::Threads, Figure::Tasks]));
+            rules.push(worst(Figure::Memory, MEMORY_KIB));
             rules
         }
     }

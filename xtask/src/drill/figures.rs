@@ -59,6 +59,7 @@ figures! {
     Memory = "memory_growth_kib" "KiB" "growth of the proxy's memory",
     Files = "open_files_growth" "" "growth of its open files",
     Threads = "threads_growth" "" "growth of its threads",
+    Tasks = "tasks_growth" "" "growth of its tasks",
 }
 
 /// Infinity stands for "never".

@@ -163,11 +163,11 @@ fn conclude(
     before: Option<Counters>,
 ) -> Result<(Round, CrowdWatch)> {
     let Load { writer, publisher, subscriber, witnesses, dialers, crowd, watch, stalls, signs } = load;
-    let counted = stage
-        .front()?
-        .counters()?
-        .zip(before)
-        .map(|(now, before)| Counters { parked: now.parked - before.parked, refused: now.refused - before.refused });
+    let counted = stage.front()?.counters()?.zip(before).map(|(now, before)| Counters {
+        parked: now.parked - before.parked,
+        refused: now.refused - before.refused,
+        ..now
+    });
     let dials = dialers.dials();
     let (writes, publishes) = (writer.stop(), publisher.stop());
     // What was published last is still on its way to the witness.

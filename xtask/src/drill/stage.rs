@@ -36,6 +36,8 @@ pub(super) enum Front {
 pub(super) struct Counters {
     pub(super) parked: u64,
     pub(super) refused: u64,
+    /// Of its runtime, now.
+    pub(super) tasks: u64,
 }
 
 /// The proxy ends first.
@@ -163,7 +165,11 @@ impl Front {
             let lines = page.body.lines().filter(|line| line.starts_with(name));
             lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
         };
-        Ok(Some(Counters { parked: sum("switchmaster_parked_total{"), refused: sum("switchmaster_refused_total{") }))
+        Ok(Some(Counters {
+            parked: sum("switchmaster_parked_total{"),
+            refused: sum("switchmaster_refused_total{"),
+            tasks: sum("switchmaster_tasks "),
+        }))
     }
 
     pub(super) fn process(&self) -> &switchmaster_tests::process::Process {

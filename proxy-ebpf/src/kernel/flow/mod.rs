@@ -122,8 +122,7 @@ fn first_of(address: Halves) -> Option<u32> {
 #[inline(always)]
 pub(crate) fn sent(end: &End, segment: &Segment) -> bool {
     let addr: *const u64 = (&raw const end.addr).cast();
-    // SAFETY: the same bytes, aligned as the record is. They are read anew each time: the record may have become another
-    // flow's.
+    // SAFETY: the same bytes, aligned as the record is. They are read here and no sooner: after the state word.
     let a = unsafe { addr.read_volatile() };
     // SAFETY: as above.
     let b = unsafe { addr.wrapping_add(1).read_volatile() };

@@ -17,6 +17,11 @@ enum Manner {
     Resets,
     /// Answers one probe of a connection, and resets it at the next.
     CutsOff,
+    /// A node whose role is another after HELLO was answered, in every probe. `info`: whether INFO is allowed.
+    Turns {
+        to_master: bool,
+        info: bool,
+    },
 }
 
 struct Fake {
@@ -56,8 +61,38 @@ impl Fake {
     }
 }
 
+/// Takes one command off what came so far, if it is whole: its words.
+fn command(pending: &mut String) -> Option<Vec<String>> {
+    let mut lines = pending.split_inclusive("\r\n");
+    let head = lines.next()?;
+    let words: usize = head.trim_end().strip_prefix('*')?.parse().ok()?;
+    // A length, then the word.
+    let rest: Vec<&str> = lines.take(words * 2).collect();
+    if rest.len() < words * 2 || !rest.last().is_none_or(|last| last.ends_with("\r\n")) {
+        return None;
+    }
+    let length = head.len() + rest.iter().map(|line| line.len()).sum::<usize>();
+    let words = rest.iter().skip(1).step_by(2).map(|word| word.trim_end().to_owned()).collect();
+    pending.drain(..length);
+    Some(words)
+}
+
+fn of_turning(command: &[String], to_master: bool, info: bool) -> String {
+    let (before, after) = if to_master { ("replica", "master") } else { ("master", "slave") };
+    let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+    match command[0].as_str() {
+        "HELLO" => format!("*2\r\n{}{}", bulk("role"), bulk(before)),
+        "ROLE" if to_master => format!("*3\r\n{}:0\r\n*0\r\n", bulk(after)),
+        "ROLE" => format!("*5\r\n{}{}:1\r\n{}:0\r\n", bulk(after), bulk("127.0.0.1"), bulk("connect")),
+        "INFO" if info => bulk(&format!("role:{after}\r\nrun_id:{}\r\n", "0".repeat(40))),
+        "PING" => "+PONG\r\n".to_owned(),
+        _ => "-NOPERM this user has no permissions\r\n".to_owned(),
+    }
+}
+
 async fn serve(mut stream: TcpStream, manner: Manner) {
     let mut asked = [0; 4096];
+    let mut pending = String::new();
     let mut first = None;
     loop {
         let read = stream.read(&mut asked).await.unwrap_or_default();
@@ -83,6 +118,12 @@ async fn serve(mut stream: TcpStream, manner: Manner) {
             Manner::CutsOff if first.get_or_insert_with(Instant::now).elapsed() < Duration::from_millis(30) => {
                 let commands = asked[..read].iter().filter(|byte| **byte == b'*').count();
                 let _unread = stream.write_all(&b"-LOADING\r\n".repeat(commands)).await;
+            }
+            Manner::Turns { to_master, info } => {
+                pending.push_str(&String::from_utf8_lossy(&asked[..read]));
+                while let Some(words) = command(&mut pending) {
+                    let _unread = stream.write_all(of_turning(&words, to_master, info).as_bytes()).await;
+                }
             }
             Manner::Resets | Manner::CutsOff => {
                 let _unset = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
@@ -137,6 +178,24 @@ async fn every_bad_answer_of_a_node_is_its_failure() {
         let fake = Fake::new(manner).await;
         let mut run = Run::new(&fake.nodes());
         assert_eq!(run.node_lost().await, failure, "{manner:?}");
+        run.end().await;
+    }
+}
+
+/// A master that is demoted between two questions of one probe would be taken for one until the next.
+#[tokio::test]
+async fn of_a_role_that_changes_during_a_probe_the_later_word_counts() {
+    for (to_master, info) in [(false, true), (false, false), (true, true), (true, false)] {
+        let fake = Fake::new(Manner::Turns { to_master, info }).await;
+        let mut run = Run::new(&fake.nodes());
+        if !info {
+            // ROLE is asked as well once INFO was refused.
+            run.node(addr(fake.port)).await;
+        }
+        for _ in 0..3 {
+            let role = run.node(addr(fake.port)).await.role;
+            assert_eq!(role == Role::Master, to_master, "info: {info}, {role:?}");
+        }
         run.end().await;
     }
 }
