@@ -1,5 +1,5 @@
 //! The packet datapath at tc ingress: full NAT of every flow of a route, and nothing else. Promises what
-//! `kernel::nat` does; what it does not translate goes on to the next program, and to the stack, as it came.
+//! `translate` does; what it does not translate goes on to the next program, and to the stack, as it came.
 //! Needs bpf_redirect_neigh and bpf_redirect_peer (5.10), mapped arrays (5.5), atomic compare-and-exchange and bpf_check_mtu (5.12), and tcx
 //! links (6.6).
 #![no_std]
@@ -9,11 +9,13 @@
 
 #[path = "../kernel/mod.rs"]
 mod kernel;
+#[path = "../kernel/tc/mod.rs"]
+mod translate;
 
 use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 use proxy_ebpf::{nat::packet, parking::mark};
 
-use self::kernel::{nat::handle, tables::count};
+use self::{kernel::tables::count, translate::handle};
 
 #[classifier]
 fn nat_tc(ctx: TcContext) -> i32 {

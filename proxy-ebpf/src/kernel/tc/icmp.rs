@@ -3,7 +3,7 @@
 //! (RFC 5927, 4.1), and that every checksum is as right as it was. Quotes that end before the sequence number,
 //! or have options, extension headers or a fragment, are left alone. An error comes from the address its receiver speaks to.
 
-use super::{
+use crate::kernel::{
     checksum::{difference, partial, updated},
     flow::acked,
     packet::{EMPTY, ETHERNET, FRAGMENT, Ipv4, Ipv6, Packet, Segment, TCP, Tcp, header, mapped, of_words},
@@ -29,9 +29,9 @@ struct Icmp {
 }
 
 /// An error, by the packet that it quotes.
-pub(crate) struct Error {
+pub(super) struct Error {
     /// That packet turned round, as an answer to it would come in; the sequence number is its own.
-    pub(crate) answer: Segment,
+    pub(super) answer: Segment,
     /// Where its IP header begins.
     quote: usize,
     /// Whether its TCP checksum is quoted.
@@ -40,7 +40,7 @@ pub(crate) struct Error {
 
 /// The error in a packet that holds no TCP, or the counter of the reason why there is none.
 #[inline(always)]
-pub(crate) fn read(packet: &impl Packet) -> Result<Error, u32> {
+pub(super) fn read(packet: &impl Packet) -> Result<Error, u32> {
     let version = header::<u8>(packet, ETHERNET).ok_or(packet::NOT_TCP)?;
     // SAFETY: inside the packet.
     if unsafe { *version } >> 4 == 6 { read_v6(packet) } else { read_v4(packet) }
@@ -137,7 +137,7 @@ fn turned(packet: &impl Packet, tcp: usize, answer: Segment) -> Result<Segment, 
 
 /// Whether `end` has sent this, and not yet heard of its arrival.
 #[inline(always)]
-pub(crate) fn is_under_way(sequence: u32, end: &End, other: &End) -> bool {
+pub(super) fn is_under_way(sequence: u32, end: &End, other: &End) -> bool {
     // Who has heard nothing has sent a SYN, which takes one number.
     let first = acked(other).or(end.next.wrapping_sub(1));
     let unheard = end.next.wrapping_sub(first);
@@ -146,7 +146,7 @@ pub(crate) fn is_under_way(sequence: u32, end: &End, other: &End) -> bool {
 
 /// As if `to` had sent what is quoted itself, to `from`.
 #[inline(always)]
-pub(crate) fn rewrite(packet: &impl Packet, error: &Error, from: &Side, to: &Side) -> Result<(), u32> {
+pub(super) fn rewrite(packet: &impl Packet, error: &Error, from: &Side, to: &Side) -> Result<(), u32> {
     let segment = &error.answer;
     let outer = readdress(packet, segment.v6, from, to)?;
     let (addresses, mut sum) =

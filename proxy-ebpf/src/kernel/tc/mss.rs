@@ -2,7 +2,7 @@
 //! too long for a link is lost without a word. So the largest segment that a SYN asks for is lowered to what both
 //! ways out can carry, as nftables does by `rt mtu`. Links further away are found out by the ends (`icmp`).
 
-use super::packet::{Ipv4, Ipv6, Packet, Segment, Tcp, header};
+use crate::kernel::packet::{Ipv4, Ipv6, Packet, Segment, Tcp, header};
 use proxy_ebpf::nat::packet;
 
 const END: u8 = 0;
@@ -17,7 +17,7 @@ const MOST: usize = 8;
 
 /// For a SYN, or the answer to one, of a connection that goes out by these interfaces. Pointers taken before are void.
 #[inline(always)]
-pub(crate) fn clamp(packet: &impl Packet, segment: &Segment, ways: [u32; 2]) -> Result<(), u32> {
+pub(super) fn clamp(packet: &impl Packet, segment: &Segment, ways: [u32; 2]) -> Result<(), u32> {
     let headers = size_of::<Tcp>() + if segment.v6 { size_of::<Ipv6>() } else { size_of::<Ipv4>() };
     let [Some(one), Some(other)] = ways.map(|ifindex| packet.mtu(ifindex)) else { return Ok(()) };
     let most = one.min(other).saturating_sub(headers as u32);

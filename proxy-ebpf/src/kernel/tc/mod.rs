@@ -1,19 +1,21 @@
-//! What becomes of a packet: translated and sent on, left to the stack, or dropped, with a counter for each. Promises
+//! What becomes of a packet at tc: translated and sent on, left to the stack, or dropped, with a counter for each. Promises
 //! that nothing passes unless the target's gate is open for the flow's generation, and that whatever is addressed
 //! to no route and no flow is untouched. A flow whose generation has ended is left to the stack, which knows
 //! no such connection and answers with RST. An ICMP error passes where an answer to what it quotes would.
 
+mod icmp;
+mod mss;
+mod skb;
+
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 
-use super::{
+use self::skb::Skb;
+use crate::kernel::{
     aside,
     flow::{self, Found, Gate},
-    icmp,
     mac::Mac,
-    mss,
     packet::{self as wire, RST, SYN, Segment, bytes},
     rewrite::{Side, rewrite},
-    skb::Skb,
     tables::{DOOR_OF, DOORS, FLOWS, SNAT_OF, SNATS, count, out},
     way::{self, Exit, Leg, NoWay, To, Trust, Way},
 };

@@ -10,22 +10,22 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-use super::{checksum::partial, packet::Packet, tables::count};
+use crate::kernel::{checksum::partial, packet::Packet, tables::count};
 use proxy_ebpf::nat::packet;
 
-pub(crate) struct Skb {
-    pub(crate) ctx: TcContext,
+pub(super) struct Skb {
+    pub(super) ctx: TcContext,
 }
 
 impl Skb {
     #[inline(always)]
-    pub(crate) fn new(skb: *mut __sk_buff) -> Self {
+    pub(super) fn new(skb: *mut __sk_buff) -> Self {
         Self { ctx: TcContext::new(skb) }
     }
 
     /// Out by an interface, as it is addressed; or straight into the other end of a veth.
     #[inline(always)]
-    pub(crate) fn send(&self, ifindex: u32, peered: bool) -> i32 {
+    pub(super) fn send(&self, ifindex: u32, peered: bool) -> i32 {
         if !peered {
             // SAFETY: no pointers.
             return unsafe { bpf_redirect(ifindex, 0) } as i32;
@@ -39,7 +39,7 @@ impl Skb {
 
     /// To the next hop that the kernel finds.
     #[inline(always)]
-    pub(crate) fn send_by_kernel(&self, ifindex: u32) -> i32 {
+    pub(super) fn send_by_kernel(&self, ifindex: u32) -> i32 {
         // SAFETY: without parameters the kernel takes the next hop from the packet's own destination.
         let action = unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) } as i32;
         if action == TC_ACT_SHOT {
@@ -50,7 +50,7 @@ impl Skb {
 
     /// The interface it came in on.
     #[inline(always)]
-    pub(crate) fn ingress(&self) -> u32 {
+    pub(super) fn ingress(&self) -> u32 {
         // SAFETY: the context is the kernel's own.
         unsafe { (*self.ctx.skb.skb).ifindex }
     }
