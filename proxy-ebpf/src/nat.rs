@@ -34,7 +34,7 @@ pub mod names {
     pub const USAGE: &str = "usage";
     /// Array of [`super::First`], by route.
     pub const FIRSTS: &str = "firsts";
-    /// Per-CPU counters, indexed by [`super::packet`].
+    /// Per-CPU array of one [`super::Counters`].
     pub const PACKETS: &str = "packets";
     /// Array of one [`super::Life`]: the daemon's own, pinned last.
     pub const LIFE: &str = "life";
@@ -50,7 +50,7 @@ pub mod names {
 
 /// Which layout all of this is: one more whenever a record, or what it means, changes. Flows outlive the daemon, and
 /// the next one may be of another version.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 
 /// An IPv6 address, or an IPv4 one as ::ffff:a.b.c.d (which no IPv6 packet may carry).
 pub type Address = [u8; 16];
@@ -83,7 +83,8 @@ pub struct Door {
     pub max_connections: u32,
     /// Not 0 while somebody listens there: else its flows' clients speak to an address that is no more ours.
     pub open: u32,
-    pub _pad: u32,
+    /// Not 0: its flows are translated at XDP where they can be.
+    pub by_xdp: u32,
 }
 
 /// An address that nodes see, and the ports on it that are ours: the same on every one.
@@ -291,7 +292,17 @@ pub type RouteName = [u8; 160];
 /// How many flows may be half-open; one more ends the oldest. A power of two.
 pub const MOST_HALF_OPEN: u32 = 8192;
 
-/// Indexes of the `packets` map: one for everything a packet's way can be. This table also makes the metrics.
+/// What the programs count, in one entry, so that a packet that is counted twice looks for it once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Indexed by [`packet`].
+    pub packets: [u64; packet::COUNT as usize],
+    /// Of the program at XDP, indexed by [`crate::xdp::fate`].
+    pub fates: [u64; crate::xdp::fate::COUNT as usize],
+}
+
+/// Indexes of [`Counters::packets`]: one for everything a packet's way can be. This table also makes the metrics.
 pub mod packet {
     /// Numbers the names in their order.
     macro_rules! table {

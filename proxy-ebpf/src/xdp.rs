@@ -5,20 +5,13 @@
 pub mod names {
     /// Array of [`super::Interface`], by [`super::slot`].
     pub const INTERFACES: &str = "interfaces";
-    /// Hash of devices, by number: where frames may go out; exactly the interfaces that passed the self-test.
+    /// Array of devices, by [`super::slot`]: where frames may go out; exactly the interfaces that passed the self-test.
     pub const DEVICES: &str = "devices";
-    /// Array of `u32`, by route: not 0 where the route's flows are translated here.
-    pub const BY_XDP: &str = "by_xdp";
-    /// Per-CPU counters, indexed by [`super::fate`].
-    pub const FATES: &str = "xdp_fates";
     /// The program, at the driver.
     pub const XDP: &str = "nat_xdp";
 }
 
-/// How many interfaces can pass.
-pub const MOST_DEVICES: u32 = 256;
-
-/// How many places there are for them; two whose numbers fall on the same one cannot both have it.
+/// How many places there are for interfaces; two whose numbers fall on the same one cannot both have it.
 pub const SLOTS: u32 = 4096;
 
 /// The place of an interface.
@@ -40,7 +33,7 @@ pub struct Interface {
     pub _pad: u16,
 }
 
-/// What the program did with a packet. Indexes of the `xdp_fates` map; this table also makes the metrics.
+/// What the program did with a packet. Indexes of [`crate::nat::Counters::fates`]; this table also makes the metrics.
 pub mod fate {
     /// Translated and sent on; counted in `packets` too.
     pub const SENT: u32 = 0;

@@ -58,7 +58,7 @@ const NAT: Maps = &[
     (balance::names::TURN, size_of::<u32>(), size_of::<u64>()),
     (balance::names::MAGLEV, size_of::<u32>(), size_of::<RawFd>()),
     (balance::names::LOADS, size_of::<u32>(), size_of::<Load>()),
-    (nat::names::PACKETS, size_of::<u32>(), size_of::<u64>()),
+    (nat::names::PACKETS, size_of::<u32>(), size_of::<nat::Counters>()),
     (parking::names::PARKED, 0, 0),
     (parking::names::SYN_TURNS, size_of::<u32>(), size_of::<u64>()),
 ];
@@ -67,8 +67,6 @@ const NAT: Maps = &[
 const XDP: Maps = &[
     (xdp::names::INTERFACES, size_of::<u32>(), size_of::<xdp::Interface>()),
     (xdp::names::DEVICES, size_of::<u32>(), size_of::<[u32; 2]>()),
-    (xdp::names::BY_XDP, size_of::<u32>(), size_of::<u32>()),
-    (xdp::names::FATES, size_of::<u32>(), size_of::<u64>()),
 ];
 
 /// Every object of the daemon: its maps, and its one program.

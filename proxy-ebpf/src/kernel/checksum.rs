@@ -14,12 +14,16 @@ pub(crate) fn partial(sum: u64) -> u32 {
     ((sum >> 32) + (sum & 0xffff_ffff)) as u32
 }
 
+/// 16 bits of it; 0 only if it is 0.
+#[inline(always)]
+pub(crate) fn folded(sum: u64) -> u16 {
+    let sum = partial(sum);
+    // The carry of the lower half comes out in the upper one (`csum_fold`).
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
+}
+
 /// The checksum field after `sum` was added to what it covers.
 #[inline(always)]
 pub(crate) fn updated(field: u16, sum: u64) -> u16 {
-    let mut sum = u64::from(partial(sum)) + u64::from(!field);
-    sum = (sum >> 16) + (sum & 0xffff);
-    sum = (sum >> 16) + (sum & 0xffff);
-    sum = (sum >> 16) + (sum & 0xffff);
-    !(sum as u16)
+    !folded(sum + u64::from(!field))
 }

@@ -11,7 +11,7 @@ use proxy_ebpf::{
     Target, TargetKey,
     balance::{self, Balance, Load, Table},
     index::Bucket,
-    nat::{Address, Allowed, Clock, Door, Egress, Endpoint, First, Flow, MOST_HALF_OPEN, Out, Snat, packet},
+    nat::{Address, Allowed, Clock, Counters, Door, Egress, Endpoint, First, Flow, MOST_HALF_OPEN, Out, Snat},
     xdp::{SLOTS, slot},
 };
 
@@ -50,7 +50,7 @@ pub(crate) static USAGE: Array<u64, 256, MAPPED> = Array::new();
 #[btf_map(name = "firsts")]
 pub(crate) static FIRSTS: Array<First, 256> = Array::new();
 #[btf_map(name = "packets")]
-pub(crate) static PACKETS: PerCpuArray<u64, { packet::COUNT as usize }> = PerCpuArray::new();
+static PACKETS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 
 #[btf_map(name = "ways")]
 pub(crate) static WAYS: Array<[u64; 2], 1024> = Array::new();
@@ -68,10 +68,16 @@ pub(crate) static LOADS: Array<Load, { balance::SLOTS as usize }, MAPPED> = Arra
 
 #[inline(always)]
 pub(crate) fn count(index: u32) {
-    if let Some(value) = PACKETS.get_ptr_mut(index) {
-        // SAFETY: the entry is this CPU's own.
-        unsafe { *value += 1 };
+    if let Some(counter) = counters().and_then(|counters| counters.packets.get_mut(index as usize)) {
+        *counter += 1;
     }
+}
+
+/// This CPU's own.
+#[inline(always)]
+pub(crate) fn counters() -> Option<&'static mut Counters> {
+    // SAFETY: the entry is this CPU's own, and nobody keeps it.
+    PACKETS.get_ptr_mut(0).map(|counters| unsafe { &mut *counters })
 }
 
 /// What is known of an interface whose frames may be addressed here.

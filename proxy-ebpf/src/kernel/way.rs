@@ -51,8 +51,8 @@ pub(crate) enum To {
     Node = 1,
 }
 
-/// What an entry of `ways` says, in one word, so that it is read whole: the next hop's address in the first six bytes, and in
-/// the last two the length of the longest packet. 0 says nothing yet; without an address it says why there is none.
+/// What an entry of `ways` says, in one word, so that it is read whole: the halves of the next hop's address, lowest first, and
+/// above them the length of the longest packet. 0 says nothing yet; without an address it says why there is none.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Hop(u64);
 
@@ -107,7 +107,7 @@ pub(crate) fn find(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, exit:
     if doubted && !leg.trust.asks {
         return Err(NoWay::Doubted);
     }
-    let believed = leg.trust.heard || leg.trust.recent && hop.next().is_known();
+    let believed = leg.trust.heard || leg.trust.recent && hop.is_known();
     let hop = if believed && hop.0 != 0 && !doubted {
         hop
     } else {
@@ -182,15 +182,13 @@ fn ask(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, exit: Exit) -> Ho
     if lookup[IFINDEX] != exit.ifindex {
         return ELSEWHERE;
     }
-    let [_, _, a, b] = lookup[1].to_ne_bytes();
-    let [m0, m1, m2, m3] = lookup[SOURCE_MAC].to_ne_bytes();
-    let [m4, m5, g, h] = lookup[SOURCE_MAC + 1].to_ne_bytes();
-    let [i, j, k, l] = lookup[SOURCE_MAC + 2].to_ne_bytes();
+    let [_, longest] = halves(lookup[1]);
+    let [[a, b], [c, d], [e, f]] = [0, 1, 2].map(|word| halves(lookup[SOURCE_MAC + word]));
     // The interface has got another address, and the daemon has not seen it yet.
-    if Mac::begins(u64::from_ne_bytes([m0, m1, m2, m3, m4, m5, 0, 0])) != exit.mac {
+    if Mac([a, b, c]) != exit.mac {
         return UNKNOWN;
     }
-    Hop(u64::from_ne_bytes([g, h, i, j, k, l, a, b]))
+    Hop::to(Mac([d, e, f]), longest)
 }
 
 /// What the packet asks of the network, as routing sees it: IPv4's field in the first byte, IPv6's class and label.
@@ -212,30 +210,45 @@ fn address(segment: &Segment, side: &Side) -> [u32; 4] {
     if segment.v6 { words } else { [words[3], 0, 0, 0] }
 }
 
+/// As they lie in memory.
+#[inline(always)]
+fn halves(word: u32) -> [u16; 2] {
+    let [a, b, c, d] = word.to_ne_bytes();
+    [[a, b], [c, d]].map(u16::from_ne_bytes)
+}
+
 impl Hop {
     #[inline(always)]
     const fn none(why: u16) -> Self {
-        let [a, b] = why.to_ne_bytes();
-        Self(u64::from_ne_bytes([0, 0, 0, 0, 0, 0, a, b]))
+        Self::to(Mac::NONE, why)
+    }
+
+    #[inline(always)]
+    const fn to(Mac([a, b, c]): Mac, longest: u16) -> Self {
+        Self(a as u64 | (b as u64) << 16 | (c as u64) << 32 | (longest as u64) << 48)
+    }
+
+    #[inline(always)]
+    const fn is_known(self) -> bool {
+        self.0 << 16 != 0
     }
 
     #[inline(always)]
     fn next(self) -> Mac {
-        Mac::begins(self.0)
+        Mac([self.0 as u16, (self.0 >> 16) as u16, (self.0 >> 32) as u16])
     }
 
     #[inline(always)]
-    fn longest(self) -> u16 {
-        let [.., a, b] = self.0.to_ne_bytes();
-        u16::from_ne_bytes([a, b])
+    fn longest(self) -> u32 {
+        (self.0 >> 48) as u32
     }
 
     #[inline(always)]
     fn way(self, packet: &impl Packet, segment: &Segment, exit: Exit) -> Result<Way, NoWay> {
-        if !self.next().is_known() {
+        if !self.is_known() {
             return Err(if self == ELSEWHERE { NoWay::Elsewhere } else { NoWay::Unknown });
         }
-        if segment.length > u32::from(self.longest()) && !packet.is_cut_later() {
+        if segment.length > self.longest() && !packet.is_cut_later() {
             return Err(NoWay::TooBig);
         }
         Ok(Way { to: self.next(), from: exit.mac })

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy_ebpf::{counter, nat::packet};
+use proxy_ebpf::counter;
 use tokio::time::{sleep, timeout};
 
 use super::group::GroupState;
@@ -204,10 +204,7 @@ impl Source for House {
                 let counters = sockmap.counters().ok()?;
                 <[u64; counter::COUNT as usize]>::try_from(counters).ok()
             }),
-            packets: self.tc.as_ref().and_then(|tc| {
-                let counters = tc.packets().ok()?;
-                <[u64; packet::COUNT as usize]>::try_from(counters).ok()
-            }),
+            packets: self.tc.as_ref().and_then(|tc| tc.packets().ok()),
             xdp: self.xdp.as_ref().and_then(|xdp| xdp.fates().ok()),
         }
     }

@@ -128,9 +128,7 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Result<Attac
     };
     let families = families(config);
     let asked = config.routes.iter().any(|route| route.datapath == DatapathChoice::Xdp);
-    let load = || -> Result<_> {
-        Ok(Xdp::load(kernel::load_xdp(&object, sizes.routes, &kernel.pins, seed)?, families, asked)?)
-    };
+    let load = || -> Result<_> { Ok(Xdp::load(kernel::load_xdp(&object, &kernel.pins, seed)?, families, asked)?) };
     let (xdp, front) = match worth_trying(config, &host, families).then(load).transpose() {
         Ok(None) => (None, Ok(None)),
         Ok(Some((xdp, panel))) => (Some(xdp), Ok(Some(panel))),
@@ -187,6 +185,7 @@ fn described(config: &Config, flows: &[u32], numbers: &[u32]) -> Result<Vec<nat:
             number: u16::try_from(*number)?,
             listen: route.listen.clone(),
             max_connections: *flows,
+            by_xdp: false,
             allow: route.allow.clone(),
             idle_timeout: route.idle_timeout,
             snat: route.snat.clone(),
@@ -276,7 +275,7 @@ fn divide(config: &Config, flows: &[u32], attached: Attached) -> Result<Packets>
         let (name, reason) = match (judged, route.datapath) {
             (None, _) => ("tc", "configured".to_owned()),
             (Some(Ok(passed)), choice) => {
-                panel.as_ref().context("xdp is not loaded")?.take(number)?;
+                tc.by_xdp(number);
                 taken = true;
                 let asked = if choice == DatapathChoice::Xdp { "configured; " } else { "" };
                 ("xdp", format!("{asked}self-test passed: {passed}"))

@@ -28,7 +28,7 @@ use aya::{
 };
 use proxy_ebpf::{
     TargetKey, balance,
-    nat::{Door, Endpoint, First, names},
+    nat::{Counters, Door, Endpoint, First, names, packet},
     parking,
 };
 
@@ -67,7 +67,7 @@ pub struct Tc {
     carried: Arc<Carried>,
     loads: Arc<Loads>,
     balancer: Arc<Balancer>,
-    packets: PerCpuArray<MapData, u64>,
+    packets: PerCpuArray<MapData, Counters>,
     firsts: Array<MapData, First>,
     aside: Aside,
     /// Until when an earlier daemon's last beat lets new flows to the masters that it had proven.
@@ -258,9 +258,15 @@ impl Tc {
         }
     }
 
+    /// Gives the route's flows to the program at XDP.
+    pub fn by_xdp(&self, route: u16) {
+        self.order(Order::ByXdp(route));
+    }
+
     /// The program's counters, by `proxy_ebpf::nat::packet`.
-    pub fn packets(&self) -> Result<Vec<u64>, MapError> {
-        (0..proxy_ebpf::nat::packet::COUNT).map(|index| Ok(self.packets.get(&index, 0)?.iter().sum())).collect()
+    pub fn packets(&self) -> Result<[u64; packet::COUNT as usize], MapError> {
+        let each = self.packets.get(&0, 0)?;
+        Ok(std::array::from_fn(|fate| each.iter().map(|counters| counters.packets[fate]).sum()))
     }
 
     fn lead(&self, key: TargetKey, node: SocketAddr) {

@@ -12,11 +12,11 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, DevMapHash, Map, MapData, MapError, PerCpuArray, xdp::XdpMapError},
+    maps::{Array, DevMap, Map, MapData, MapError, PerCpuArray, xdp::XdpMapError},
     programs::{ProgramError, XdpMode, xdp::XdpLink},
 };
 use proxy_ebpf::{
-    nat::in_frame,
+    nat::{self, Counters, in_frame},
     xdp::{Interface as Entry, fate, names, slot},
 };
 
@@ -35,8 +35,6 @@ pub enum Error {
     Map(#[from] MapError),
     #[error("the kernel refuses a device in the map: {0}")]
     Device(#[from] XdpMapError),
-    #[error("the table of interfaces has no routes for number {0}")]
-    Route(u16),
 }
 
 /// How each interface did.
@@ -45,8 +43,7 @@ pub type Standing = BTreeMap<u32, Result<String, Unfit>>;
 /// What others see of it, and tell it.
 pub struct Panel {
     standing: Mutex<Standing>,
-    by_xdp: Mutex<Array<MapData, u32>>,
-    fates: PerCpuArray<MapData, u64>,
+    counters: PerCpuArray<MapData, Counters>,
     wanted: AtomicBool,
 }
 
@@ -54,7 +51,7 @@ pub struct Panel {
 pub struct Xdp {
     object: Ebpf,
     interfaces: Array<MapData, Entry>,
-    devices: DevMapHash<MapData>,
+    devices: DevMap<MapData>,
     attached: BTreeMap<u32, Attached>,
     /// Those that the driver refused, as they were then: tried again when that has changed.
     tried: BTreeMap<u32, (Facts, Unfit)>,
@@ -76,8 +73,7 @@ impl Xdp {
         program(&mut object)?.load()?;
         let panel = Arc::new(Panel {
             standing: Mutex::default(),
-            by_xdp: Mutex::new(map(&mut object, names::BY_XDP)?),
-            fates: map(&mut object, names::FATES)?,
+            counters: map(&mut object, nat::names::PACKETS)?,
             wanted: AtomicBool::new(true),
         });
         let interfaces = map(&mut object, names::INTERFACES)?;
@@ -165,7 +161,7 @@ impl Xdp {
     fn open(&mut self, facts: &Facts) -> Result<(), Unfit> {
         let (ifindex, entry) = (facts.interface.ifindex, entry(facts));
         let known = self.interfaces.set(slot(ifindex), entry, 0).map_err(Error::from);
-        let open = known.and_then(|()| Ok(self.devices.insert(ifindex, ifindex, None, 0)?));
+        let open = known.and_then(|()| Ok(self.devices.set(slot(ifindex), ifindex, None, 0)?));
         open.map_err(|error| refused(facts, &error))?;
         if let Some(attached) = self.attached.get_mut(&ifindex) {
             attached.entry = entry;
@@ -180,8 +176,10 @@ impl Xdp {
 
     /// Nothing goes out by it any more before nothing comes in by it.
     fn leave(&mut self, ifindex: u32) {
-        // The kernel forgets by itself an interface that has gone.
-        let _absent = self.devices.remove(ifindex);
+        // Interface 0 is none. One that has gone the kernel forgets by itself.
+        if let Err(error) = self.devices.set(slot(ifindex), 0, None, 0) {
+            tracing::warn!(%error, ifindex, "xdp may send by an interface that it leaves");
+        }
         if let Err(error) = self.interfaces.set(slot(ifindex), Entry::default(), 0) {
             tracing::warn!(%error, ifindex, "xdp keeps what it knows of an interface that it leaves");
         }
@@ -214,12 +212,6 @@ impl Panel {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on the flows of this route are translated at XDP.
-    pub fn take(&self, route: u16) -> Result<(), Error> {
-        let mut by_xdp = self.by_xdp.lock().unwrap_or_else(PoisonError::into_inner);
-        by_xdp.set(u32::from(route), 1, 0).map_err(|_out_of_bounds| Error::Route(route))
-    }
-
     /// No route is served by it: it leaves all interfaces soon.
     pub fn retire(&self) {
         self.wanted.store(false, Ordering::Relaxed);
@@ -227,11 +219,8 @@ impl Panel {
 
     /// The program's counters, by `proxy_ebpf::xdp::fate`.
     pub fn fates(&self) -> Result<[u64; fate::COUNT as usize], MapError> {
-        let mut fates = [0; fate::COUNT as usize];
-        for (index, sum) in (0..).zip(&mut fates) {
-            *sum = self.fates.get(&index, 0)?.iter().sum();
-        }
-        Ok(fates)
+        let each = self.counters.get(&0, 0)?;
+        Ok(std::array::from_fn(|fate| each.iter().map(|counters| counters.fates[fate]).sum()))
     }
 }
 

@@ -14,7 +14,6 @@ use proxy_ebpf::{
     index, names,
     nat::names as nat,
     parking::names as parking,
-    xdp::names as xdp,
 };
 
 use super::{
@@ -130,14 +129,13 @@ pub fn load_tc(sizes: NatSizes, pins: &PinDir, seed: u64) -> Result<Ebpf, Error>
 }
 
 /// Loads the program in front of tc, with tc's maps and some of its own, which go with it.
-pub fn load_xdp(tc: &Ebpf, routes: u32, pins: &PinDir, seed: u64) -> Result<Ebpf, Error> {
+pub fn load_xdp(tc: &Ebpf, pins: &PinDir, seed: u64) -> Result<Ebpf, Error> {
     // Maps find from one object into another by their pins only; these are gone when this returns.
     let lent = pins.lend(tc.maps())?;
     let mut loader = EbpfLoader::new();
     for name in lent.names() {
         loader.map_pin_path(name, lent.path().join(name));
     }
-    loader.map_max_entries(xdp::BY_XDP, numbers(pins, routes));
     let buckets = MapInfo::from_pin(lent.path().join(nat::FLOW_OF)).map_err(|error| Error::Map(nat::FLOW_OF, error))?;
     let mask = buckets.max_entries() - 1;
     find_flows(&mut loader, &seed, &mask);

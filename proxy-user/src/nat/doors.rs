@@ -33,6 +33,7 @@ pub struct Listen<'a> {
     pub route: u16,
     pub at: &'a [SocketAddr],
     pub max_connections: u32,
+    pub by_xdp: bool,
 }
 
 /// The doors of these routes, with wildcards expanded to the host's own addresses. A named address goes before
@@ -70,7 +71,7 @@ fn put(doors: &mut BTreeMap<SocketAddr, Door>, route: &Listen<'_>, at: SocketAdd
         route: route.route,
         max_connections: route.max_connections,
         open: 1,
-        _pad: 0,
+        by_xdp: u32::from(route.by_xdp),
     };
     match doors.insert(at, door) {
         Some(other) if other.route != route.route => {

@@ -47,6 +47,8 @@ pub enum Order {
     Sever(Sever),
     /// The route takes no new flows any more.
     Close(u16),
+    /// From now on the route's flows are translated at XDP where they can be.
+    ByXdp(u16),
     /// A node that a route may lead to.
     Meet(u16, SocketAddr),
     /// Tables of the balancer are to be filled.
@@ -71,6 +73,7 @@ pub struct Route {
     pub number: u16,
     pub listen: Vec<SocketAddr>,
     pub max_connections: u32,
+    pub by_xdp: bool,
     /// Absent: everyone.
     pub allow: Option<Vec<ipnet::IpNet>>,
     pub idle_timeout: Duration,
@@ -116,10 +119,8 @@ impl Keeper {
                     self.take_fresh();
                     self.sever(&order);
                 }
-                Ok(Order::Close(route)) => {
-                    self.routes.iter_mut().filter(|it| it.number == route).for_each(|it| it.max_connections = 0);
-                    self.follow_host();
-                }
+                Ok(Order::Close(route)) => self.change(route, |it| it.max_connections = 0),
+                Ok(Order::ByXdp(route)) => self.change(route, |it| it.by_xdp = true),
                 Ok(Order::Meet(route, node)) => {
                     let mut exits = self.exits.lock().unwrap_or_else(PoisonError::into_inner);
                     exits.meet(u32::from(route), node.ip());
@@ -141,6 +142,11 @@ impl Keeper {
             // All this takes its time on a busy machine, and what is left of the grace is counted from the last one.
             self.beat();
         }
+    }
+
+    fn change(&mut self, route: u16, change: impl FnMut(&mut Route)) {
+        self.routes.iter_mut().filter(|it| it.number == route).for_each(change);
+        self.follow_host();
     }
 
     fn beat(&self) {
@@ -202,7 +208,12 @@ impl Keeper {
         let routes: Vec<Listen<'_>> = self
             .routes
             .iter()
-            .map(|route| Listen { route: route.number, at: &route.listen, max_connections: route.max_connections })
+            .map(|route| Listen {
+                route: route.number,
+                at: &route.listen,
+                max_connections: route.max_connections,
+                by_xdp: route.by_xdp,
+            })
             .collect();
         let changes = wanted(&routes, &host.addresses).and_then(|wanted| self.doors.update(&wanted));
         let done = changes.map_err(anyhow::Error::from).and_then(|changes| {

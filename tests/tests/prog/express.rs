@@ -132,7 +132,7 @@ const CASES: &[Case] = &[
     ("a pause", |world| world.lead(state::PAUSED, 0, 7), "gate"),
     ("a switch", |world| world.lead(state::OPEN, 8, 8), "gate"),
     ("no target", |world| world.lead(state::CLOSED, 0, 7), "gate"),
-    ("a route of tc's", |world| front(world)?.take(false), "other_route"),
+    ("a route of tc's", |world| world.by_xdp(false), "other_route"),
     ("another host's frame", |world| front(world)?.know([2, 0, 0, 0, 0, 8], true), "no_flow"),
     ("an interface that did not pass", |world| front(world)?.able(false), "no_device"),
     ("a silence", |world| world.silence(FIRST_PORT), "due"),
@@ -216,7 +216,7 @@ fn lead_out(world: &mut World, ifindex: u32) -> Result<()> {
 fn passing_by(more: &str, at: Addresses) -> Result<[u8; 12]> {
     let mut world = World::open_on(Some(Ground::new(more)?), at, 64)?;
     let [ask, reply] = established(&mut world)?;
-    front(&mut world)?.take(false)?;
+    world.by_xdp(false)?;
     let ifindex = front(&mut world)?.ifindex();
     let own = SocketAddr::new(at.snat, FIRST_PORT);
     let kernels = world.through(&ask, &ask.translated(own, at.node))?.packet;
@@ -266,7 +266,7 @@ fn a_next_hop_is_remembered_for_a_while_and_for_each_flow() -> Result<()> {
     let at = v4();
     let mut world = World::open_on(Some(Ground::new("")?), at, 64)?;
     let [ask, _] = established(&mut world)?;
-    front(&mut world)?.take(false)?;
+    world.by_xdp(false)?;
     let ifindex = front(&mut world)?.ifindex();
     lead_out(&mut world, ifindex)?;
     let mut seq = 1001;
@@ -300,7 +300,7 @@ fn a_next_hop_is_remembered_for_a_while_and_for_each_flow() -> Result<()> {
 fn now_and_then_a_packet_takes_the_kernels_own_way() -> Result<()> {
     let mut world = World::open_on(Some(Ground::new("")?), v4(), 64)?;
     let [ask, _] = established(&mut world)?;
-    front(&mut world)?.take(false)?;
+    world.by_xdp(false)?;
     let ifindex = front(&mut world)?.ifindex();
     lead_out(&mut world, ifindex)?;
     let mut seq = 1001;

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, DevMapHash, PerCpuArray},
+    maps::{Array, DevMap, PerCpuArray},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use nix::{
@@ -22,7 +22,7 @@ use nix::{
 };
 use proxy_ebpf::{
     index,
-    nat::in_frame,
+    nat::{self, Counters, in_frame},
     xdp::{Interface, fate, names, slot},
 };
 
@@ -102,11 +102,10 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// Beside `tc`, with its interface able and route 0 taken.
+    /// Beside `tc`, with its interface able.
     pub(crate) fn open(ground: Arc<Ground>, tc: &Ebpf) -> Result<Self> {
         let loaded = on_a_thread(|| load(&ground, tc))??;
         let mut front = Self { ground, object: loaded, seen: [0; fate::COUNT as usize] };
-        front.take(true)?;
         front.know(OWN_MAC, true)?;
         front.able(true)?;
         Ok(front)
@@ -114,12 +113,6 @@ impl Front {
 
     pub(crate) fn ifindex(&self) -> u32 {
         self.ground.ifindex
-    }
-
-    /// Whether the route's flows are XDP's.
-    pub(crate) fn take(&mut self, takes: bool) -> Result<()> {
-        let map = self.object.map_mut(names::BY_XDP).context("no by_xdp")?;
-        Ok(Array::<_, u32>::try_from(map)?.set(0, u32::from(takes), 0)?)
     }
 
     /// What is known of the interface.
@@ -133,15 +126,10 @@ impl Front {
     /// Whether frames may go out by it.
     pub(crate) fn able(&mut self, able: bool) -> Result<()> {
         let (ifindex, ground) = (self.ifindex(), Arc::clone(&self.ground));
-        let mut devices = DevMapHash::try_from(self.object.map_mut(names::DEVICES).context("no devices")?)?;
+        let mut devices = DevMap::try_from(self.object.map_mut(names::DEVICES).context("no devices")?)?;
         let change = || -> Result<()> {
             setns(&ground.namespace, CloneFlags::CLONE_NEWNET)?;
-            if able {
-                devices.insert(ifindex, ifindex, None, 0)?;
-            } else {
-                devices.remove(ifindex)?;
-            }
-            Ok(())
+            Ok(devices.set(slot(ifindex), if able { ifindex } else { 0 }, None, 0)?)
         };
         on_a_thread(change)?
     }
@@ -178,10 +166,11 @@ impl Front {
 
     /// The one counter that rose by one.
     fn fate(&mut self) -> Result<&'static str> {
-        let counters = PerCpuArray::<_, u64>::try_from(self.object.map(names::FATES).context("no fates")?)?;
+        let map = self.object.map(nat::names::PACKETS).context("no counters")?;
+        let each = PerCpuArray::<_, Counters>::try_from(map)?.get(&0, 0)?;
         let mut rose = Vec::new();
         for (index, name) in fate::NAMES.iter().enumerate() {
-            let now: u64 = counters.get(&(index as u32), 0)?.iter().sum();
+            let now: u64 = each.iter().map(|counters| counters.fates[index]).sum();
             if now != self.seen[index] {
                 rose.push((*name, now - self.seen[index]));
                 self.seen[index] = now;

@@ -24,8 +24,8 @@ use proxy_ebpf::{
     index,
     names::TARGETS,
     nat::{
-        ALLOWED_ROUTE_BITS, Address, Allowed, Clock, Door, Egress, Endpoint, Flow, MOST_SNATS, Snat, family, flow,
-        gate, names, packet,
+        ALLOWED_ROUTE_BITS, Address, Allowed, Clock, Counters, Door, Egress, Endpoint, Flow, MOST_SNATS, Snat, family,
+        flow, gate, names, packet,
     },
     parking::{self, Parked},
     state,
@@ -210,9 +210,19 @@ impl World {
         self.hash::<Endpoint, u32>(names::DOOR_OF)?.insert(Endpoint { addr, port, _pad: [0; 2] }, number, 0)?;
         Ok(self.array(names::DOORS)?.set(
             number,
-            Door { addr, port, route: 0, max_connections, open: 1, _pad: 0 },
+            Door { addr, port, route: 0, max_connections, open: 1, by_xdp: 1 },
             0,
         )?)
+    }
+
+    /// Whether flows are XDP's.
+    pub(crate) fn by_xdp(&mut self, by_xdp: bool) -> Result<()> {
+        let mut doors = self.array::<Door>(names::DOORS)?;
+        for number in 0..doors.len() {
+            let door = doors.get(&number, 0)?;
+            doors.set(number, Door { by_xdp: u32::from(by_xdp), ..door }, 0)?;
+        }
+        Ok(())
     }
 
     /// As the daemon does where nobody listens any more.
@@ -398,10 +408,10 @@ impl World {
     /// By how much each counter rose since it was asked last.
     pub(crate) fn counted(&mut self) -> Result<BTreeMap<&'static str, u64>> {
         let map = self.object.map(names::PACKETS).context("no counters")?;
-        let counters = PerCpuArray::<_, u64>::try_from(map)?;
+        let each = PerCpuArray::<_, Counters>::try_from(map)?.get(&0, 0)?;
         let mut rose = BTreeMap::new();
         for (index, name) in packet::NAMES.iter().enumerate() {
-            let now: u64 = counters.get(&(index as u32), 0)?.iter().sum();
+            let now: u64 = each.iter().map(|counters| counters.packets[index]).sum();
             if now != self.seen[index] {
                 rose.insert(*name, now - self.seen[index]);
                 self.seen[index] = now;

@@ -28,7 +28,7 @@ const AF_INET: u16 = 2;
 
 /// Makes a flow for a SYN, and tells its place. The error is the counter of the reason why there is none.
 #[inline(always)]
-pub(crate) fn make(segment: &Segment, (number, door): (u16, &Door), ingress: u32, released: bool) -> Result<u32, u32> {
+pub(crate) fn flow(segment: &Segment, (number, door): (u16, &Door), ingress: u32, released: bool) -> Result<u32, u32> {
     let life = CLOCK.get(0).ok_or(packet::ORPHANED)?;
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };

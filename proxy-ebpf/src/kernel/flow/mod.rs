@@ -6,7 +6,7 @@
 mod clock;
 mod gate;
 mod index;
-mod make;
+pub(crate) mod make;
 mod notes;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -14,7 +14,6 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 pub(crate) use self::{
     clock::now,
     gate::{Gate, gate},
-    make::make,
     notes::{acked, is_new, is_recent, note},
 };
 use super::{
@@ -69,14 +68,14 @@ pub(crate) fn at(place: u32, segment: &Segment) -> Option<Found> {
     same.then_some(found)
 }
 
-/// The flow that a client's segment belongs to.
+/// The flow that a client's segment belongs to, and the door that it came in by.
 #[inline(always)]
-pub(crate) fn of_client(segment: &Segment) -> Option<Found> {
+pub(crate) fn of_client(segment: &Segment) -> Option<(Found, &'static Door)> {
     let found = Found::at(index::find(index::of_segment(segment))?)?;
     // SAFETY: a place of the array; the fields of a flow that lives do not change.
     let flow = unsafe { &*found.flow };
     let door = DOORS.get(u32::from(flow.client.through))?;
-    (sent(&flow.client, segment) && is_to(segment, door)).then_some(found)
+    (sent(&flow.client, segment) && is_to(segment, door)).then_some((found, door))
 }
 
 #[inline(always)]
@@ -85,11 +84,15 @@ fn is_to(segment: &Segment, door: &Door) -> bool {
     door.open != 0 && halves(&door.addr) == segment.destination && number(&door.port) == port
 }
 
-/// The flow that a node's segment belongs to. Where no node would send it, that is seen by its port.
+/// The first own address there is: its ports are those of every other.
 #[inline(always)]
-pub(crate) fn of_node(segment: &Segment) -> Option<Found> {
-    // Its ports are those of every other, and it is the first there is.
-    let any = SNATS.get(0)?;
+pub(crate) fn first_snat() -> Option<&'static Snat> {
+    SNATS.get(0)
+}
+
+/// The flow that a node's segment belongs to. Where no node would send it, that is seen by its port. `any`: the [`first_snat`].
+#[inline(always)]
+pub(crate) fn of_node(segment: &Segment, any: &Snat) -> Option<Found> {
     let port = u16::from_be_bytes(segment.destination_port).wrapping_sub(any.first_port);
     if port >= any.ports {
         return None;

@@ -12,7 +12,7 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use self::skb::Skb;
 use crate::kernel::{
     aside,
-    flow::{self, Found, Gate},
+    flow::{self, Found, Gate, make},
     mac::Mac,
     packet::{self as wire, RST, SYN, Segment, bytes},
     rewrite::{Side, rewrite},
@@ -129,11 +129,12 @@ fn translate(packet: &Skb, place: u32) -> Result<Onward, Not> {
         let found = flow::at(place, &segment).ok_or(Not::Dropped(packet::DUPLICATE))?;
         return from_client(packet, &segment, &found);
     }
-    if let Some(found) = flow::of_node(&segment) {
+    let snat = flow::first_snat().ok_or(Not::Passed(packet::NOT_OURS))?;
+    if let Some(found) = flow::of_node(&segment, snat) {
         return from_node(packet, &segment, &found);
     }
     if !segment.is_syn()
-        && let Some(found) = flow::of_client(&segment)
+        && let Some((found, _)) = flow::of_client(&segment)
     {
         return from_client(packet, &segment, &found);
     }
@@ -152,7 +153,8 @@ extern "C" fn nat_error(skb: *mut __sk_buff) -> u64 {
 #[inline(always)]
 fn translate_error(packet: &Skb) -> Result<u32, Not> {
     let error = icmp::read(packet).map_err(Not::Passed)?;
-    match flow::of_node(&error.answer) {
+    let snat = flow::first_snat().ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
+    match flow::of_node(&error.answer, snat) {
         Some(found) => tell_client(packet, &error, &found),
         None => tell_node(packet, &error),
     }
@@ -214,7 +216,7 @@ fn onward(packet: &Skb, segment: &Segment, course: &Course, (place, to): (u32, T
     let trust = Trust { heard: sender.seen == now, recent, asks: out.peered != 0 };
     let known = way::known(place, to);
     let leg = Leg { place, to, known, source: &course.from, destination: &course.to, trust: &trust };
-    let exit = Exit { ifindex, mac: Mac::of_record(&out.mac) };
+    let exit = Exit { ifindex, mac: Mac(out.mac) };
     match way::find(packet, segment, &leg, exit) {
         Ok(way) => Onward { ifindex, way, peered: out.peered },
         Err(NoWay::Doubted) => {
@@ -270,7 +272,7 @@ extern "C" fn nat_begin(skb: *mut __sk_buff, door: u32, released: u32) -> u64 {
 
 #[inline(always)]
 fn begin(packet: &Skb, segment: &Segment, number: u32, released: bool) -> Result<u32, Not> {
-    if let Some(found) = flow::of_client(segment) {
+    if let Some((found, _)) = flow::of_client(segment) {
         let Some(old) = flow::begins_anew(&found, segment) else { return Ok(found.place) };
         flow::free(found.place, old);
     }
@@ -283,7 +285,7 @@ fn begin(packet: &Skb, segment: &Segment, number: u32, released: bool) -> Result
         }
         return Err(Not::Passed(packet::NO_FLOW));
     }
-    flow::make(segment, (number as u16, door), packet.ingress(), released).map_err(|reason| match reason {
+    make::flow(segment, (number as u16, door), packet.ingress(), released).map_err(|reason| match reason {
         packet::DUPLICATE => Not::Dropped(reason),
         packet::PARKED if aside::take(&packet.ctx, door.route, packet.ingress()) => Not::Dropped(reason),
         packet::PARKED => Not::Passed(packet::UNPARKED),
@@ -343,7 +345,7 @@ fn fit(packet: &Skb, place: u32) -> Result<(), Not> {
 /// About a packet of the node's, which could not go on to the client.
 #[inline(always)]
 fn tell_node(packet: &Skb, error: &icmp::Error) -> Result<u32, Not> {
-    let found = flow::of_client(&error.answer).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
+    let (found, _) = flow::of_client(&error.answer).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
     let course = to_node(&error.answer, &found)?;
     // SAFETY: a place of the array.
     let flow = unsafe { &*found.flow };

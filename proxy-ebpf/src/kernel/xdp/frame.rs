@@ -12,28 +12,30 @@ use crate::kernel::{
 };
 use proxy_ebpf::nat::Halves;
 
-pub(crate) struct Frame(XdpContext);
+pub(crate) struct Frame {
+    ctx: XdpContext,
+    // Nothing that is called here moves them.
+    data: usize,
+    data_end: usize,
+}
 
 impl Frame {
     #[inline(always)]
     pub(crate) fn new(ctx: XdpContext) -> Self {
-        Self(ctx)
+        Self { data: ctx.data(), data_end: ctx.data_end(), ctx }
     }
 
     #[inline(always)]
     fn first_piece(&self) -> u32 {
-        (self.data_end() - self.data()) as u32
+        (self.data_end - self.data) as u32
     }
 
     /// To whom it is sent.
     #[inline(always)]
     fn to(&self) -> Option<Mac> {
-        let begins: *mut u8 = header::<[u8; ETHERNET]>(self, 0)?.cast();
+        let begins: *mut u16 = header::<[u8; ETHERNET]>(self, 0)?.cast();
         // SAFETY: inside the packet.
-        let [a, b] = unsafe { begins.cast::<u16>().read() }.to_ne_bytes();
-        // SAFETY: as above.
-        let [c, d, e, f] = unsafe { begins.wrapping_add(2).cast::<u32>().read() }.to_ne_bytes();
-        Some(Mac::begins(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])))
+        Some(Mac([0, 1, 2].map(|at| unsafe { begins.wrapping_add(at).read() })))
     }
 
     /// It lies in several pieces, the headers in the first.
@@ -62,17 +64,17 @@ impl Frame {
 impl Packet for Frame {
     #[inline(always)]
     fn context(&self) -> *mut c_void {
-        self.0.ctx.cast()
+        self.ctx.ctx.cast()
     }
 
     #[inline(always)]
     fn data(&self) -> usize {
-        self.0.data()
+        self.data
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
-        self.0.data_end()
+        self.data_end
     }
 
     /// A call less where all that its IP header speaks of lies in the first piece.
@@ -83,7 +85,7 @@ impl Packet for Frame {
             return there;
         }
         // SAFETY: the context is the kernel's own.
-        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as u32 }
+        unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) as u32 }
     }
 
     #[inline(always)]
@@ -95,8 +97,8 @@ impl Packet for Frame {
     /// nothing is seen here, so an interface with VLANs does not pass the self-test.
     #[inline(always)]
     fn is_plain(&self) -> bool {
-        let Some(interface) = maps::interface(self.0.ingress_ifindex() as u32) else { return false };
-        self.to() == Some(Mac::of_record(&interface.mac))
+        let Some(interface) = maps::interface(self.ctx.ingress_ifindex() as u32) else { return false };
+        self.to() == Some(Mac(interface.mac))
     }
 
     /// What is not in the first piece is tc's.
@@ -132,8 +134,5 @@ fn sum(address: Halves) -> u64 {
 /// field both zeros are one.
 #[inline(always)]
 fn is_sum(field: u16, sum: u64) -> bool {
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    u64::from(if field == 0 { 0xffff } else { field }) == sum
+    checksum::folded(sum) == if field == 0 { 0xffff } else { field }
 }

@@ -8,7 +8,7 @@ mod out;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use proxy_ebpf::{
-    nat::{End, Flow, flow::HALF, packet},
+    nat::{Door, End, Flow, Snat, flow::HALF, packet},
     xdp::fate,
 };
 
@@ -17,39 +17,59 @@ use crate::kernel::{
     flow::{self, Found, Gate},
     packet::{self as wire, RST, SYN, Segment},
     rewrite::{Side, rewrite},
-    tables::{DOORS, SNATS, count},
+    tables::{DOORS, SNATS, counters},
     way::{self, Leg, To, Trust, Way},
 };
 
 pub(crate) fn forward(frame: &Frame) -> u32 {
     translate(frame).unwrap_or_else(|reason| {
-        maps::count(reason);
+        if let Some(counter) = counters().and_then(|counters| counters.fates.get_mut(reason as usize)) {
+            *counter += 1;
+        }
         XDP_PASS
     })
 }
 
-/// The verdict, or the counter of the reason why it is left to tc.
+/// The verdict, or the counter of the reason why it is left to tc. The code is there once for each IP version, in which offsets
+/// and the first half of an IPv4 address are constants.
 #[inline(always)]
 fn translate(frame: &Frame) -> Result<u32, u32> {
-    let segment = wire::read(frame).map_err(|_reason| fate::NO_FLOW)?;
-    if segment.flags & SYN != 0 {
-        return Err(fate::NO_FLOW);
-    }
-    match flow::of_node(&segment) {
-        Some(found) => to_client(frame, &segment, &found),
-        None => to_node(frame, &segment, &flow::of_client(&segment).ok_or(fate::NO_FLOW)?),
+    if wire::is_v6(frame).map_err(|_reason| fate::NO_FLOW)? {
+        translate_segment(frame, wire::read_v6(frame))
+    } else {
+        translate_segment(frame, wire::read_v4(frame))
     }
 }
 
 #[inline(always)]
-fn to_node(frame: &Frame, segment: &Segment, found: &Found) -> Result<u32, u32> {
+fn translate_segment(frame: &Frame, segment: Result<Segment, u32>) -> Result<u32, u32> {
+    let segment = segment.map_err(|_reason| fate::NO_FLOW)?;
+    if segment.flags & SYN != 0 {
+        return Err(fate::NO_FLOW);
+    }
+    let snat = flow::first_snat().ok_or(fate::NO_FLOW)?;
+    match flow::of_node(&segment, snat) {
+        Some(found) => to_client(frame, &segment, &found),
+        None => {
+            let (found, door) = flow::of_client(&segment).ok_or(fate::NO_FLOW)?;
+            to_node(frame, &segment, &found, door, snat)
+        }
+    }
+}
+
+#[inline(always)]
+fn to_node(frame: &Frame, segment: &Segment, found: &Found, door: &Door, first: &Snat) -> Result<u32, u32> {
     // SAFETY: a place of the array; the client's half is written by its packets only.
     let flow = unsafe { &mut *found.flow };
     let known = way::known(found.place, To::Node);
     let now = flow::now();
     let trust = trust(&flow.client, segment, now);
-    may_go(frame, segment, flow, found.word, &trust)?;
-    let snat = SNATS.get(u32::from(flow.node.through)).ok_or(fate::NO_FLOW)?;
+    may_go(frame, segment, flow, found.word, door, &trust)?;
+    // Most hosts have no other.
+    let snat = match flow.node.through {
+        0 => first,
+        number => SNATS.get(u32::from(number)).ok_or(fate::NO_FLOW)?,
+    };
     let from = Side { addr: flow::halves(&snat.addr), port: flow::own_port(snat, found.place) };
     let (to, ifindex) = (flow::side(&flow.node), flow.node.ifindex);
     let leg = Leg { place: found.place, to: To::Node, known, source: &from, destination: &to, trust: &trust };
@@ -69,8 +89,8 @@ fn to_client(frame: &Frame, segment: &Segment, found: &Found) -> Result<u32, u32
     let known = way::known(found.place, To::Client);
     let now = flow::now();
     let trust = trust(&flow.node, segment, now);
-    may_go(frame, segment, flow, found.word, &trust)?;
     let door = DOORS.get(u32::from(flow.client.through)).ok_or(fate::NO_FLOW)?;
+    may_go(frame, segment, flow, found.word, door, &trust)?;
     let from = Side { addr: flow::halves(&door.addr), port: door.port };
     let (to, ifindex) = (flow::side(&flow.client), flow.client.ifindex);
     let leg = Leg { place: found.place, to: To::Client, known, source: &from, destination: &to, trust: &trust };
@@ -99,12 +119,12 @@ fn trust(sender: &End, segment: &Segment, now: u32) -> Trust {
 
 /// What can be said before the way out is known. Whatever needs an answer or a note of its own is tc's.
 #[inline(always)]
-fn may_go(frame: &Frame, segment: &Segment, flow: &Flow, word: u64, trust: &Trust) -> Result<(), u32> {
+fn may_go(frame: &Frame, segment: &Segment, flow: &Flow, word: u64, door: &Door, trust: &Trust) -> Result<(), u32> {
     // Open, or closed a moment ago.
     if flow::state_of(word) <= HALF {
         return Err(fate::NO_FLOW);
     }
-    if !maps::takes(flow.route) {
+    if door.by_xdp == 0 {
         return Err(fate::OTHER_ROUTE);
     }
     if !matches!(flow::gate(flow), Gate::Open) {
@@ -138,7 +158,9 @@ fn send(
     if rewrite(frame, segment, from, to).is_err() || !way.address(frame) {
         return Ok(XDP_DROP);
     }
-    count(counter);
-    maps::count(fate::SENT);
+    if let Some(counters) = counters() {
+        counters.packets[counter as usize] += 1;
+        counters.fates[fate::SENT as usize] += 1;
+    }
     Ok(XDP_REDIRECT)
 }

@@ -2,7 +2,7 @@
 //! is left to tc.
 
 use aya_ebpf::bindings::xdp_action::XDP_PASS;
-use proxy_ebpf::xdp::fate;
+use proxy_ebpf::xdp::{fate, slot};
 
 use super::{Frame, maps};
 use crate::kernel::{
@@ -19,13 +19,13 @@ pub(super) fn find(frame: &Frame, segment: &Segment, leg: &Leg<'_>, ifindex: u32
     if frame.in_pieces(segment) && interface.takes_pieces == 0 {
         return Err(fate::NO_DEVICE);
     }
-    let exit = Exit { ifindex, mac: Mac::of_record(&interface.mac) };
+    let exit = Exit { ifindex, mac: Mac(interface.mac) };
     let way = way::find(frame, segment, leg, exit).map_err(|why| match why {
         NoWay::Elsewhere => fate::NO_DEVICE,
         NoWay::TooBig => fate::TOO_BIG,
         NoWay::Unknown => fate::NO_WAY,
         NoWay::Doubted => fate::DUE,
     })?;
-    maps::DEVICES.redirect(ifindex, u64::from(XDP_PASS)).map_err(|_passes| fate::NO_DEVICE)?;
+    maps::DEVICES.redirect(slot(ifindex), u64::from(XDP_PASS)).map_err(|_passes| fate::NO_DEVICE)?;
     Ok(way)
 }

@@ -23,8 +23,10 @@ fn own() -> BTreeSet<IpAddr> {
 /// The doors of routes 0, 1, ... by address.
 fn routes(listen: &[&[&str]]) -> Result<BTreeMap<String, u16>, DoorsError> {
     let listen: Vec<_> = listen.iter().map(|list| at(list)).collect();
-    let routes: Vec<_> =
-        (0..).zip(&listen).map(|(route, at)| Listen { route, at, max_connections: 7 + u32::from(route) }).collect();
+    let routes: Vec<_> = (0..)
+        .zip(&listen)
+        .map(|(route, at)| Listen { route, at, max_connections: 7 + u32::from(route), by_xdp: false })
+        .collect();
     let doors = wanted(&routes, &own())?;
     for (at, door) in &doors {
         assert_eq!((door.addr, door.port), (encode(at.ip()), at.port().to_be_bytes()));
@@ -78,7 +80,7 @@ fn an_address_is_one_route_s_alone() {
 }
 
 fn doors_at(list: &[&str]) -> BTreeMap<SocketAddr, Door> {
-    wanted(&[Listen { route: 0, at: &at(list), max_connections: 1 }], &own()).unwrap()
+    wanted(&[Listen { route: 0, at: &at(list), max_connections: 1, by_xdp: false }], &own()).unwrap()
 }
 
 /// The numbers under which doors are opened, and the addresses that are shut.

@@ -83,7 +83,7 @@ fn both_ends_are_reset(ip: IpAddr) {
         route: 0,
         max_connections: 1,
         open: 1,
-        _pad: 0,
+        by_xdp: 0,
     };
     let snat = Snat { addr: encode(ip), first: 100, first_port: at(&snat_side).port(), ports: 1 };
     // The two connections have numbers of their own, where a flow has one pair.
@@ -134,7 +134,7 @@ fn ten_thousand_flows_are_reset_at_once() {
         flows.put(place, &flow);
     }
     let local = encode([127, 0, 0, 1].into());
-    let door = Door { addr: local, port: [24, 235], route: 0, max_connections: 1, open: 1, _pad: 0 };
+    let door = Door { addr: local, port: [24, 235], route: 0, max_connections: 1, open: 1, by_xdp: 0 };
     let snat = Snat { addr: local, first: 0, first_port: 10_000, ports: 20_000 };
     let resetter = Resetter::open().unwrap();
     let flows: Vec<_> = flows.scan(0..20_000).collect();

@@ -17,7 +17,7 @@ fn door() -> Door {
         route: 0,
         max_connections: 1,
         open: 1,
-        _pad: 0,
+        by_xdp: 0,
     }
 }
 

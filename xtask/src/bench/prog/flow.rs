@@ -15,7 +15,7 @@ use aya::{
 use nix::time::{ClockId, clock_gettime};
 use proxy_ebpf::{
     index::{Bucket, EMPTY, Hash, place},
-    nat::{self, Flow as Record, Life, Snat, TICK_SHIFT, halves, names},
+    nat::{self, Counters, Flow as Record, Life, Snat, TICK_SHIFT, halves, names},
 };
 use switchmaster_tests::{Client, netns::Namespace};
 
@@ -111,8 +111,8 @@ impl Flow {
 
     /// How many packets have gone to the node so far.
     pub(super) fn sent(&self) -> Result<u64> {
-        let sent = self.maps()?.packets.get(&nat::packet::TO_NODE, 0)?;
-        Ok(sent.iter().sum())
+        let each = self.maps()?.packets.get(&0, 0)?;
+        Ok(each.iter().map(|counters| counters.packets[nat::packet::TO_NODE as usize]).sum())
     }
 
     fn maps(&self) -> Result<Maps> {
@@ -133,7 +133,7 @@ struct Maps {
     index: Array<MapData, Bucket>,
     seed: u64,
     snats: Array<MapData, Snat>,
-    packets: PerCpuArray<MapData, u64>,
+    packets: PerCpuArray<MapData, Counters>,
 }
 
 impl Maps {
