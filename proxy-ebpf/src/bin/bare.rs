@@ -5,7 +5,6 @@
 //! call the other.
 #![no_std]
 #![no_main]
-#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(clippy::needless_pass_by_value, reason = "the signatures that the macros want")]
 
 use aya_ebpf::{
@@ -17,20 +16,22 @@ use aya_ebpf::{
 
 /// Ethernet, IPv4 and TCP, all without options.
 const HEADERS: usize = 14 + 20 + 20;
-const WORDS: usize = HEADERS / 2;
 const ETHER_TYPE: usize = 12;
 const VERSION: usize = 14;
 const PROTOCOL: usize = 23;
-const CLIENT: usize = 14 + 12;
-const PORT: usize = 14 + 20;
-const SEQUENCE: usize = PORT + 4;
 
 /// The headers as they were, and whose packets they begin.
 #[repr(C)]
 struct Headers {
-    words: [u16; WORDS],
+    _pad: u16,
+    /// The receiver's MAC address, and after it the rest, in such pieces that whatever a program reads lies in one of them: a processor
+    /// that reads as a word what it has just written in parts waits, and that would count as the measured program's own time.
+    receiver: u16,
+    receivers_rest: u32,
+    words: [u64; 6],
     /// Of the first of the connections.
     port: u16,
+    _pad_after_port: u16,
     client: u32,
     /// Of each of them.
     sequence: u32,
@@ -39,7 +40,6 @@ struct Headers {
     flows: u32,
     /// How many packets there were so far.
     packets: u64,
-    written: u64,
 }
 
 /// Odd: its multiples are a permutation of the numbers below any power of two.
@@ -109,47 +109,36 @@ fn restore(data: usize, end: usize) -> Option<()> {
     if data + HEADERS > end {
         return None;
     }
-    for (index, word) in saved.words.iter().enumerate() {
-        // SAFETY: within the headers, which are there; packets begin at an even address.
-        unsafe { *((data + 2 * index) as *mut u16) = *word };
-    }
     let bits = saved.flows & 31;
     let which = (saved.packets as u32).wrapping_mul(STRIDE) & ((1 << bits) - 1);
     let before = (saved.packets >> bits) as u32;
-    put(data + CLIENT, saved.client.wrapping_add(which >> PORTS));
-    put(data + SEQUENCE, saved.sequence.wrapping_add(before.wrapping_mul(saved.payload)));
-    let port = saved.port.wrapping_add(which as u16 & ((1 << PORTS) - 1));
-    // SAFETY: as above.
-    unsafe { *((data + PORT) as *mut u16) = port.to_be() };
     saved.packets += 1;
-    settle(&raw mut saved.written);
+    let client = saved.client.wrapping_add(which >> PORTS).to_be();
+    let port = saved.port.wrapping_add(which as u16 & ((1 << PORTS) - 1)).to_be();
+    let sequence = saved.sequence.wrapping_add(before.wrapping_mul(saved.payload)).to_be();
+    let [a, b, c, d, e, f] = saved.words;
+    let words = [
+        a,
+        b,
+        low(c) | u64::from(client) << 32,
+        d & !(0xffff << 32) | u64::from(port) << 32,
+        e & !low(u64::MAX) | u64::from(sequence),
+        f,
+    ];
+    // SAFETY: within the headers, which are there; packets begin two bytes before a word.
+    unsafe { *(data as *mut u16) = saved.receiver };
+    // SAFETY: as above.
+    unsafe { *((data + 2) as *mut u32) = saved.receivers_rest };
+    for (index, word) in words.into_iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { *((data + 6 + 8 * index) as *mut u64) = word };
+    }
     Some(())
 }
 
-/// Writes a number into the headers, which are there.
 #[inline(always)]
-fn put(at: usize, number: u32) {
-    let [a, b, c, d] = number.to_be_bytes();
-    for (index, word) in [[a, b], [c, d]].into_iter().enumerate() {
-        // SAFETY: as its caller says.
-        unsafe { *((at + 2 * index) as *mut u16) = u16::from_ne_bytes(word) };
-    }
-}
-
-/// Waits until all that was written lies in the cache, as what a NIC has written does: a processor that reads as a word what
-/// it has just written in parts waits too, and that would count as the measured program's own time.
-#[cfg(target_arch = "bpf")]
-#[inline(always)]
-fn settle(word: *mut u64) {
-    // SAFETY: the instruction reads and writes the one word.
-    unsafe { core::arch::asm!("lock *(u64 *)({word} + 0) += {one}", word = in(reg) word, one = in(reg) 1_u64) };
-}
-
-/// On the host the crate is only linted.
-#[cfg(not(target_arch = "bpf"))]
-fn settle(word: *mut u64) {
-    // SAFETY: nobody calls it.
-    unsafe { *word += 1 };
+const fn low(word: u64) -> u64 {
+    word & 0xffff_ffff
 }
 
 proxy_ebpf::complete_object!();

@@ -119,22 +119,20 @@ pub(crate) fn header<T>(packet: &impl Packet, offset: usize) -> Option<*mut T> {
 /// The segment, or the counter of the reason why there is none.
 #[inline(always)]
 pub(crate) fn read(packet: &impl Packet) -> Result<Segment, u32> {
-    if is_v6(packet)? { read_v6(packet) } else { read_v4(packet) }
+    match ethertype(packet)? {
+        ETHERTYPE_IPV4 => read_v4(packet),
+        ETHERTYPE_IPV6 => read_v6(packet),
+        _ => Err(packet::NOT_IP),
+    }
 }
 
-/// Which of the two it is.
 #[inline(always)]
-pub(crate) fn is_v6(packet: &impl Packet) -> Result<bool, u32> {
+pub(crate) fn ethertype(packet: &impl Packet) -> Result<u16, u32> {
     if !packet.is_plain() {
         return Err(packet::NOT_PLAIN);
     }
-    let Some(ethertype) = header::<u16>(packet, ETHERNET - 2) else { return Err(packet::NOT_IP) };
     // SAFETY: inside the packet.
-    match u16::from_be(unsafe { *ethertype }) {
-        ETHERTYPE_IPV4 => Ok(false),
-        ETHERTYPE_IPV6 => Ok(true),
-        _ => Err(packet::NOT_IP),
-    }
+    header::<u16>(packet, ETHERNET - 2).map(|field| u16::from_be(unsafe { *field })).ok_or(packet::NOT_IP)
 }
 
 #[inline(always)]

@@ -7,7 +7,6 @@ use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
 use super::maps;
 use crate::kernel::{
     checksum,
-    mac::Mac,
     packet::{ETHERNET, Packet, Segment, TCP, Tcp, header, words},
 };
 use proxy_ebpf::nat::Halves;
@@ -30,12 +29,16 @@ impl Frame {
         (self.data_end - self.data) as u32
     }
 
-    /// To whom it is sent.
+    /// Whether it is sent to this address, which is aligned as the frame's is: two bytes before a word.
     #[inline(always)]
-    fn to(&self) -> Option<Mac> {
-        let begins: *mut u16 = header::<[u8; ETHERNET]>(self, 0)?.cast();
-        // SAFETY: inside the packet.
-        Some(Mac([0, 1, 2].map(|at| unsafe { begins.wrapping_add(at).read() })))
+    fn is_to(&self, mac: &[u16; 3]) -> bool {
+        let Some(to) = header::<[u8; ETHERNET]>(self, 0) else { return false };
+        let (to, mac): (*const u16, *const u16) = (to.cast(), mac.as_ptr());
+        // SAFETY: inside the packet, and the record.
+        let first = |mac: *const u16| unsafe { mac.read() };
+        // SAFETY: as above.
+        let rest = |mac: *const u16| unsafe { mac.wrapping_add(1).cast::<u32>().read() };
+        first(to) == first(mac) && rest(to) == rest(mac)
     }
 
     /// It lies in several pieces, the headers in the first.
@@ -97,8 +100,7 @@ impl Packet for Frame {
     /// nothing is seen here, so an interface with VLANs does not pass the self-test.
     #[inline(always)]
     fn is_plain(&self) -> bool {
-        let Some(interface) = maps::interface(self.ctx.ingress_ifindex() as u32) else { return false };
-        self.to() == Some(Mac(interface.mac))
+        maps::interface(self.ctx.ingress_ifindex() as u32).is_some_and(|interface| self.is_to(&interface.mac))
     }
 
     /// What is not in the first piece is tc's.

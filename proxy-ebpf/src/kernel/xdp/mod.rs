@@ -15,7 +15,7 @@ use proxy_ebpf::{
 pub(crate) use self::frame::Frame;
 use crate::kernel::{
     flow::{self, Found, Gate},
-    packet::{self as wire, RST, SYN, Segment},
+    packet::{self as wire, ETHERTYPE_IPV4, ETHERTYPE_IPV6, RST, SYN, Segment},
     rewrite::{Side, rewrite},
     tables::{DOORS, SNATS, counters},
     way::{self, Leg, To, Trust, Way},
@@ -34,10 +34,10 @@ pub(crate) fn forward(frame: &Frame) -> u32 {
 /// and the first half of an IPv4 address are constants.
 #[inline(always)]
 fn translate(frame: &Frame) -> Result<u32, u32> {
-    if wire::is_v6(frame).map_err(|_reason| fate::NO_FLOW)? {
-        translate_segment(frame, wire::read_v6(frame))
-    } else {
-        translate_segment(frame, wire::read_v4(frame))
+    match wire::ethertype(frame) {
+        Ok(ETHERTYPE_IPV4) => translate_segment(frame, wire::read_v4(frame)),
+        Ok(ETHERTYPE_IPV6) => translate_segment(frame, wire::read_v6(frame)),
+        _ => Err(fate::NO_FLOW),
     }
 }
 
@@ -108,13 +108,16 @@ fn to_client(frame: &Frame, segment: &Segment, found: &Found) -> Result<u32, u32
 /// least, and then twice as long. A RST is followed by nothing, and nobody sends it again.
 #[inline(always)]
 fn trust(sender: &End, segment: &Segment, now: u32) -> Trust {
-    let (heard, last) = (sender.seen == now, segment.flags & RST != 0);
-    if heard && !last {
+    let heard = sender.seen == now;
+    if segment.flags & RST != 0 {
+        return Trust { heard, recent: false, asks: false };
+    }
+    if heard {
         // Of almost every segment of a busy sender. The rest is not asked for then.
         return Trust { heard, recent: false, asks: true };
     }
-    let recent = flow::is_recent(sender, now) && flow::is_new(sender, segment) && !last;
-    Trust { heard, recent, asks: now.wrapping_sub(sender.seen) <= 1 && !last }
+    let recent = flow::is_recent(sender, now) && flow::is_new(sender, segment);
+    Trust { heard, recent, asks: now.wrapping_sub(sender.seen) <= 1 }
 }
 
 /// What can be said before the way out is known. Whatever needs an answer or a note of its own is tc's.

@@ -78,7 +78,7 @@ impl Given {
         let port = u16::from_be_bytes([headers[PORT], headers[PORT + 1]]);
         let numbers = [u32::from_be_bytes([a, b, c, d]), self.sequence, PAYLOAD as u32, self.flows];
         let numbers = numbers.map(u32::to_ne_bytes).concat();
-        let text = [headers, &port.to_ne_bytes(), &numbers].concat();
+        let text = [&[0; 2], headers, &port.to_ne_bytes(), &[0; 2], &numbers].concat();
         let mut saved = [0; SAVED];
         saved[..text.len()].copy_from_slice(&text);
         Ok(saved)
