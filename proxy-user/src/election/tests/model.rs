@@ -133,8 +133,10 @@ impl Model {
     /// The majority's candidate and the epoch that a majority has reached for it.
     fn candidate(&self) -> Option<(SocketAddr, u64)> {
         let addr = self.views.values().map(|view| view.0).find(|addr| self.is_majority(self.naming(*addr)))?;
-        let reached = |epoch| self.views.values().filter(|view| view.0 == addr && view.1 >= epoch).count();
-        (0..=u64::from(u8::MAX)).rev().find(|epoch| self.is_majority(reached(*epoch))).map(|epoch| (addr, epoch))
+        let mut epochs: Vec<u64> = self.views.values().filter(|view| view.0 == addr).map(|view| view.1).collect();
+        epochs.sort_unstable();
+        // As many have this one, or a later one, as a majority takes.
+        epochs.iter().rev().nth(self.known.len() / 2).map(|epoch| (addr, *epoch))
     }
 
     fn rivals(&self, (addr, epoch): (SocketAddr, u64)) -> Vec<SocketAddr> {
