@@ -8,6 +8,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 use aya_ebpf::{
+    bindings::__sk_buff,
     btf_maps::{HashMap, PerCpuArray, RingBuf, SockHash},
     helpers::{bpf_get_socket_cookie, bpf_probe_read_kernel},
     macros::{btf_map, stream_verdict},
@@ -110,7 +111,7 @@ fn continues(ctx: &SkBuffContext, meter: &mut Meter) -> Result<(), Broken> {
     }
     if known != 0 {
         // A gap before it looks like a number that is far too large.
-        if known >= numbers || cut(ctx, known).is_none() {
+        if known >= numbers || segment_cut(ctx.skb.skb, known) == 0 {
             return Err(broken);
         }
         count(counter::TRIMMED, 1);
@@ -120,17 +121,22 @@ fn continues(ctx: &SkBuffContext, meter: &mut Meter) -> Result<(), Broken> {
     Ok(())
 }
 
-/// Cuts `known` bytes off the segment's head.
-fn cut(ctx: &SkBuffContext, mut known: u32) -> Option<()> {
+/// Cuts `known` bytes off the segment's head; 0 if it could not. By itself for the verifier, which else looks at all that
+/// follows once for each turn.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segment_cut(skb: *mut __sk_buff, mut known: u32) -> u32 {
+    let ctx = SkBuffContext::new(skb);
     for _ in 0..CUTS {
-        let now = if known > MOST_CUT { MOST_CUT } else { known };
-        ctx.adjust_room(-(now as i32), 0, 0).ok()?;
-        known -= now;
-        if known == 0 {
-            return Some(());
+        if known <= MOST_CUT {
+            break;
         }
+        if ctx.adjust_room(-(MOST_CUT as i32), 0, 0).is_err() {
+            return 0;
+        }
+        known -= MOST_CUT;
     }
-    None
+    u32::from(known <= MOST_CUT && ctx.adjust_room(-(known as i32), 0, 0).is_ok())
 }
 
 fn redirect(ctx: &SkBuffContext, cookie: Cookie, meter: &mut Meter) -> Result<(), Pass> {

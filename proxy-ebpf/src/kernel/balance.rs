@@ -26,7 +26,7 @@ pub(crate) fn slot_for(client: &Address, v6: bool, route: u32) -> Option<u32> {
     let turn = fetch_add(TURN.get_ptr_mut(at)?, 1);
     let drawn = match balance.kind {
         kind::SOURCE_HASH => drawn_to(client, at, route, v6),
-        kind::LEAST_CONNECTIONS => least(balance, route, turn).filter(|slot| takes(route, *slot, v6)),
+        kind::LEAST_CONNECTIONS => least(at, route, turn).filter(|slot| takes(route, *slot, v6)),
         _ => None,
     };
     drawn.or_else(|| in_turn(balance, route, turn, v6))
@@ -54,18 +54,29 @@ fn drawn_to(client: &Address, at: u32, route: u32, v6: bool) -> Option<u32> {
     None
 }
 
-/// The slot with the fewest flows and connections; of several the first in turn. One number says all of that of a slot,
-/// and the loop has no branch but its end: else the verifier would follow each way through it.
 #[inline(always)]
-fn least(balance: &Balance, route: u32, turn: u64) -> Option<u32> {
-    let first = first(balance.count, turn)?;
+fn least(at: u32, route: u32, turn: u64) -> Option<u32> {
+    let slot = slot_least(at, route, turn);
+    (slot != NO_SLOT).then_some(slot)
+}
+
+const NO_SLOT: u32 = u32::MAX;
+
+/// The slot with the fewest flows and connections; of several the first in turn. One number says all of that of a slot,
+/// and the loop has no branch but its end: else the verifier would follow each way through it. By itself for the verifier, which
+/// else goes through all of it once for each way that leads here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slot_least(at: u32, route: u32, turn: u64) -> u32 {
+    let Some(balance) = BALANCE.get(at) else { return NO_SLOT };
+    let Some(first) = first(balance.count, turn) else { return NO_SLOT };
     let mut best = i64::MAX;
     for at in 0..SLOTS {
         if at >= balance.count {
             break;
         }
         let slot = u32::from(balance.slots[at as usize]);
-        let load = LOADS.get_ptr(of_slot(route, slot))?;
+        let Some(load) = LOADS.get_ptr(of_slot(route, slot)) else { return NO_SLOT };
         // SAFETY: an entry of the array, and aligned to its size.
         let Load { taken, .. } = unsafe { load.read_volatile() };
         // Signed: a count that fell below nothing is small, not large.
@@ -73,7 +84,7 @@ fn least(balance: &Balance, route: u32, turn: u64) -> Option<u32> {
         let mine = (taken << 32) as i64 | i64::from(turn << 16 | slot);
         best = best.min(mine);
     }
-    Some(best as u32 & 0xffff)
+    best as u32 & 0xffff
 }
 
 #[inline(always)]

@@ -96,22 +96,35 @@ pub(crate) fn flow(segment: &Segment, (number, door): (u16, &Door), ingress: u32
     Ok(place)
 }
 
-/// The place that has been free for longest, of the own address that the client's end chooses or of the next that has one.
-/// Linux dials from even ports (`__inet_hash_connect`), so the lowest bit of a port says nothing.
+/// A place, and the number of the own address that it is a port of. The lowest bit of the client's port says nothing: Linux dials
+/// from even ones (`__inet_hash_connect`).
 #[inline(always)]
 fn free_place(egress: &Egress, segment: &Segment) -> Option<(u8, u32)> {
-    let count = egress.count.min(MOST_SNATS as u32);
     let [.., high, low] = bytes(segment.source);
     let end = u32::from(u16::from_be_bytes(segment.source_port) >> 1) + u32::from(u16::from_be_bytes([high, low]));
-    let first = end.checked_rem(count)?;
+    let found = flow_place(egress, end);
+    (found != NO_PLACE).then_some(((found >> 32) as u8, found as u32))
+}
+
+const NO_PLACE: u64 = u64::MAX;
+
+/// The place that has been free for longest, of the own address that the client's end chooses or of the next that has one.
+/// By itself for the verifier, which else looks at all that follows once for each of them.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_place(egress: *const Egress, end: u32) -> u64 {
+    // SAFETY: the caller's own, or none.
+    let Some(egress) = (unsafe { egress.as_ref() }) else { return NO_PLACE };
+    let count = egress.count.min(MOST_SNATS as u32);
     for turn in 0..count {
-        let at = first + turn;
-        let snat = *egress.snats.get(if at < count { at } else { at - count } as usize)?;
+        let Some(at) = end.wrapping_add(turn).checked_rem(count) else { return NO_PLACE };
+        // The compiler knows that it is inside, and would leave out the check that the verifier needs.
+        let Some(&snat) = egress.snats.get(core::hint::black_box(at) as usize) else { return NO_PLACE };
         if let Some(place) = FREE.get(u32::from(snat)).and_then(|queue| queue.pop().ok().flatten()) {
-            return Some((snat, place));
+            return u64::from(snat) << 32 | u64::from(place);
         }
     }
-    None
+    NO_PLACE
 }
 
 /// A copy of a target's entry.
