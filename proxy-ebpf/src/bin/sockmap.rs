@@ -88,8 +88,8 @@ fn drop_fin() -> u32 {
 /// `tcp_skb_cb`, which lies at `sk_buff.cb` (include/linux/skbuff.h, include/net/tcp.h, 64-bit). Should
 /// another kernel have it elsewhere, the two will not fit the length, and the self-test fails.
 const CONTROL_BLOCK: usize = 40;
-/// What one call of the helper can cut off (sk_skb_adjust_room), and how often it takes for the longest that TCP may have made
-/// of segments that came out of order (tcp_ooo_try_coalesce): 17 fragments (MAX_SKB_FRAGS) of 32 KiB each, and a head.
+/// What one call of the helper can cut off (sk_skb_adjust_room), and how often it takes, before the last, for the longest that TCP may have
+/// made of segments that came out of order (tcp_ooo_try_coalesce): 17 fragments (MAX_SKB_FRAGS) of 32 KiB each, and a head.
 const MOST_CUT: u32 = 0xfff;
 const CUTS: u32 = 160;
 

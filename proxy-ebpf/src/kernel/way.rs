@@ -17,8 +17,7 @@ use super::{
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// The kernel's `struct bpf_fib_lookup`, word by word. Fields of six bytes would be set by calls to memset, which the
-/// verifier does not know.
+/// The kernel's `struct bpf_fib_lookup`, word by word: it has unions, and fields of six bytes that LLVM would set one by one.
 type Lookup = [u32; 16];
 const IFINDEX: usize = 2;
 const SOURCE_MAC: usize = 13;

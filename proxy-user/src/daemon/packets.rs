@@ -259,8 +259,7 @@ fn divide(config: &Config, flows: &[u32], attached: Attached) -> Result<Packets>
     };
     let standing = panel.as_ref().map_or_else(|| survey(&host, families(config)), |panel| panel.standing().clone());
     let veths = veths(&host);
-    let mut taken = false;
-    let mut of = Vec::new();
+    let (mut by_xdp, mut of) = (Vec::new(), Vec::new());
     for ((route, number), flows) in config.routes.iter().zip(&numbers).zip(flows) {
         let number = u16::try_from(*number)?;
         if let Err(why) = serves(route) {
@@ -275,8 +274,7 @@ fn divide(config: &Config, flows: &[u32], attached: Attached) -> Result<Packets>
         let (name, reason) = match (judged, route.datapath) {
             (None, _) => ("tc", "configured".to_owned()),
             (Some(Ok(passed)), choice) => {
-                tc.by_xdp(number);
-                taken = true;
+                by_xdp.push(number);
                 let asked = if choice == DatapathChoice::Xdp { "configured; " } else { "" };
                 ("xdp", format!("{asked}self-test passed: {passed}"))
             }
@@ -290,7 +288,10 @@ fn divide(config: &Config, flows: &[u32], attached: Attached) -> Result<Packets>
         };
         of.push(Ok(Chosen { datapath: Arc::new(tc.route(number, name, *flows, balance(route))), reason }));
     }
-    if let Some(panel) = panel.as_ref().filter(|_| !taken) {
+    let taken = !by_xdp.is_empty();
+    if taken {
+        tc.by_xdp(by_xdp);
+    } else if let Some(panel) = &panel {
         panel.retire();
     }
     Ok(Packets { tc: Some(tc), xdp: panel.filter(|_| taken), of, numbers })

@@ -258,9 +258,9 @@ impl Tc {
         }
     }
 
-    /// Gives the route's flows to the program at XDP.
-    pub fn by_xdp(&self, route: u16) {
-        self.order(Order::ByXdp(route));
+    /// Gives these routes' flows to the program at XDP.
+    pub fn by_xdp(&self, routes: Vec<u16>) {
+        self.order(Order::ByXdp(routes));
     }
 
     /// The program's counters, by `proxy_ebpf::nat::packet`.

@@ -142,7 +142,7 @@ impl Doors {
             let stays = wanted.contains_key(&socket_address(end.addr, end.port));
             if !stays {
                 let door = &mut places[*place as usize];
-                door.open = 0;
+                (door.open, door.by_xdp) = (0, 0);
                 changes.extend([Change::Shut(*end), Change::Write(*place, *door)]);
             }
             stays

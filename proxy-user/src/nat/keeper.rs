@@ -47,8 +47,8 @@ pub enum Order {
     Sever(Sever),
     /// The route takes no new flows any more.
     Close(u16),
-    /// From now on the route's flows are translated at XDP where they can be.
-    ByXdp(u16),
+    /// From now on these routes' flows are translated at XDP where they can be.
+    ByXdp(Vec<u16>),
     /// A node that a route may lead to.
     Meet(u16, SocketAddr),
     /// Tables of the balancer are to be filled.
@@ -119,8 +119,8 @@ impl Keeper {
                     self.take_fresh();
                     self.sever(&order);
                 }
-                Ok(Order::Close(route)) => self.change(route, |it| it.max_connections = 0),
-                Ok(Order::ByXdp(route)) => self.change(route, |it| it.by_xdp = true),
+                Ok(Order::Close(route)) => self.change(&[route], |it| it.max_connections = 0),
+                Ok(Order::ByXdp(routes)) => self.change(&routes, |it| it.by_xdp = true),
                 Ok(Order::Meet(route, node)) => {
                     let mut exits = self.exits.lock().unwrap_or_else(PoisonError::into_inner);
                     exits.meet(u32::from(route), node.ip());
@@ -144,8 +144,8 @@ impl Keeper {
         }
     }
 
-    fn change(&mut self, route: u16, change: impl FnMut(&mut Route)) {
-        self.routes.iter_mut().filter(|it| it.number == route).for_each(change);
+    fn change(&mut self, routes: &[u16], change: impl FnMut(&mut Route)) {
+        self.routes.iter_mut().filter(|it| routes.contains(&it.number)).for_each(change);
         self.follow_host();
     }
 

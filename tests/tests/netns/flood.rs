@@ -32,6 +32,8 @@ const CALM: Duration = Duration::from_secs(2);
 const BETWEEN: Duration = Duration::from_millis(1);
 /// The sender has a processor to itself, and the interrupts of what it sends.
 const KEPT_RATE: f64 = 0.6;
+/// A round trip takes no longer than this, on the average; without the flood it is a tenth of it.
+const TRIP: Duration = Duration::from_millis(1);
 /// No round trip may take longer while it lasts: four retransmissions.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A half-open flow is kept for 60 s after its last SYN.
@@ -40,24 +42,42 @@ const KEPT: Duration = Duration::from_secs(80);
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 1);
 const SPOOFED: &str = "10.128.0.0/9";
 
+/// Round trips, and how long all of them took.
+#[derive(Default)]
+struct Trips {
+    count: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl Trips {
+    fn so_far(&self) -> (u64, u64) {
+        (self.count.load(Ordering::Relaxed), self.nanos.load(Ordering::Relaxed))
+    }
+}
+
 /// Sends and hears, and so on after a pause, until told to stop: who never pauses takes the sender's time.
-fn trips(mut stream: TcpStream, count: &AtomicU64, stop: &AtomicBool) -> Result<()> {
+fn trips(mut stream: TcpStream, done: &Trips, stop: &AtomicBool) -> Result<()> {
     stream.set_read_timeout(Some(PATIENCE)).context("read time-out")?;
     let mut message = [b'm'; 64];
     while !stop.load(Ordering::Relaxed) {
+        let sent = Instant::now();
         stream.write_all(&message).context("send")?;
         stream.read_exact(&mut message).context("an established connection hears nothing")?;
-        count.fetch_add(1, Ordering::Relaxed);
+        done.count.fetch_add(1, Ordering::Relaxed);
+        done.nanos.fetch_add(sent.elapsed().as_nanos() as u64, Ordering::Relaxed);
         wait::pause(BETWEEN);
     }
     Ok(())
 }
 
-/// How many a second while `work` is done.
-fn rate<T>(count: &AtomicU64, work: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
-    let (before, start) = (count.load(Ordering::Relaxed), Instant::now());
-    let result = work()?;
-    Ok((result, (count.load(Ordering::Relaxed) - before) as f64 / start.elapsed().as_secs_f64()))
+/// How many a second while `work` is done, and how long one took on the average.
+fn rate(done: &Trips, work: impl FnOnce() -> Result<()>) -> Result<(f64, Duration)> {
+    let ((count, nanos), start) = (done.so_far(), Instant::now());
+    work()?;
+    let (elapsed, (count_now, nanos_now)) = (start.elapsed(), done.so_far());
+    let count = count_now - count;
+    ensure!(count > 0, "no round trip in {elapsed:?}");
+    Ok((count as f64 / elapsed.as_secs_f64(), Duration::from_nanos((nanos_now - nanos) / count)))
 }
 
 /// The table of flows of this process's packet program.
@@ -110,28 +130,32 @@ fn under_fire(stage: &Stage) -> Result<()> {
     // Answers to them are routed, as they would be on the internet.
     proxy.run("ip", &["route", "add", SPOOFED, "via", &stage.world.client()?.ipv4().to_string()])?;
     let streams = (0..CONNECTIONS).map(|_| stage.connect()).collect::<Result<Vec<_>>>()?;
-    let (count, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (done, stop) = (Trips::default(), AtomicBool::new(false));
     let [before, during, after] = thread::scope(|scope| {
-        let threads: Vec<_> = streams.into_iter().map(|stream| scope.spawn(|| trips(stream, &count, &stop))).collect();
+        let threads: Vec<_> = streams.into_iter().map(|stream| scope.spawn(|| trips(stream, &done, &stop))).collect();
         let calm = || {
-            rate(&count, || {
+            rate(&done, || {
                 wait::pause(CALM);
                 Ok(())
             })
         };
-        let rates = calm().and_then(|(_, before)| {
-            let (_, during) = rate(&count, || pour(stage))?;
-            Ok([before, during, calm()?.1])
-        });
+        let rates = calm().and_then(|before| Ok([before, rate(&done, || pour(stage))?, calm()?]));
         stop.store(true, Ordering::Relaxed);
         threads.into_iter().try_for_each(|thread| thread.join().ok().context("a thread panicked")?)?;
         rates
     })?;
     eprintln!(
-        "round trips a second: {before:.0} before, {during:.0} meanwhile ({:.2}), {after:.0} after",
-        during / before
+        "round trips a second: {:.0} before, {:.0} meanwhile ({:.2}), {:.0} after; {:?}, {:?} and {:?} each",
+        before.0,
+        during.0,
+        during.0 / before.0,
+        after.0,
+        before.1,
+        during.1,
+        after.1
     );
-    ensure!(during >= before * KEPT_RATE, "of {before:.0} round trips a second {during:.0} were left");
+    ensure!(during.0 >= before.0 * KEPT_RATE, "of {:.0} round trips a second {:.0} were left", before.0, during.0);
+    ensure!(during.1 <= TRIP, "a round trip took {:?}", during.1);
     Ok(())
 }
 

@@ -311,7 +311,8 @@ fn now_and_then_a_packet_takes_the_kernels_own_way() -> Result<()> {
     };
     next_hop()?;
     until_tick(31..=31)?;
-    until_tick(0..=23)?;
+    // The programs' clock may be a timer interrupt behind ours.
+    until_tick(1..=23)?;
     let three = [next_hop()?, next_hop()?, next_hop()?];
     ensure!(three == [OWN_MAC, NEXT_MAC, NEXT_MAC], "{three:x?}");
     Ok(())

@@ -184,8 +184,7 @@ fn begin(end: &mut End, addr: Halves, port: Port, through: u16, ifindex: u32) {
     end.seen = now();
 }
 
-/// A store that stays where it stands: neither moved before another, nor made part of a call to memset, which
-/// the verifier does not know.
+/// A store that stays where it stands: neither moved before another, nor made part of a call to memset.
 #[inline(always)]
 fn set<T>(field: &mut T, value: T) {
     // SAFETY: a reference is valid for writes.

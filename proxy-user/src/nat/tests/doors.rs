@@ -93,6 +93,27 @@ fn opened(changes: &[Change]) -> (Vec<u32>, usize) {
 }
 
 #[test]
+fn a_door_says_whether_its_flows_are_xdp_s() {
+    let [first, second] = [at(&["10.0.0.1:1"]), at(&["10.0.0.1:2"])];
+    let mut doors = Doors::new(4);
+    let mut writes = |by_xdp: [bool; 2]| -> Vec<(u16, u32)> {
+        let listen = [(0, &first), (1, &second)];
+        let routes =
+            listen.map(|(route, at)| Listen { route, at, max_connections: 1, by_xdp: by_xdp[usize::from(route)] });
+        let changes = doors.update(&wanted(&routes, &own()).unwrap()).unwrap();
+        let write = |change: &Change| match change {
+            Change::Write(_, door) => Some((door.route, door.by_xdp)),
+            _ => None,
+        };
+        changes.iter().filter_map(write).collect()
+    };
+    assert_eq!(writes([false, false]), [(0, 0), (1, 0)]);
+    assert_eq!(writes([false, true]), [(1, 1)]);
+    assert_eq!(writes([false, true]), []);
+    assert_eq!(writes([false, false]), [(1, 0)]);
+}
+
+#[test]
 fn a_door_is_written_before_anything_leads_to_it() {
     let wanted = doors_at(&["10.0.0.1:1"]);
     let (at, door) = wanted.iter().next().unwrap();
