@@ -274,6 +274,8 @@ fn divide(config: &Config, flows: &[u32], attached: Attached) -> Result<Packets>
         let (name, reason) = match (judged, route.datapath) {
             (None, _) => ("tc", "configured".to_owned()),
             (Some(Ok(passed)), choice) => {
+                // No interface was fit when it would have been loaded, and one is now.
+                ensure!(panel.is_some(), "xdp is not loaded");
                 by_xdp.push(number);
                 let asked = if choice == DatapathChoice::Xdp { "configured; " } else { "" };
                 ("xdp", format!("{asked}self-test passed: {passed}"))
