@@ -225,7 +225,7 @@ mod user {
     use super::{
         Event, Link, Meter, Target, TargetKey,
         balance::{Balance, Load},
-        nat::{Allowed, Clock, Counters, Door, Egress, End, Endpoint, First, Flow, Life, Out, Snat},
+        nat::{Allowed, Clock, Counters, Door, Egress, End, Endpoint, First, Flow, Globals, Life, Out, Snat},
         parking::Parked,
         xdp::Interface,
     };
@@ -242,7 +242,7 @@ mod user {
         )*};
     }
     pod!(TargetKey, Target, Link, Meter, Event);
-    pod!(Endpoint, Allowed, Door, Snat, Egress, End, Flow, Clock, First, Life, Out, Counters);
+    pod!(Endpoint, Allowed, Door, Snat, Egress, End, Flow, Clock, Globals, First, Life, Out, Counters);
     pod!(Balance, Load);
     pod!(Parked);
     pod!(Interface);

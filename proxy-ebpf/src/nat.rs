@@ -4,14 +4,12 @@
 
 /// Names of the maps, beside those of the crate.
 pub mod names {
-    /// `Endpoint -> u32`: the addresses that clients dial. The number is the place in [`DOORS`].
+    /// Array of one [`super::Globals`], mapped into the daemon's memory.
+    pub const GLOBALS: &str = "globals";
+    /// `Endpoint -> u32`: the addresses that clients dial. The number is the place in [`super::Globals::doors`].
     pub const DOOR_OF: &str = "door_of";
-    /// Array of [`super::Door`].
-    pub const DOORS: &str = "doors";
-    /// `address -> u32`: the addresses that nodes see. The number is the place in [`SNATS`].
+    /// `address -> u32`: the addresses that nodes see. The number is the place in [`super::Globals::snats`].
     pub const SNAT_OF: &str = "snat_of";
-    /// Array of [`super::Snat`].
-    pub const SNATS: &str = "snats";
     /// Longest-prefix-match trie of [`super::Allowed`]: which clients a route takes; the value has the bits of [`super::family`].
     pub const ALLOW: &str = "allow";
     /// `TargetKey -> Egress`: how a node is reached.
@@ -28,8 +26,6 @@ pub mod names {
     pub const FREE: &str = "free";
     /// Array of `u64`: the latest half-open flows, place and state, oldest replaced first.
     pub const HALF_OPEN: &str = "half_open";
-    /// Array of one [`super::Clock`].
-    pub const CLOCK: &str = "clock";
     /// Array of `u64`, by route: established flows, and connections of the listener, mapped into the daemon's memory.
     pub const USAGE: &str = "usage";
     /// Array of [`super::First`], by route.
@@ -42,15 +38,13 @@ pub mod names {
     pub const ROUTE_NAMES: &str = "route_names";
     /// The program at tc ingress.
     pub const TC: &str = "nat_tc";
-    /// Array of two `u64` for each place in [`FLOWS`]: the next hops to the client and to the node, as the program last found them.
-    pub const WAYS: &str = "ways";
     /// Array of [`super::Out`], by [`crate::xdp::slot`]: the interfaces whose frames the program may address itself.
     pub const OUTS: &str = "outs";
 }
 
 /// Which layout all of this is: one more whenever a record, or what it means, changes. Flows outlive the daemon, and
 /// the next one may be of another version.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 /// An IPv6 address, or an IPv4 one as ::ffff:a.b.c.d (which no IPv6 packet may carry).
 pub type Address = [u8; 16];
@@ -152,7 +146,10 @@ pub const fn fold(addr: Halves, port: Port) -> u16 {
 pub struct End {
     pub addr: Address,
     pub bytes: u64,
-    pub packets: u64,
+    /// The next hop on the way to it, as a program last found it: its own affair.
+    pub hop: u64,
+    /// After 2^32 of them it begins again at 0.
+    pub packets: u32,
     /// The sequence number after the last byte that it sent.
     pub next: u32,
     /// The last acknowledgement number that it sent.
@@ -161,10 +158,8 @@ pub struct End {
     pub seen: u32,
     /// Where packets to it go out: for a client where its SYN came in, for a node what [`Egress`] said.
     pub ifindex: u32,
-    /// All TCP flags that it ever sent.
-    pub flags: u32,
     pub port: Port,
-    /// Whom it speaks to: for a client a place in `doors`, for a node one in `snats`.
+    /// Whom it speaks to: for a client a place in [`Globals::doors`], for a node one in [`Globals::snats`].
     pub through: u16,
 }
 
@@ -182,7 +177,9 @@ pub struct Flow {
     pub generation: u32,
     /// The [`fold`] of what its client dialled.
     pub dialled: u16,
-    pub _pad: u16,
+    /// All TCP flags that the client ever sent, and the node.
+    pub client_flags: u8,
+    pub node_flags: u8,
 }
 
 /// What may pass to and from a target, in one word: the low half of a generation, and above it one of these. It says to each
@@ -241,6 +238,20 @@ pub struct Clock {
     pub jiffy: u64,
     /// How many of them there were when the monotonic clock was 0, by the program; 0: it does not know yet.
     pub zero: u64,
+}
+
+/// As many addresses clients can dial, a wildcard being one for each address of the host.
+pub const MOST_DOORS: usize = 1024;
+/// As many addresses nodes can see.
+pub const MOST_SNATS_KNOWN: usize = 256;
+
+/// What a packet may need beside its flow's record, in one entry, so that a program looks for it once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Globals {
+    pub clock: Clock,
+    pub snats: [Snat; MOST_SNATS_KNOWN],
+    pub doors: [Door; MOST_DOORS],
 }
 
 /// What the next daemon has to know of whoever made the maps, before it believes the rest of them.
@@ -365,6 +376,7 @@ const _: () = {
     assert!(core::mem::offset_of!(Flow, node) == 64);
     assert!(size_of::<Clock>() == 80);
     assert!(core::mem::offset_of!(Clock, jiffy) == 64);
+    assert!(size_of::<Globals>() == size_of::<Clock>() + MOST_SNATS_KNOWN * 24 + MOST_DOORS * 32);
     assert!(size_of::<First>() == 16);
     assert!(size_of::<Out>() == 12);
     assert!(size_of::<Life>() == 24);

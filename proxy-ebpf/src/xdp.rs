@@ -3,7 +3,7 @@
 
 /// Names of its own maps, beside those of `nat`.
 pub mod names {
-    /// Array of [`super::Interface`], by [`super::slot`].
+    /// Array of one array of [`super::Interface`], by [`super::slot`], mapped into the daemon's memory.
     pub const INTERFACES: &str = "interfaces";
     /// Array of devices, by [`super::slot`]: where frames may go out; exactly the interfaces that passed the self-test.
     pub const DEVICES: &str = "devices";

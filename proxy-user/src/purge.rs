@@ -4,13 +4,13 @@
 use std::{fmt, io, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{Array, Map, MapData};
+use aya::maps::MapData;
 use nix::net::if_::if_indextoname;
 use proxy_ebpf::nat::{Door, Snat, names};
 
 use crate::{
-    kernel::{self, BpffsError, Life, PinDir, Pinned, Ports, interfaces},
-    nat::{fate::is_over, flows::Flows, ports, reset::Resetter},
+    kernel::{self, BpffsError, Cell, Life, PinDir, Pinned, Ports, interfaces},
+    nat::{fate::is_over, flows::Flows, globals::Globals, ports, reset::Resetter},
 };
 
 /// The source ports of this build.
@@ -61,7 +61,9 @@ impl Left {
         ensure!(Life::is_ours(pins, PORTS)?, "there are none of this version in this network namespace");
         let map = |name: &str| MapData::from_pin(pins.maps().join(name)).with_context(|| name.to_owned());
         let flows = Flows::open(&map(names::FLOWS)?, &map(names::TAKEN)?)?;
-        Ok(Self { flows, doors: array(map(names::DOORS)?)?, snats: array(map(names::SNATS)?)? })
+        let globals = Globals::open(&map(names::GLOBALS)?)?;
+        let (doors, snats) = (globals.doors.iter().map(Cell::get), globals.snats.iter().map(Cell::get));
+        Ok(Self { flows, doors: doors.collect(), snats: snats.collect() })
     }
 
     fn reset(&self) -> Result<usize> {
@@ -74,11 +76,6 @@ impl Left {
             None => Ok(live.len()),
         }
     }
-}
-
-fn array<T: aya::Pod>(map: MapData) -> Result<Vec<T>> {
-    let map: Array<_, T> = Array::try_from(Map::Array(map))?;
-    Ok((0..map.len()).map(|index| map.get(&index, 0)).collect::<Result<_, _>>()?)
 }
 
 impl Purged {

@@ -16,7 +16,7 @@ use proxy_ebpf::{
     balance::{self, Balance, Load},
     index::Bucket,
     names,
-    nat::{self, Address, Allowed, Clock, Door, Egress, Endpoint, First, Flow, Snat},
+    nat::{self, Address, Allowed, Egress, Endpoint, First, Flow, Globals},
     parking, xdp,
 };
 
@@ -38,9 +38,8 @@ const SOCKMAP: Maps = &[
 const NAT: Maps = &[
     (names::TARGETS, size_of::<TargetKey>(), size_of::<Target>()),
     (nat::names::DOOR_OF, size_of::<Endpoint>(), size_of::<u32>()),
-    (nat::names::DOORS, size_of::<u32>(), size_of::<Door>()),
+    (nat::names::GLOBALS, size_of::<u32>(), size_of::<Globals>()),
     (nat::names::SNAT_OF, size_of::<Address>(), size_of::<u32>()),
-    (nat::names::SNATS, size_of::<u32>(), size_of::<Snat>()),
     (nat::names::ALLOW, size_of::<u32>() + size_of::<Allowed>(), size_of::<u32>()),
     (nat::names::EGRESS, size_of::<TargetKey>(), size_of::<Egress>()),
     (nat::names::FLOW_OF, size_of::<u32>(), size_of::<Bucket>()),
@@ -49,8 +48,6 @@ const NAT: Maps = &[
     (nat::names::TAKEN, size_of::<u32>(), size_of::<u64>()),
     (nat::names::FREE, size_of::<u32>(), size_of::<RawFd>()),
     (nat::names::HALF_OPEN, size_of::<u32>(), size_of::<u64>()),
-    (nat::names::CLOCK, size_of::<u32>(), size_of::<Clock>()),
-    (nat::names::WAYS, size_of::<u32>(), size_of::<[u64; 2]>()),
     (nat::names::OUTS, size_of::<u32>(), size_of::<nat::Out>()),
     (nat::names::FIRSTS, size_of::<u32>(), size_of::<First>()),
     (nat::names::USAGE, size_of::<u32>(), size_of::<u64>()),
@@ -65,7 +62,7 @@ const NAT: Maps = &[
 
 /// Beside those of tc, all of which it shares.
 const XDP: Maps = &[
-    (xdp::names::INTERFACES, size_of::<u32>(), size_of::<xdp::Interface>()),
+    (xdp::names::INTERFACES, size_of::<u32>(), xdp::SLOTS as usize * size_of::<xdp::Interface>()),
     (xdp::names::DEVICES, size_of::<u32>(), size_of::<[u32; 2]>()),
 ];
 

@@ -11,13 +11,14 @@ mod forward;
 #[expect(dead_code, reason = "flows are made, ended and answered for by tc alone")]
 mod kernel;
 
-use aya_ebpf::{macros::xdp, programs::XdpContext};
+use aya_ebpf::{bindings::xdp_action::XDP_PASS, macros::xdp, programs::XdpContext};
 
 use self::forward::{Frame, forward};
 
 #[xdp(frags)]
+#[inline(always)]
 fn nat_xdp(ctx: XdpContext) -> u32 {
-    forward(&Frame::new(ctx))
+    Frame::new(ctx).map_or(XDP_PASS, |frame| forward(&frame))
 }
 
 proxy_ebpf::complete_object!();

@@ -11,7 +11,7 @@ use proxy_ebpf::{
     Target, TargetKey,
     balance::{self, Balance, Load, Table},
     index::Bucket,
-    nat::{Address, Allowed, Clock, Counters, Door, Egress, Endpoint, First, Flow, MOST_HALF_OPEN, Out, Snat},
+    nat::{Address, Allowed, Clock, Counters, Egress, Endpoint, First, Flow, Globals, MOST_HALF_OPEN, Out},
     xdp::{SLOTS, slot},
 };
 
@@ -21,12 +21,8 @@ pub(crate) const MAPPED: usize = BPF_F_MMAPABLE as usize;
 pub(crate) static TARGETS: HashMap<TargetKey, Target, 1024> = HashMap::new();
 #[btf_map(name = "door_of")]
 pub(crate) static DOOR_OF: HashMap<Endpoint, u32, 1024> = HashMap::new();
-#[btf_map(name = "doors")]
-pub(crate) static DOORS: Array<Door, 1024> = Array::new();
 #[btf_map(name = "snat_of")]
 pub(crate) static SNAT_OF: HashMap<Address, u32, 256> = HashMap::new();
-#[btf_map(name = "snats")]
-pub(crate) static SNATS: Array<Snat, 256> = Array::new();
 #[btf_map(name = "allow")]
 pub(crate) static ALLOW: LpmTrie<Allowed, u32, 1024> = LpmTrie::new();
 #[btf_map(name = "egress")]
@@ -43,8 +39,8 @@ pub(crate) static TAKEN: Array<u64, 16, MAPPED> = Array::new();
 pub(crate) static FREE: ArrayOfMaps<Queue<u32, 1024>, 256> = ArrayOfMaps::new();
 #[btf_map(name = "half_open")]
 pub(crate) static HALF_OPEN: Array<u64, { MOST_HALF_OPEN as usize }> = Array::new();
-#[btf_map(name = "clock")]
-pub(crate) static CLOCK: Array<Clock, 1, MAPPED> = Array::new();
+#[btf_map(name = "globals")]
+static GLOBALS: Array<Globals, 1, MAPPED> = Array::new();
 #[btf_map(name = "usage")]
 pub(crate) static USAGE: Array<u64, 256, MAPPED> = Array::new();
 #[btf_map(name = "firsts")]
@@ -52,8 +48,6 @@ pub(crate) static FIRSTS: Array<First, 256> = Array::new();
 #[btf_map(name = "packets")]
 static PACKETS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 
-#[btf_map(name = "ways")]
-pub(crate) static WAYS: Array<[u64; 2], 1024> = Array::new();
 #[btf_map(name = "outs")]
 static OUTS: Array<Out, { SLOTS as usize }> = Array::new();
 
@@ -78,6 +72,19 @@ pub(crate) fn count(index: u32) {
 pub(crate) fn counters() -> Option<&'static mut Counters> {
     // SAFETY: the entry is this CPU's own, and nobody keeps it.
     PACKETS.get_ptr_mut(0).map(|counters| unsafe { &mut *counters })
+}
+
+/// What the daemon says to all packets.
+#[inline(always)]
+pub(crate) fn globals() -> Option<&'static Globals> {
+    GLOBALS.get(0)
+}
+
+/// What of it the programs write too.
+#[inline(always)]
+pub(crate) fn clock() -> Option<*mut Clock> {
+    // SAFETY: a field of the entry.
+    GLOBALS.get_ptr_mut(0).map(|globals| unsafe { &raw mut (*globals).clock })
 }
 
 /// What is known of an interface whose frames may be addressed here.

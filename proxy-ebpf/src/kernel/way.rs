@@ -11,8 +11,8 @@ use super::{
     mac::{self, Mac},
     packet::{ETHERNET, Ipv4, Ipv6, Packet, Segment, TCP, header, words},
     rewrite::Side,
-    tables::WAYS,
 };
+use proxy_ebpf::nat::Flow;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -43,14 +43,14 @@ pub(crate) enum NoWay {
     Doubted,
 }
 
-/// To which of a flow's ends, as the place in an entry of `ways`.
+/// To which of a flow's ends.
 #[derive(Clone, Copy)]
 pub(crate) enum To {
-    Client = 0,
-    Node = 1,
+    Client,
+    Node,
 }
 
-/// What an entry of `ways` says, in one word, so that it is read whole: the halves of the next hop's address, lowest first, and
+/// What the `hop` of an end says, in one word, so that it is read whole: the halves of the next hop's address, lowest first, and
 /// above them the length of the longest packet. 0 says nothing yet; without an address it says why there is none.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Hop(u64);
@@ -59,20 +59,20 @@ const ELSEWHERE: Hop = Hop::none(1);
 const UNKNOWN: Hop = Hop::none(2);
 const DOUBTED: Hop = Hop::none(3);
 
-/// What an entry said. Read early: of a million flows neither it nor the record lies in a cache, and so the processor waits for
-/// both at once.
+/// What it said. Read early: of a million flows neither line of a record lies in a cache, and so the processor waits for both at
+/// once.
 #[derive(Clone, Copy)]
 pub(crate) struct Known(u64);
 
 #[inline(always)]
-pub(crate) fn known(place: u32, to: To) -> Known {
-    // SAFETY: one word of the entry.
-    Known(entry(place, to).map_or(0, |entry| unsafe { entry.read_volatile() }))
+pub(crate) fn known(flow: *mut Flow, to: To) -> Known {
+    // SAFETY: one word of the record.
+    Known(unsafe { word(flow, to).read_volatile() })
 }
 
 /// Whose way is looked for.
 pub(crate) struct Leg<'a> {
-    pub(crate) place: u32,
+    pub(crate) flow: *mut Flow,
     pub(crate) to: To,
     pub(crate) known: Known,
     /// The segment's ends as they will be. No tuple: its type would have a name that the kernel's BTF does not take.
@@ -111,7 +111,7 @@ pub(crate) fn find(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, exit:
         hop
     } else {
         let asked = ask(packet, segment, leg, exit);
-        set(leg.place, leg.to, asked.0);
+        set(leg.flow, leg.to, asked.0);
         asked
     };
     hop.way(packet, segment, exit)
@@ -119,29 +119,30 @@ pub(crate) fn find(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, exit:
 
 /// The next segment of the same sender asks anew: this one was heard and did not ask.
 #[inline(always)]
-pub(crate) fn forget(place: u32, to: To) {
-    set(place, to, 0);
+pub(crate) fn forget(flow: *mut Flow, to: To) {
+    set(flow, to, 0);
 }
 
 /// Something of the flow was sent again: it got lost, or the answer did. The next segment each way takes the kernel's own
 /// way, also of an end that sends nothing again because it only acknowledges.
 #[inline(always)]
-pub(crate) fn doubt(place: u32) {
-    [To::Client, To::Node].into_iter().for_each(|to| set(place, to, DOUBTED.0));
+pub(crate) fn doubt(flow: *mut Flow) {
+    [To::Client, To::Node].into_iter().for_each(|to| set(flow, to, DOUBTED.0));
 }
 
 #[inline(always)]
-fn set(place: u32, to: To, word: u64) {
-    if let Some(entry) = entry(place, to) {
-        // SAFETY: one word of the entry.
-        unsafe { entry.write_volatile(word) };
-    }
+fn set(flow: *mut Flow, to: To, hop: u64) {
+    // SAFETY: one word of the record.
+    unsafe { word(flow, to).write_volatile(hop) };
 }
 
 #[inline(always)]
-fn entry(place: u32, to: To) -> Option<*mut u64> {
-    let entry: *mut u64 = WAYS.get_ptr_mut(place)?.cast();
-    Some(entry.wrapping_add(to as usize))
+fn word(flow: *mut Flow, to: To) -> *mut u64 {
+    let at = match to {
+        To::Client => core::mem::offset_of!(Flow, client.hop),
+        To::Node => core::mem::offset_of!(Flow, node.hop),
+    };
+    flow.cast::<u8>().wrapping_add(at).cast()
 }
 
 #[inline(always)]

@@ -28,7 +28,7 @@ use aya::{
 };
 use proxy_ebpf::{
     TargetKey, balance,
-    nat::{Counters, Door, Endpoint, First, names, packet},
+    nat::{Counters, Endpoint, First, MOST_DOORS, names, packet},
     parking,
 };
 
@@ -36,7 +36,7 @@ pub use self::route::Claim;
 use self::{attached::Attached, route::TcRoute};
 use super::{Datapath, Xdp};
 use crate::{
-    kernel::{Links, MappingError},
+    kernel::{Cell, Links, MappingError},
     nat::{
         aside::{Aside, AsideError},
         audit::{self, Audit},
@@ -47,6 +47,7 @@ use crate::{
         exits::{ExitError, Exits, Maps, Wanted},
         fate::Lingers,
         flows::{Flows, Usage},
+        globals::Globals,
         heart::Heart,
         index::Index,
         keeper::{Keeper, Order, Route},
@@ -164,11 +165,12 @@ impl Tc {
             balance: map(&mut object, balance::names::BALANCE)?,
             maglev: map(&mut object, balance::names::MAGLEV)?,
         }));
+        let globals = Arc::new(Globals::open(&take(&mut object, names::GLOBALS)?)?);
         let mut exits = Exits::new(
             Maps {
                 egress: map(&mut object, names::EGRESS)?,
                 snat_of: map(&mut object, names::SNAT_OF)?,
-                snats: map(&mut object, names::SNATS)?,
+                globals: Arc::clone(&globals),
                 free: map(&mut object, names::FREE)?,
             },
             ports::DEFAULT,
@@ -186,13 +188,13 @@ impl Tc {
         let carried =
             Arc::new(Carried::new(routes.iter().map(|route| usize::from(route.number) + 1).max().unwrap_or(0)));
         collector.count(Arc::clone(&carried));
-        let (door_of, door_map) = (map(&mut object, names::DOOR_OF)?, map(&mut object, names::DOORS)?);
+        let door_of = map(&mut object, names::DOOR_OF)?;
         let (doors, audit) = match &setup.left {
-            None => (new_doors(&door_map), None),
+            None => (Doors::new(MOST_DOORS as u32), None),
             Some(led) => {
                 audit::recount(&collector, || thread::park_timeout(MOMENT));
                 let withheld = exits.take_over(led)?;
-                (left_doors(&door_of, &door_map)?, Some(Audit::begin(&collector, &withheld, Instant::now())))
+                (left_doors(&door_of, &globals)?, Some(Audit::begin(&collector, &withheld, Instant::now())))
             }
         };
         let (packets, firsts) = (map(&mut object, names::PACKETS)?, map(&mut object, names::FIRSTS)?);
@@ -202,13 +204,13 @@ impl Tc {
         let outs = Outs::new(map(&mut object, names::OUTS)?);
         let exits = Arc::new(Mutex::new(exits));
         let mut keeper = Keeper {
-            heart: Heart::open(&take(&mut object, names::CLOCK)?, setup.orphan_grace)?,
+            heart: Heart::new(Arc::clone(&globals), setup.orphan_grace),
             beats: setup.left.is_none(),
             audit,
             collector,
             doors,
             door_of,
-            door_map,
+            globals,
             routes,
             attach: Box::new(Attached::new(xdp, object, outs, Links::new(setup.links, names::TC))),
             resetter: Resetter::open()?,
@@ -296,14 +298,9 @@ impl Drop for Tc {
     }
 }
 
-fn new_doors(map: &Array<MapData, Door>) -> Doors {
-    Doors::new(map.len())
-}
-
-fn left_doors(open: &HashMap<MapData, Endpoint, u32>, map: &Array<MapData, Door>) -> Result<Doors, MapError> {
-    let doors = (0..map.len()).map(|number| map.get(&number, 0)).collect::<Result<Vec<_>, _>>()?;
+fn left_doors(open: &HashMap<MapData, Endpoint, u32>, globals: &Globals) -> Result<Doors, MapError> {
     let open = open.iter().collect::<Result<Vec<_>, _>>()?;
-    Ok(Doors::adopt(map.len(), doors, open))
+    Ok(Doors::adopt(MOST_DOORS as u32, globals.doors.iter().map(Cell::get), open))
 }
 
 fn map<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &'static str) -> Result<T, Error> {

@@ -12,17 +12,20 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, DevMap, Map, MapData, MapError, PerCpuArray, xdp::XdpMapError},
+    maps::{DevMap, Map, MapData, MapError, PerCpuArray, xdp::XdpMapError},
     programs::{ProgramError, XdpMode, xdp::XdpLink},
 };
 use proxy_ebpf::{
     nat::{self, Counters, in_frame},
-    xdp::{Interface as Entry, fate, names, slot},
+    xdp::{Interface as Entry, SLOTS, fate, names, slot},
 };
 
-use crate::nat::{
-    egress::Host,
-    native::{self, Facts, Families, Unfit},
+use crate::{
+    kernel::{Cell, Mapping, MappingError},
+    nat::{
+        egress::Host,
+        native::{self, Facts, Families, Unfit},
+    },
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,8 @@ pub enum Error {
     Program(#[from] ProgramError),
     #[error("the kernel refuses a map entry: {0}")]
     Map(#[from] MapError),
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
     #[error("the kernel refuses a device in the map: {0}")]
     Device(#[from] XdpMapError),
 }
@@ -50,7 +55,7 @@ pub struct Panel {
 /// The program and where it is attached; looked after by the keeper of the packet datapath.
 pub struct Xdp {
     object: Ebpf,
-    interfaces: Array<MapData, Entry>,
+    interfaces: Mapping<[Cell<Entry, 2>; SLOTS as usize]>,
     devices: DevMap<MapData>,
     attached: BTreeMap<u32, Attached>,
     /// Those that the driver refused, as they were then: tried again when that has changed.
@@ -76,7 +81,10 @@ impl Xdp {
             counters: map(&mut object, nat::names::PACKETS)?,
             wanted: AtomicBool::new(true),
         });
-        let interfaces = map(&mut object, names::INTERFACES)?;
+        let Some(Map::Array(interfaces)) = object.take_map(names::INTERFACES) else {
+            return Err(Error::Missing(names::INTERFACES));
+        };
+        let interfaces = Mapping::new(names::INTERFACES, &interfaces)?;
         let devices = map(&mut object, names::DEVICES)?;
         let (attached, tried) = (BTreeMap::new(), BTreeMap::new());
         Ok((Self { object, interfaces, devices, attached, tried, families, veths, panel: Arc::clone(&panel) }, panel))
@@ -160,9 +168,9 @@ impl Xdp {
     /// Frames for it are taken, and may go out by it.
     fn open(&mut self, facts: &Facts) -> Result<(), Unfit> {
         let (ifindex, entry) = (facts.interface.ifindex, entry(facts));
-        let known = self.interfaces.set(slot(ifindex), entry, 0).map_err(Error::from);
-        let open = known.and_then(|()| Ok(self.devices.set(slot(ifindex), ifindex, None, 0)?));
-        open.map_err(|error| refused(facts, &error))?;
+        self.interfaces[0][slot(ifindex) as usize].set(&entry);
+        let open = self.devices.set(slot(ifindex), ifindex, None, 0);
+        open.map_err(|error| refused(facts, &error.into()))?;
         if let Some(attached) = self.attached.get_mut(&ifindex) {
             attached.entry = entry;
         }
@@ -180,9 +188,7 @@ impl Xdp {
         if let Err(error) = self.devices.set(slot(ifindex), 0, None, 0) {
             tracing::warn!(%error, ifindex, "xdp may send by an interface that it leaves");
         }
-        if let Err(error) = self.interfaces.set(slot(ifindex), Entry::default(), 0) {
-            tracing::warn!(%error, ifindex, "xdp keeps what it knows of an interface that it leaves");
-        }
+        self.interfaces[0][slot(ifindex) as usize].set(&Entry::default());
         self.attached.remove(&ifindex);
     }
 

@@ -64,8 +64,8 @@ struct Definition {
 fn definitions(object: &[u8], pins: &PinDir, sizes: NatSizes) -> Result<Vec<Definition>, ParseError> {
     let maps = Object::parse(object)?.maps.into_iter();
     // The program counts anew, as the daemon does; who waits for a daemon that is dead comes again by itself; what interfaces
-    // there are each daemon sees for itself, and next hops are asked for again; and a name on bpffs has no dots.
-    let its_own = [nat::PACKETS, nat::WAYS, nat::OUTS, parking::PARKED, parking::SYN_TURNS];
+    // there are each daemon sees for itself; and a name on bpffs has no dots.
+    let its_own = [nat::PACKETS, nat::OUTS, parking::PARKED, parking::SYN_TURNS];
     let pinned = maps.filter(|(name, _)| !its_own.contains(&name.as_str()) && !name.contains('.'));
     let definition = |(name, map): (String, aya_obj::Map)| {
         let folder = if name == names::TARGETS { pins.path().to_owned() } else { pins.maps() };
@@ -154,7 +154,6 @@ fn load(object: &[u8], sizes: NatSizes, pins: &PinDir, seed: u64) -> Result<Ebpf
         let map = definitions.iter().find(|map| map.name == name);
         map.map_or_else(|| entries(name, 1, sizes), Definition::size)
     };
-    loader.map_max_entries(nat::WAYS, size(nat::FLOWS));
     let mask = size(nat::FLOW_OF) - 1;
     find_flows(&mut loader, &seed, &mask);
     Ok(loader.load(object)?)

@@ -3,14 +3,16 @@
 
 use std::{
     fmt, io,
+    marker::PhantomData,
     num::NonZeroUsize,
     ops::Deref,
     os::fd::{AsFd as _, BorrowedFd},
     ptr::NonNull,
-    sync::atomic::AtomicU64,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::maps::{MapData, MapError as AyaError, MapType};
+use bytemuck::Pod;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,44 @@ pub unsafe trait Shared {}
 
 // SAFETY: an atomic integer.
 unsafe impl Shared for AtomicU64 {}
+// SAFETY: without a gap between them.
+unsafe impl<T: Shared, const N: usize> Shared for [T; N] {}
+
+/// A record of the ABI that the daemon alone writes, and programs read at any time: its words are written one by one, in their
+/// order.
+#[repr(transparent)]
+pub struct Cell<T, const WORDS: usize> {
+    words: [AtomicU64; WORDS],
+    record: PhantomData<T>,
+}
+
+// SAFETY: atomics alone.
+unsafe impl<T, const WORDS: usize> Shared for Cell<T, WORDS> {}
+
+impl<T: Pod, const WORDS: usize> Cell<T, WORDS> {
+    const IS_WHOLE: () = assert!(size_of::<T>() == WORDS * size_of::<u64>());
+
+    pub fn get(&self) -> T {
+        let () = Self::IS_WHOLE;
+        let words = self.words.each_ref().map(|word| word.load(Ordering::Acquire));
+        bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words))
+    }
+
+    pub fn set(&self, record: &T) {
+        let () = Self::IS_WHOLE;
+        let mut words = [0; WORDS];
+        bytemuck::cast_slice_mut(&mut words).copy_from_slice(bytemuck::bytes_of(record));
+        for (word, value) in self.words.iter().zip(words) {
+            word.store(value, Ordering::Release);
+        }
+    }
+}
+
+impl<T: Pod + fmt::Debug, const WORDS: usize> fmt::Debug for Cell<T, WORDS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
 
 pub struct Mapping<T: Shared> {
     start: NonNull<T>,

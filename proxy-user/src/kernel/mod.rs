@@ -16,6 +16,6 @@ pub use self::{
     life::{Life, LifeError, Ports},
     links::{Links, interfaces},
     load::{Error, Sizes, load, load_release},
-    mapping::{Mapping, MappingError, Shared},
+    mapping::{Cell, Mapping, MappingError, Shared},
     targets::{KernelTargets, decode, encode},
 };

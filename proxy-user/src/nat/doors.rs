@@ -1,4 +1,4 @@
-//! The addresses that clients dial, as entries of `doors` and `door_of`: pure.
+//! The addresses that clients dial, as entries of `globals` and `door_of`: pure.
 //! A door keeps its number as long as the daemon, and its successors, know it: a flow's record has that number.
 //! So a door that nobody listens at any more keeps its number too, until there is no other left.
 
@@ -10,9 +10,6 @@ use std::{
 use proxy_ebpf::nat::{Door, Endpoint};
 
 use super::address::{encode, endpoint, socket_address};
-
-/// As many as [`proxy_ebpf::nat::End::through`] can tell apart.
-pub const MOST: u32 = 1 << 16;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DoorsError {
@@ -86,7 +83,7 @@ fn put(doors: &mut BTreeMap<SocketAddr, Door>, route: &Listen<'_>, at: SocketAdd
 pub enum Change {
     /// Remove from `door_of`.
     Shut(Endpoint),
-    /// Write to `doors` at this place.
+    /// Write to the doors of `globals` at this place.
     Write(u32, Door),
     /// Insert into `door_of`, leading to this place.
     Open(Endpoint, u32),
@@ -105,7 +102,7 @@ pub struct Doors {
 
 impl Doors {
     pub fn new(room: u32) -> Self {
-        Self { places: Vec::new(), open: HashMap::new(), room: room.min(MOST) }
+        Self { places: Vec::new(), open: HashMap::new(), room }
     }
 
     /// The doors that an earlier daemon left in the maps.
@@ -119,7 +116,7 @@ impl Doors {
         let used = places.iter().rposition(|door| door.port != [0; 2]).map_or(0, |last| last + 1);
         places.truncate(used);
         let open = open.into_iter().filter(|(_, place)| (*place as usize) < places.len()).collect();
-        Self { places, open, room: room.min(MOST) }
+        Self { places, open, room }
     }
 
     pub fn get(&self, place: u16) -> Option<&Door> {

@@ -6,20 +6,22 @@ use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aya::{
-    maps::{Array, ArrayOfMaps, HashMap as Table, Map, MapData, MapError, Queue},
+    maps::{ArrayOfMaps, HashMap as Table, Map, MapData, MapError, Queue},
     pin::PinError,
 };
 use proxy_ebpf::{
     TargetKey,
-    nat::{Address, Egress, MOST_SNATS, Snat, names},
+    nat::{Address, Egress, MOST_SNATS, MOST_SNATS_KNOWN, Snat, names},
 };
 
 use super::{
     address::{decode, encode},
     egress::{EgressError, way_to},
+    globals::Globals,
     pool::{Pool, PoolError},
     ports::{self, PortRange},
     sockets::{SocketsError, ports_on, takes},
@@ -51,7 +53,7 @@ pub enum ExitError {
 pub struct Maps {
     pub egress: Table<MapData, TargetKey, Egress>,
     pub snat_of: Table<MapData, Address, u32>,
-    pub snats: Array<MapData, Snat>,
+    pub globals: Arc<Globals>,
     pub free: ArrayOfMaps<MapData, Queue<MapData, u32>>,
 }
 
@@ -117,8 +119,9 @@ impl Exits {
     pub fn take_over(&mut self, led: &BTreeMap<TargetKey, SocketAddr>) -> Result<HashSet<u32>, ExitError> {
         self.led.extend(led.iter().map(|(key, node)| (*key, *node)));
         let mut withheld = HashSet::new();
-        for number in 0..self.maps.snats.len() {
-            let snat = self.maps.snats.get(&number, 0)?;
+        let globals = Arc::clone(&self.maps.globals);
+        for (number, snat) in (0..).zip(&globals.snats) {
+            let snat = snat.get();
             if snat.ports == 0 {
                 break;
             }
@@ -231,21 +234,21 @@ impl Exits {
     fn add(&mut self, address: IpAddr) -> Result<u8, ExitError> {
         let (number, count) = (self.known.len() as u32, self.range.count());
         let first = number * count;
-        if self.places - first < count || number == self.maps.snats.len() {
+        if self.places - first < count || number as usize == MOST_SNATS_KNOWN {
             return Err(ExitError::Full { known: self.known.len(), address });
         }
         let snat = Snat { addr: encode(address), first, first_port: self.range.first, ports: count as u16 };
         let held = self.held(address)?;
         let queue = self.queue(number, count)?;
         self.maps.free.set(number, &queue, 0)?;
-        self.maps.snats.set(number, snat, 0)?;
+        self.maps.globals.snats[number as usize].set(&snat);
         let mut pool = Pool::new(snat, queue)?;
         let filled = pool.fill(&held)?;
         self.maps.snat_of.insert(snat.addr, number, 0)?;
         self.known.push(snat);
         tracing::info!(%address, ports = filled, held = held.len(), "nodes see this address; source ports are ours");
         self.fresh.push((snat, pool));
-        // Below `snats.len()`, 256.
+        // Below `MOST_SNATS_KNOWN`, 256.
         Ok(number as u8)
     }
 

@@ -9,8 +9,8 @@ use proxy_ebpf::nat::{End, Flow, flow};
 use super::ticks::{later, since, ticks};
 
 /// The TCP flags (RFC 9293, 3.1) that end a connection.
-const FIN: u32 = 0x01;
-const RST: u32 = 0x04;
+const FIN: u8 = 0x01;
+const RST: u8 = 0x04;
 
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,14 +111,14 @@ pub fn fate(flow: &Flow, now: u32, lingers: &Lingers, standing: Standing) -> Fat
     let silent = since(later(flow.client.seen, flow.node.seen), now);
     let (reason, waited, linger) = if let Some(severed) = ended_by(flow, standing) {
         (Reason::Severed, since(severed.at, now), lingers.severed)
-    } else if (flow.client.flags | flow.node.flags) & RST != 0 {
+    } else if (flow.client_flags | flow.node_flags) & RST != 0 {
         (Reason::Reset, silent, lingers.reset)
-    } else if flow.client.flags & flow.node.flags & FIN != 0 {
+    } else if flow.client_flags & flow.node_flags & FIN != 0 {
         (Reason::Closed, silent, if finished(flow) { lingers.closed } else { lingers.closing })
     } else if flow.state & flow::MASK == flow::HALF {
         // The node repeats its SYN-ACK to a client that does not exist.
         (Reason::HalfOpen, since(flow.client.seen, now), lingers.half_open)
-    } else if (flow.client.flags | flow.node.flags) & FIN != 0 {
+    } else if (flow.client_flags | flow.node_flags) & FIN != 0 {
         (Reason::HalfClosed, silent, lingers.half_closed)
     } else if let Some(timeout) = standing.idle_timeout {
         (Reason::Idle, silent, timeout)
@@ -145,7 +145,7 @@ fn ended_by(flow: &Flow, standing: Standing) -> Option<Severing> {
 
 /// Whether both ends know that it has ended.
 pub fn is_over(flow: &Flow) -> bool {
-    (flow.client.flags | flow.node.flags) & RST != 0 || flow.client.flags & flow.node.flags & FIN != 0
+    (flow.client_flags | flow.node_flags) & RST != 0 || flow.client_flags & flow.node_flags & FIN != 0
 }
 
 /// Whether each end has acknowledged all that the other sent.

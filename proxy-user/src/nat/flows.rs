@@ -17,12 +17,13 @@ use crate::kernel::{Mapping, MappingError, Shared};
 struct EndRecord {
     addr: [AtomicU32; 4],
     bytes: AtomicU64,
-    packets: AtomicU64,
+    /// The program's own.
+    _hop: AtomicU64,
+    packets: AtomicU32,
     next: AtomicU32,
     acked: AtomicU32,
     seen: AtomicU32,
     ifindex: AtomicU32,
-    flags: AtomicU32,
     port_through: AtomicU32,
 }
 
@@ -34,22 +35,23 @@ struct Record {
     route_slot: AtomicU32,
     node: EndRecord,
     generation: AtomicU32,
-    dialled: AtomicU32,
+    dialled_flags: AtomicU32,
 }
 
 const _: () = {
     use std::mem::offset_of;
     assert!(size_of::<EndRecord>() == size_of::<End>());
     assert!(offset_of!(EndRecord, bytes) == offset_of!(End, bytes));
+    assert!(offset_of!(EndRecord, packets) == offset_of!(End, packets));
     assert!(offset_of!(EndRecord, next) == offset_of!(End, next));
-    assert!(offset_of!(EndRecord, flags) == offset_of!(End, flags));
+    assert!(offset_of!(EndRecord, ifindex) == offset_of!(End, ifindex));
     assert!(offset_of!(EndRecord, port_through) == offset_of!(End, port));
     assert!(size_of::<Record>() == size_of::<Flow>());
     assert!(offset_of!(Record, state) == offset_of!(Flow, state));
     assert!(offset_of!(Record, route_slot) == offset_of!(Flow, route));
     assert!(offset_of!(Record, node) == offset_of!(Flow, node));
     assert!(offset_of!(Record, generation) == offset_of!(Flow, generation));
-    assert!(offset_of!(Record, dialled) == offset_of!(Flow, dialled));
+    assert!(offset_of!(Record, dialled_flags) == offset_of!(Flow, dialled));
 };
 
 // SAFETY: atomics alone, without a gap (sizes and offsets asserted above).
@@ -62,12 +64,12 @@ impl EndRecord {
         End {
             addr: bytemuck::cast::<[u32; 4], Address>(self.addr.each_ref().map(word)),
             bytes: self.bytes.load(Ordering::Relaxed),
-            packets: self.packets.load(Ordering::Relaxed),
+            hop: 0,
+            packets: word(&self.packets),
             next: word(&self.next),
             acked: word(&self.acked),
             seen: word(&self.seen),
             ifindex: word(&self.ifindex),
-            flags: word(&self.flags),
             port: [port_high, port_low],
             through: u16::from_ne_bytes(through),
         }
@@ -77,7 +79,7 @@ impl EndRecord {
 impl Record {
     fn copy(&self, state: u32) -> Flow {
         let [a, b, c, d] = self.route_slot.load(Ordering::Relaxed).to_ne_bytes();
-        let [e, f, ..] = self.dialled.load(Ordering::Relaxed).to_ne_bytes();
+        let [e, f, client_flags, node_flags] = self.dialled_flags.load(Ordering::Relaxed).to_ne_bytes();
         Flow {
             client: self.client.copy(),
             state,
@@ -86,7 +88,8 @@ impl Record {
             node: self.node.copy(),
             generation: self.generation.load(Ordering::Relaxed),
             dialled: u16::from_ne_bytes([e, f]),
-            _pad: 0,
+            client_flags,
+            node_flags,
         }
     }
 }
@@ -241,7 +244,7 @@ impl Flows {
         }
         record.route_slot.store(words[15], Ordering::Relaxed);
         record.generation.store(words[30], Ordering::Relaxed);
-        record.dialled.store(words[31], Ordering::Relaxed);
+        record.dialled_flags.store(words[31], Ordering::Relaxed);
         record.state.store(flow.state, Ordering::Release);
     }
 }
@@ -254,8 +257,7 @@ impl EndRecord {
             word.store(*value, Ordering::Relaxed);
         }
         self.bytes.store(long(4), Ordering::Relaxed);
-        self.packets.store(long(6), Ordering::Relaxed);
-        let rest = [&self.next, &self.acked, &self.seen, &self.ifindex, &self.flags, &self.port_through];
+        let rest = [&self.packets, &self.next, &self.acked, &self.seen, &self.ifindex, &self.port_through];
         for (word, value) in rest.into_iter().zip(&words[8..]) {
             word.store(*value, Ordering::Relaxed);
         }

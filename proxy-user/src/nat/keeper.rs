@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{Array, HashMap as Keys, MapData};
+use aya::maps::{HashMap as Keys, MapData};
 use proxy_ebpf::{
     TargetKey,
-    nat::{Door, Endpoint, Flow, Snat},
+    nat::{Endpoint, Flow, Snat},
 };
 
 use super::{
@@ -26,6 +26,7 @@ use super::{
     egress::Host,
     exits::Exits,
     fate::{Severing as Ended, Standing, is_over},
+    globals::Globals,
     heart::Heart,
     reset::Resetter,
     ticks,
@@ -90,7 +91,7 @@ pub struct Keeper {
     pub collector: Collector,
     pub doors: Doors,
     pub door_of: Keys<MapData, Endpoint, u32>,
-    pub door_map: Array<MapData, Door>,
+    pub globals: Arc<Globals>,
     pub routes: Vec<Route>,
     pub attach: Box<dyn Attach>,
     pub resetter: Resetter,
@@ -219,7 +220,10 @@ impl Keeper {
         let done = changes.map_err(anyhow::Error::from).and_then(|changes| {
             changes.into_iter().try_for_each(|change| match change {
                 Change::Shut(end) => self.door_of.remove(&end),
-                Change::Write(place, door) => self.door_map.set(place, door, 0),
+                Change::Write(place, door) => {
+                    self.globals.doors[place as usize].set(&door);
+                    Ok(())
+                }
                 Change::Open(end, place) => self.door_of.insert(end, place, 0),
             })?;
             Ok(())

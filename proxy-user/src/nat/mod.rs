@@ -3,6 +3,7 @@
 //!
 //! - `keeper`: the thread that does all this in turn; `heart`: its sign of life for the kernel;
 //! - `doors`: what clients dial; `egress`, `exits`: how a node is reached, and as whom;
+//! - `globals`: what all packets are told: the heartbeat, doors, own addresses;
 //! - `balancer`, `maglev`: among which slots new flows are shared out; `loads`: how much each slot has to do;
 //! - `ports`, `sockets`: the source ports that are ours alone;
 //! - `flows`, `index`, `pool`: the table of flows, where each client's is, and its free places; `collector`: frees what has ended, by the rules in `fate`; `carried`: their bytes;
@@ -29,6 +30,7 @@ pub mod egress;
 pub mod exits;
 pub mod fate;
 pub mod flows;
+pub mod globals;
 pub mod heart;
 pub mod index;
 pub mod keeper;

@@ -28,7 +28,7 @@ impl std::fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// `queue` is the one in `free` with the number that `snat` has in `snats`.
+    /// `queue` is the one in `free` with the number that `snat` has in `globals`.
     pub fn new(snat: Snat, queue: Queue<MapData, u32>) -> Result<Self, PoolError> {
         if queue.capacity() < u32::from(snat.ports) {
             let address = super::address::decode(snat.addr);

@@ -43,19 +43,21 @@ impl Rst {
     /// The client sees it come from the door that it dialled. `None`: its node has not answered, and the client would take
     /// this for a refusal. Told nothing it sends its SYN again, and is at whoever is the target then.
     pub fn to_client(flow: &Flow, door: &Door) -> Option<Self> {
-        let answered = flow.node.flags != 0;
-        answered.then(|| Self::new(socket_address(door.addr, door.port), &flow.client, &flow.node))
+        let answered = flow.node_flags != 0;
+        let from = socket_address(door.addr, door.port);
+        answered.then(|| Self::new(from, (&flow.client, flow.client_flags), &flow.node))
     }
 
     /// The node sees it come from our own address and port. `None`: the place is none of this address.
     pub fn to_node(flow: &Flow, snat: &Snat, place: u32) -> Option<Self> {
         let at = place.checked_sub(snat.first).filter(|at| *at < u32::from(snat.ports))?;
         let port = snat.first_port.checked_add(u16::try_from(at).ok()?)?;
-        Some(Self::new(socket_address(snat.addr, port.to_be_bytes()), &flow.node, &flow.client))
+        let from = socket_address(snat.addr, port.to_be_bytes());
+        Some(Self::new(from, (&flow.node, flow.node_flags), &flow.client))
     }
 
-    fn new(from: SocketAddr, receiver: &End, sender: &End) -> Self {
-        let spoke = receiver.flags != 0;
+    fn new(from: SocketAddr, (receiver, flags): (&End, u8), sender: &End) -> Self {
+        let spoke = flags != 0;
         Self {
             from,
             to: socket_address(receiver.addr, receiver.port),

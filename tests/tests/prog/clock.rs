@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Result, ensure};
 use nix::time::{ClockId, clock_gettime};
-use proxy_ebpf::nat::{Clock, TICK_SHIFT, names};
+use proxy_ebpf::nat::{Globals, TICK_SHIFT, names};
 use switchmaster_tests::wait;
 
 use crate::{
@@ -21,18 +21,11 @@ fn error(world: &mut World, sequence: u32) -> Result<u32> {
     Ok((now as u32).wrapping_sub(seen).cast_signed().unsigned_abs())
 }
 
-fn change(world: &mut World, change: impl Fn(&mut Clock)) -> Result<()> {
-    let mut map = world.array::<Clock>(names::CLOCK)?;
-    let mut clock = map.get(&0, 0)?;
-    change(&mut clock);
-    Ok(map.set(0, clock, 0)?)
-}
-
 #[test]
 fn a_record_says_when_an_end_was_heard() -> Result<()> {
     let mut world = World::open(v4(), 64)?;
     world.connect(world.at.client)?;
-    ensure!(world.array::<Clock>(names::CLOCK)?.get(&0, 0)?.zero != 0, "it was not set by a SYN");
+    ensure!(world.array::<Globals>(names::GLOBALS)?.get(&0, 0)?.clock.zero != 0, "it was not set by a SYN");
     for turn in 0..4 {
         wait::pause(Duration::from_millis(400));
         let error = error(&mut world, 1001 + turn)?;
@@ -45,7 +38,7 @@ fn a_record_says_when_an_end_was_heard() -> Result<()> {
 fn a_clock_that_is_wrong_is_set_by_the_next_syn() -> Result<()> {
     let mut world = World::open(v4(), 64)?;
     world.connect(world.at.client)?;
-    change(&mut world, |clock| clock.zero -= 100_000)?;
+    world.globals(|globals| globals.clock.zero -= 100_000)?;
     let wrong = error(&mut world, 1001)?;
     ensure!(wrong > 100, "{wrong} ticks from the time: it is another clock");
     world.send(&Segment::syn(SocketAddr::new(world.at.client.ip(), 40_900), world.at.door))?;
@@ -58,7 +51,7 @@ fn a_clock_that_is_wrong_is_set_by_the_next_syn() -> Result<()> {
 fn who_does_not_know_how_long_a_tick_is_asks_the_kernel() -> Result<()> {
     let mut world = World::open(v4(), 64)?;
     world.connect(world.at.client)?;
-    change(&mut world, |clock| (clock.jiffy, clock.zero) = (0, 7))?;
+    world.globals(|globals| (globals.clock.jiffy, globals.clock.zero) = (0, 7))?;
     let error = error(&mut world, 1001)?;
     ensure!(error <= 1, "{error} ticks from the time");
     Ok(())

@@ -67,7 +67,7 @@ fn a_reset_is_sent_and_noted() -> Result<()> {
     let mut world = World::open(v4(), 64)?;
     let [ask, _] = established(&mut world)?;
     fate(&world.send(&ask.payload(b"").rst())?, "due")?;
-    ensure!(world.flow(FIRST_PORT)?.client.flags & 4 != 0, "the reset was not noted");
+    ensure!(world.flow(FIRST_PORT)?.client_flags & 4 != 0, "the reset was not noted");
     Ok(())
 }
 
@@ -257,7 +257,9 @@ fn remember(world: &mut World, port: u16, mac: [u8; 6]) -> Result<()> {
     let [a, b, c, d, e, f] = mac;
     let [g, h] = 1500_u16.to_ne_bytes();
     let word = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-    Ok(world.array::<[u64; 2]>(names::WAYS)?.set(FIRST_PLACE + u32::from(port - FIRST_PORT), [word; 2], 0)?)
+    let (place, mut flow) = (FIRST_PLACE + u32::from(port - FIRST_PORT), world.flow(port)?);
+    (flow.client.hop, flow.node.hop) = (word, word);
+    Ok(world.array(names::FLOWS)?.set(place, flow, 0)?)
 }
 
 #[test]

@@ -23,7 +23,7 @@ use nix::{
 use proxy_ebpf::{
     index,
     nat::{self, Counters, in_frame},
-    xdp::{Interface, fate, names, slot},
+    xdp::{Interface, SLOTS, fate, names, slot},
 };
 
 use crate::{
@@ -120,7 +120,10 @@ impl Front {
         let ifindex = self.ifindex();
         let interface = Interface { ifindex, takes_pieces: u32::from(takes_pieces), mac: in_frame(mac), _pad: 0 };
         let map = self.object.map_mut(names::INTERFACES).context("no interfaces")?;
-        Ok(Array::<_, Interface>::try_from(map)?.set(slot(ifindex), interface, 0)?)
+        let mut map = Array::<_, [Interface; SLOTS as usize]>::try_from(map)?;
+        let mut interfaces = map.get(&0, 0)?;
+        interfaces[slot(ifindex) as usize] = interface;
+        Ok(map.set(0, interfaces, 0)?)
     }
 
     /// Whether frames may go out by it.

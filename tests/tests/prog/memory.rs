@@ -32,10 +32,10 @@ fn memory(map: &MapData) -> Result<u64> {
 fn a_million_flows_take_at_most_256_bytes_each() -> Result<()> {
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(names::FLOWS, FLOWS).map_max_entries(names::FLOW_OF, buckets(FLOWS));
-    loader.map_max_entries(names::WAYS, FLOWS).map_max_entries(names::TAKEN, FLOWS.div_ceil(u64::BITS));
+    loader.map_max_entries(names::TAKEN, FLOWS.div_ceil(u64::BITS));
     let mut object = loader.load(&object("tc")?).context("a million flows cannot be had")?;
     let mut total = 0.0;
-    for name in [names::FLOWS, names::WAYS, names::TAKEN, names::FLOW_OF] {
+    for name in [names::FLOWS, names::TAKEN, names::FLOW_OF] {
         let Map::Array(map) = object.take_map(name).context(name)? else {
             anyhow::bail!("{name} is of another kind");
         };

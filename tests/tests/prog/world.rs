@@ -24,8 +24,8 @@ use proxy_ebpf::{
     index,
     names::TARGETS,
     nat::{
-        ALLOWED_ROUTE_BITS, Address, Allowed, Clock, Counters, Door, Egress, Endpoint, Flow, MOST_SNATS, Snat, family,
-        flow, gate, names, packet,
+        ALLOWED_ROUTE_BITS, Address, Allowed, Clock, Counters, Door, Egress, Endpoint, Flow, Globals, MOST_SNATS, Snat,
+        family, flow, gate, names, packet,
     },
     parking::{self, Parked},
     state,
@@ -171,11 +171,12 @@ impl World {
     pub(crate) fn own(&mut self, number: u32, ip: IpAddr, first: u32, ports: u16) -> Result<()> {
         self.hash::<Address, u32>(names::SNAT_OF)?.insert(mapped(ip), number, 0)?;
         let snat = Snat { addr: mapped(ip), first, first_port: FIRST_PORT, ports };
-        self.array(names::SNATS)?.set(number, snat, 0)?;
-        // The daemon counts from 0, and all have the same ports: those of the first are looked at for any.
-        let mut snats = self.array::<Snat>(names::SNATS)?;
-        let most = snats.get(&0, 0)?.ports.max(ports);
-        snats.set(0, Snat { addr: [0; 16], ports: most, ..snat }, 0)?;
+        self.globals(|globals| {
+            globals.snats[number as usize] = snat;
+            // The daemon counts from 0, and all have the same ports: those of the first are looked at for any.
+            let most = globals.snats[0].ports.max(ports);
+            globals.snats[0] = Snat { addr: [0; 16], ports: most, ..snat };
+        })?;
         let mut free = Queue::<_, u32>::create(u32::from(ports), 0)?;
         for place in 0..u32::from(ports) {
             free.push(first + place, 0)?;
@@ -197,7 +198,15 @@ impl World {
     /// Sets when the daemon was last alive.
     pub(crate) fn beat(&mut self, beat: u64) -> Result<()> {
         let jiffy = Duration::from(clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)?).as_nanos() as u64;
-        Ok(self.array(names::CLOCK)?.set(0, Clock { beat, grace: 5_000_000_000, jiffy, ..Clock::zeroed() }, 0)?)
+        self.globals(|globals| globals.clock = Clock { beat, grace: 5_000_000_000, jiffy, ..Clock::zeroed() })
+    }
+
+    /// Changes what the daemon says to all packets.
+    pub(crate) fn globals(&mut self, change: impl FnOnce(&mut Globals)) -> Result<()> {
+        let mut map = self.array::<Globals>(names::GLOBALS)?;
+        let mut globals = map.get(&0, 0)?;
+        change(&mut globals);
+        Ok(map.set(0, globals, 0)?)
     }
 
     pub(crate) fn limit(&mut self, max_connections: u32) -> Result<()> {
@@ -208,30 +217,20 @@ impl World {
     pub(crate) fn door(&mut self, number: u32, at: SocketAddr, max_connections: u32) -> Result<()> {
         let (addr, port) = (mapped(at.ip()), at.port().to_be_bytes());
         self.hash::<Endpoint, u32>(names::DOOR_OF)?.insert(Endpoint { addr, port, _pad: [0; 2] }, number, 0)?;
-        Ok(self.array(names::DOORS)?.set(
-            number,
-            Door { addr, port, route: 0, max_connections, open: 1, by_xdp: 1 },
-            0,
-        )?)
+        let door = Door { addr, port, route: 0, max_connections, open: 1, by_xdp: 1 };
+        self.globals(|globals| globals.doors[number as usize] = door)
     }
 
     /// Whether flows are XDP's.
     pub(crate) fn by_xdp(&mut self, by_xdp: bool) -> Result<()> {
-        let mut doors = self.array::<Door>(names::DOORS)?;
-        for number in 0..doors.len() {
-            let door = doors.get(&number, 0)?;
-            doors.set(number, Door { by_xdp: u32::from(by_xdp), ..door }, 0)?;
-        }
-        Ok(())
+        self.globals(|globals| globals.doors.iter_mut().for_each(|door| door.by_xdp = by_xdp.into()))
     }
 
     /// As the daemon does where nobody listens any more.
     pub(crate) fn shut_door(&mut self, number: u32, at: SocketAddr) -> Result<()> {
         let end = Endpoint { addr: mapped(at.ip()), port: at.port().to_be_bytes(), _pad: [0; 2] };
         self.hash::<Endpoint, u32>(names::DOOR_OF)?.remove(&end)?;
-        let mut doors = self.array::<Door>(names::DOORS)?;
-        let door = doors.get(&number, 0)?;
-        Ok(doors.set(number, Door { open: 0, ..door }, 0)?)
+        self.globals(|globals| globals.doors[number as usize].open = 0)
     }
 
     fn allowed(&mut self) -> Result<LpmTrie<&mut MapData, Allowed, u32>> {

@@ -4,15 +4,15 @@
 
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 
-use super::super::tables::CLOCK;
+use super::super::tables::clock;
 use proxy_ebpf::nat::{Clock, TICK_SHIFT};
 
 /// In ticks of [`TICK_SHIFT`].
 #[inline(always)]
-pub(crate) fn now() -> u32 {
-    let nanos = match known() {
+pub(crate) fn now(clock: &Clock) -> u32 {
+    let nanos = match known(clock) {
         // SAFETY: no arguments.
-        Some((_, jiffy, zero)) if zero != 0 => unsafe { bpf_jiffies64() }.wrapping_sub(zero).wrapping_mul(jiffy),
+        Some((jiffy, zero)) if zero != 0 => unsafe { bpf_jiffies64() }.wrapping_sub(zero).wrapping_mul(jiffy),
         // SAFETY: as above.
         _ => unsafe { bpf_ktime_get_coarse_ns() },
     };
@@ -22,7 +22,8 @@ pub(crate) fn now() -> u32 {
 /// That it is `now`, in ns.
 #[inline(always)]
 pub(super) fn set(now: u64) {
-    let Some((clock, jiffy, known)) = known() else { return };
+    let Some(clock) = clock() else { return };
+    let Some((jiffy, known)) = known(clock) else { return };
     // SAFETY: no arguments.
     let zero = unsafe { bpf_jiffies64() }.wrapping_sub(now / jiffy);
     // The two are read one after the other.
@@ -34,11 +35,10 @@ pub(super) fn set(now: u64) {
     }
 }
 
-/// The entry, the length of a jiffy, and what the count was when the clock was 0, if that is known; none: the daemon has not said
-/// how long a jiffy is.
+/// The length of a jiffy, and what the count was when the clock was 0, if that is known; none: the daemon has not said how long a
+/// jiffy is.
 #[inline(always)]
-fn known() -> Option<(*mut Clock, u64, u64)> {
-    let clock = CLOCK.get_ptr_mut(0)?;
+fn known(clock: *const Clock) -> Option<(u64, u64)> {
     // SAFETY: a field of the entry.
     let jiffy = unsafe { &raw const (*clock).jiffy };
     // SAFETY: as above.
@@ -47,5 +47,5 @@ fn known() -> Option<(*mut Clock, u64, u64)> {
     let jiffy = unsafe { jiffy.read_volatile() };
     // SAFETY: one word.
     let zero = unsafe { zero.read_volatile() };
-    (jiffy != 0).then_some((clock, jiffy, zero))
+    (jiffy != 0).then_some((jiffy, zero))
 }

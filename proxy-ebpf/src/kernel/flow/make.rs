@@ -6,21 +6,20 @@ use super::super::{
     aside::{Turn, turn_of},
     balance,
     packet::{Segment, bytes, mapped},
-    tables::{ALLOW, CLOCK, EGRESS, FLOWS, FREE, HALF_OPEN, TARGETS, USAGE, count, fetch_add, mark, replace},
-    way::{self, To},
+    tables::{self, ALLOW, EGRESS, FLOWS, FREE, HALF_OPEN, TARGETS, USAGE, count, fetch_add, mark, replace},
 };
 use super::{
     Gate, clock, free,
     gate::gate_of,
     halves,
     index::{self, Put},
-    now, of_client, state, state_of, word,
+    of_client, state, state_of, word,
 };
 use proxy_ebpf::{
     Target, TargetKey,
     nat::{
-        ALLOWED_ROUTE_BITS, Allowed, Door, Egress, End, Flow, Halves, MOST_HALF_OPEN, MOST_SNATS, Port, family, flow,
-        fold, packet,
+        ALLOWED_ROUTE_BITS, Allowed, Door, Egress, End, Flow, Globals, Halves, MOST_HALF_OPEN, MOST_SNATS, Port,
+        family, flow, fold, packet,
     },
 };
 
@@ -28,8 +27,14 @@ const AF_INET: u16 = 2;
 
 /// Makes a flow for a SYN, and tells its place. The error is the counter of the reason why there is none.
 #[inline(always)]
-pub(crate) fn flow(segment: &Segment, (number, door): (u16, &Door), ingress: u32, released: bool) -> Result<u32, u32> {
-    let life = CLOCK.get(0).ok_or(packet::ORPHANED)?;
+pub(crate) fn flow(
+    segment: &Segment,
+    globals: &Globals,
+    (number, door): (u16, &Door),
+    ingress: u32,
+    released: bool,
+) -> Result<u32, u32> {
+    let life = &globals.clock;
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     clock::set(now);
@@ -78,16 +83,19 @@ pub(crate) fn flow(segment: &Segment, (number, door): (u16, &Door), ingress: u32
     let found = FLOWS.get_ptr_mut(place).ok_or(packet::NO_PORT)?;
     // SAFETY: the place came out of the queue, so it is ours.
     let flow = unsafe { &mut *found };
-    // Where the last flow in this place went.
-    [To::Client, To::Node].into_iter().for_each(|to| way::forget(place, to));
-    fill(flow, segment, (number, ingress), at, &target, (snat, egress.ifindex));
+    begin(&mut flow.client, (segment.source, segment.source_port), number, ingress);
+    flow.dialled = fold(segment.destination, segment.destination_port);
+    begin(&mut flow.node, node_of(&target), u16::from(snat), egress.ifindex);
+    let now = clock::now(life);
+    (flow.client.seen, flow.node.seen) = (now, now);
+    enter(flow, at, target.generation as u32);
     balance::taken(flow);
     match index::put(place) {
         Put::Done => {}
         put => {
             free(place, state(found));
             // The same SYN on two CPUs at once; or no room in the index, or a hash that is another flow's too.
-            let again = matches!(put, Put::Met) || of_client(segment).is_some();
+            let again = matches!(put, Put::Met) || of_client(segment, globals).is_some();
             return Err(if again { packet::DUPLICATE } else { packet::NO_PORT });
         }
     }
@@ -147,21 +155,19 @@ fn is_allowed(segment: &Segment, route: u32) -> bool {
     ALLOW.get(&Key::new(ALLOWED_ROUTE_BITS + 128, client)).is_some_and(|families| families & mine != 0)
 }
 
+/// Where a target is.
 #[inline(always)]
-fn fill(
-    flow: &mut Flow,
-    segment: &Segment,
-    (number, ingress): (u16, u32),
-    at: TargetKey,
-    target: &Target,
-    (snat, ifindex): (u8, u32),
-) {
-    begin(&mut flow.client, segment.source, segment.source_port, number, ingress);
-    flow.dialled = fold(segment.destination, segment.destination_port);
+fn node_of(target: &Target) -> (Halves, Port) {
     let [first, second] = halves(&target.addr);
-    let addr = if target.family == AF_INET { mapped(first as u32) } else { [first, second] };
-    begin(&mut flow.node, addr, target.port, u16::from(snat), ifindex);
-    flow.generation = target.generation as u32;
+    (if target.family == AF_INET { mapped(first as u32) } else { [first, second] }, target.port)
+}
+
+/// Makes a record a flow's, when all that its packets need is in it.
+#[inline(always)]
+fn enter(flow: &mut Flow, at: TargetKey, generation: u32) {
+    flow.generation = generation;
+    set(&mut flow.client_flags, 0);
+    set(&mut flow.node_flags, 0);
     flow.route = at.route as u16;
     flow.slot = at.slot as u16;
     // Last, and by an instruction that no store passes: from here on packets, and the daemon, may find it.
@@ -171,17 +177,17 @@ fn fill(
 }
 
 #[inline(always)]
-fn begin(end: &mut End, addr: Halves, port: Port, through: u16, ifindex: u32) {
+fn begin(end: &mut End, (addr, port): (Halves, Port), through: u16, ifindex: u32) {
     let begins: *mut Halves = (&raw mut end.addr).cast();
     // SAFETY: the same bytes, aligned as the record is.
     unsafe { begins.write(addr) };
     (end.port, end.through, end.ifindex) = (port, through, ifindex);
     set(&mut end.bytes, 0);
+    // Where the last flow in this place went.
+    set(&mut end.hop, 0);
     set(&mut end.packets, 0);
     set(&mut end.next, 0);
     set(&mut end.acked, 0);
-    set(&mut end.flags, 0);
-    end.seen = now();
 }
 
 /// A store that stays where it stands: neither moved before another, nor made part of a call to memset.
@@ -201,7 +207,7 @@ fn remember_half_open(place: u32, word: u64) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_half_open(place: u32, word: u64) -> u32 {
-    let Some(clock) = CLOCK.get_ptr_mut(0) else { return 0 };
+    let Some(clock) = tables::clock() else { return 0 };
     // SAFETY: a field of the entry.
     let turn = fetch_add(unsafe { &raw mut (*clock).half_open }, 1);
     let Some(slot) = HALF_OPEN.get_ptr_mut(turn as u32 & (MOST_HALF_OPEN - 1)) else { return 0 };

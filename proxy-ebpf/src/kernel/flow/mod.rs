@@ -7,22 +7,22 @@ mod clock;
 mod gate;
 mod index;
 pub(crate) mod make;
-mod notes;
+pub(crate) mod notes;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 
 pub(crate) use self::{
     clock::now,
     gate::{Gate, gate},
-    notes::{acked, is_new, is_recent, note},
+    notes::{By, is_new, is_recent, note},
 };
 use super::{
     balance,
     packet::{ACK, FIN, RST, Segment, bytes},
     rewrite::Side,
-    tables::{DOORS, FIRSTS, FLOWS, FREE, SNAT_OF, SNATS, USAGE, count, fetch_add, mark, replace},
+    tables::{FIRSTS, FLOWS, FREE, SNAT_OF, USAGE, count, fetch_add, mark, replace},
 };
-use proxy_ebpf::nat::{Address, Door, End, Flow, Halves, Port, Snat, flow, fold, packet};
+use proxy_ebpf::nat::{Address, Door, End, Flow, Globals, Halves, Port, Snat, flow, fold, packet};
 
 /// The state word as it is replaced: state, route and slot, which do not change while a place has an owner.
 #[inline(always)]
@@ -70,11 +70,11 @@ pub(crate) fn at(place: u32, segment: &Segment) -> Option<Found> {
 
 /// The flow that a client's segment belongs to, and the door that it came in by.
 #[inline(always)]
-pub(crate) fn of_client(segment: &Segment) -> Option<(Found, &'static Door)> {
+pub(crate) fn of_client<'a>(segment: &Segment, globals: &'a Globals) -> Option<(Found, &'a Door)> {
     let found = Found::at(index::find(index::of_segment(segment))?)?;
     // SAFETY: a place of the array; the fields of a flow that lives do not change.
     let flow = unsafe { &*found.flow };
-    let door = DOORS.get(u32::from(flow.client.through))?;
+    let door = globals.doors.get(usize::from(flow.client.through))?;
     (sent(&flow.client, segment) && is_to(segment, door)).then_some((found, door))
 }
 
@@ -84,20 +84,17 @@ fn is_to(segment: &Segment, door: &Door) -> bool {
     door.open != 0 && halves(&door.addr) == segment.destination && number(&door.port) == port
 }
 
-/// The first own address there is: its ports are those of every other.
+/// The flow that a node's segment belongs to. Where no node would send it, that is seen by its port.
 #[inline(always)]
-pub(crate) fn first_snat() -> Option<&'static Snat> {
-    SNATS.get(0)
-}
-
-/// The flow that a node's segment belongs to. Where no node would send it, that is seen by its port. `any`: the [`first_snat`].
-#[inline(always)]
-pub(crate) fn of_node(segment: &Segment, any: &Snat) -> Option<Found> {
+pub(crate) fn of_node(segment: &Segment, globals: &Globals) -> Option<Found> {
+    // The ports of the first own address are those of every other.
+    let [any, ..] = &globals.snats;
     let port = u16::from_be_bytes(segment.destination_port).wrapping_sub(any.first_port);
     if port >= any.ports {
         return None;
     }
-    let first = if halves(&any.addr) == segment.destination { any.first } else { first_of(segment.destination)? };
+    let first =
+        if halves(&any.addr) == segment.destination { any.first } else { first_of(segment.destination, globals)? };
     let found = Found::at(first + u32::from(port))?;
     // SAFETY: as above.
     let flow = unsafe { &*found.flow };
@@ -105,20 +102,19 @@ pub(crate) fn of_node(segment: &Segment, any: &Snat) -> Option<Found> {
 }
 
 /// So many own addresses are found without a search; most hosts have no more.
-const NEAR: u32 = 4;
+const NEAR: usize = 4;
 
 /// The first place of an own address that is not the first of them.
 #[inline(always)]
-fn first_of(address: Halves) -> Option<u32> {
-    for number in 1..NEAR {
-        let snat = SNATS.get(number)?;
+fn first_of(address: Halves, globals: &Globals) -> Option<u32> {
+    for snat in &globals.snats[1..NEAR] {
         if halves(&snat.addr) == address {
             return Some(snat.first);
         }
     }
     // SAFETY: the value is one word.
     let number = *unsafe { SNAT_OF.get(bytes(address)) }?;
-    Some(SNATS.get(number)?.first)
+    Some(globals.snats.get(number as usize)?.first)
 }
 
 /// Whether this end has sent the segment.
@@ -228,8 +224,7 @@ extern "C" fn flow_close(place: u32) -> u32 {
 
 #[inline(always)]
 fn is_over(flow: &Flow) -> bool {
-    (flow.client.flags | flow.node.flags) & u32::from(RST) != 0
-        || flow.client.flags & flow.node.flags & u32::from(FIN) != 0
+    (flow.client_flags | flow.node_flags) & RST != 0 || flow.client_flags & flow.node_flags & FIN != 0
 }
 
 /// Takes a place from its flow and returns it to the queue; nothing happens if its state is not `old` any more.

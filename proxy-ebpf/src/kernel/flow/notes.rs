@@ -1,7 +1,24 @@
 //! What a flow's record keeps of each end's segments: enough to reset it from outside, and to know when it has ended.
 
 use super::super::packet::{ACK, RST, SYN, Segment};
-use proxy_ebpf::nat::End;
+use proxy_ebpf::nat::{End, Flow};
+
+/// One end of a flow.
+#[derive(Clone, Copy)]
+pub(crate) enum By {
+    Client,
+    Node,
+}
+
+impl By {
+    #[inline(always)]
+    const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Node,
+            Self::Node => Self::Client,
+        }
+    }
+}
 
 /// Sequence numbers further apart are not believed to be of one connection: more than any window that Linux opens by
 /// itself (net.ipv4.tcp_rmem), and a guess meets it once in 64.
@@ -34,19 +51,37 @@ impl Acked {
     }
 }
 
-/// Notes what an end has sent. `other` is what the other end has acknowledged: who is not on the way cannot know it, so its
-/// packets neither move the numbers that a later RST needs, nor end a flow.
 #[inline(always)]
-pub(crate) fn note(end: &mut End, other: Acked, segment: &Segment, half: bool, now: u32) {
+pub(crate) fn acked_by(flow: &Flow, by: By) -> Acked {
+    match by {
+        By::Client => Acked { number: flow.client.acked, known: flow.client_flags & ACK != 0 },
+        By::Node => Acked { number: flow.node.acked, known: flow.node_flags & ACK != 0 },
+    }
+}
+
+/// Notes what an end has sent.
+#[inline(always)]
+pub(crate) fn note(flow: &mut Flow, by: By, segment: &Segment, half: bool, now: u32) {
+    let other = acked_by(flow, by.other());
+    match by {
+        By::Client => note_of(&mut flow.client, &mut flow.client_flags, other, segment, half, now),
+        By::Node => note_of(&mut flow.node, &mut flow.node_flags, other, segment, half, now),
+    }
+}
+
+/// `other` is what the other end has acknowledged: who is not on the way cannot know it, so its packets neither move the numbers
+/// that a later RST needs, nor end a flow.
+#[inline(always)]
+fn note_of(end: &mut End, flags: &mut u8, other: Acked, segment: &Segment, half: bool, now: u32) {
     end.bytes += u64::from(segment.payload);
-    end.packets += 1;
+    end.packets = end.packets.wrapping_add(1);
     // SYN and FIN take a number each.
     let syn_fin = u32::from(segment.flags & 1) + u32::from(segment.flags >> 1 & 1);
     let next = segment.sequence.wrapping_add(segment.payload).wrapping_add(syn_fin);
     if segment.flags & RST != 0 {
         // A receiver believes it at exactly the number that it expects (RFC 5961, 3.2).
         if segment.sequence == end.next || other.known && segment.sequence == other.number {
-            end.flags |= u32::from(segment.flags);
+            *flags |= segment.flags;
             end.seen = now;
         }
         return;
@@ -56,17 +91,15 @@ pub(crate) fn note(end: &mut End, other: Acked, segment: &Segment, half: bool, n
         return;
     }
     let anew = half && segment.flags & SYN != 0;
-    if end.flags == 0 || anew || next.wrapping_sub(end.next) as i32 > 0 {
+    if *flags == 0 || anew || next.wrapping_sub(end.next) as i32 > 0 {
         end.next = next;
     }
     end.seen = now;
     if segment.flags & ACK != 0 {
         end.acked = segment.acknowledgement;
     }
-    end.flags |= u32::from(segment.flags);
-}
-
-#[inline(always)]
-pub(crate) fn acked(end: &End) -> Acked {
-    Acked { number: end.acked, known: end.flags & u32::from(ACK) != 0 }
+    // Both ends' flags lie in one line, and the packets of each end may be another processor's.
+    if *flags | segment.flags != *flags {
+        *flags |= segment.flags;
+    }
 }

@@ -5,11 +5,11 @@
 
 use crate::kernel::{
     checksum::{difference, partial, updated},
-    flow::acked,
+    flow::{By, notes::acked_by},
     packet::{EMPTY, ETHERNET, FRAGMENT, Ipv4, Ipv6, Packet, Segment, TCP, Tcp, header, mapped, of_words},
     rewrite::{Side, exchange_v4, exchange_v6, readdress},
 };
-use proxy_ebpf::nat::{End, packet};
+use proxy_ebpf::nat::{Flow, packet};
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -135,13 +135,17 @@ fn turned(packet: &impl Packet, tcp: usize, answer: Segment) -> Result<Segment, 
     Ok(Segment { source_port: [c, d], destination_port: [a, b], sequence, tcp, ..answer })
 }
 
-/// Whether `end` has sent this, and not yet heard of its arrival.
+/// Whether this end has sent it, and not yet heard of its arrival.
 #[inline(always)]
-pub(super) fn is_under_way(sequence: u32, end: &End, other: &End) -> bool {
+pub(super) fn is_under_way(sequence: u32, flow: &Flow, by: By) -> bool {
+    let (next, flags, heard) = match by {
+        By::Client => (flow.client.next, flow.client_flags, acked_by(flow, By::Node)),
+        By::Node => (flow.node.next, flow.node_flags, acked_by(flow, By::Client)),
+    };
     // Who has heard nothing has sent a SYN, which takes one number.
-    let first = acked(other).or(end.next.wrapping_sub(1));
-    let unheard = end.next.wrapping_sub(first);
-    end.flags != 0 && unheard <= LARGEST_WINDOW && sequence.wrapping_sub(first) <= unheard
+    let first = heard.or(next.wrapping_sub(1));
+    let unheard = next.wrapping_sub(first);
+    flags != 0 && unheard <= LARGEST_WINDOW && sequence.wrapping_sub(first) <= unheard
 }
 
 /// As if `to` had sent what is quoted itself, to `from`.

@@ -12,14 +12,14 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use self::skb::Skb;
 use crate::kernel::{
     aside,
-    flow::{self, Found, Gate, make},
+    flow::{self, By, Found, Gate, make},
     mac::Mac,
     packet::{self as wire, RST, SYN, Segment, bytes},
     rewrite::{Side, rewrite},
-    tables::{DOOR_OF, DOORS, FLOWS, SNAT_OF, SNATS, count, out},
+    tables::{DOOR_OF, FLOWS, SNAT_OF, count, globals, out},
     way::{self, Exit, Leg, NoWay, To, Trust, Way},
 };
-use proxy_ebpf::nat::{End, Endpoint, Flow, packet};
+use proxy_ebpf::nat::{End, Endpoint, Flow, Globals, packet};
 
 /// Where a packet goes on to.
 struct Onward {
@@ -125,18 +125,18 @@ fn translate(packet: &Skb, place: u32) -> Result<Onward, Not> {
         packet::NOT_TCP => Not::Other,
         reason => Not::Passed(reason),
     })?;
+    let globals = globals().ok_or(Not::Passed(packet::NOT_OURS))?;
     if place != NOWHERE {
         let found = flow::at(place, &segment).ok_or(Not::Dropped(packet::DUPLICATE))?;
-        return from_client(packet, &segment, &found);
+        return from_client(packet, &segment, &found, globals);
     }
-    let snat = flow::first_snat().ok_or(Not::Passed(packet::NOT_OURS))?;
-    if let Some(found) = flow::of_node(&segment, snat) {
-        return from_node(packet, &segment, &found);
+    if let Some(found) = flow::of_node(&segment, globals) {
+        return from_node(packet, &segment, &found, globals);
     }
     if !segment.is_syn()
-        && let Some((found, _)) = flow::of_client(&segment)
+        && let Some((found, _)) = flow::of_client(&segment, globals)
     {
-        return from_client(packet, &segment, &found);
+        return from_client(packet, &segment, &found, globals);
     }
     let door = door(&segment)?;
     let begins = segment.is_syn() || segment.flags & RST != 0;
@@ -153,22 +153,22 @@ extern "C" fn nat_error(skb: *mut __sk_buff) -> u64 {
 #[inline(always)]
 fn translate_error(packet: &Skb) -> Result<u32, Not> {
     let error = icmp::read(packet).map_err(Not::Passed)?;
-    let snat = flow::first_snat().ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
-    match flow::of_node(&error.answer, snat) {
-        Some(found) => tell_client(packet, &error, &found),
-        None => tell_node(packet, &error),
+    let globals = globals().ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
+    match flow::of_node(&error.answer, globals) {
+        Some(found) => tell_client(packet, &error, &found, globals),
+        None => tell_node(packet, &error, globals),
     }
 }
 
 #[inline(always)]
-fn from_client(packet: &Skb, segment: &Segment, found: &Found) -> Result<Onward, Not> {
-    let course = to_node(segment, found)?;
+fn from_client(packet: &Skb, segment: &Segment, found: &Found, globals: &Globals) -> Result<Onward, Not> {
+    let course = to_node(segment, found, globals)?;
     // SAFETY: a place of the array; the client's half is written by its packets only.
     let flow = unsafe { &mut *found.flow };
     flow::open(found, segment);
-    let now = flow::now();
-    let onward = onward(packet, segment, &course, (found.place, To::Node), &flow.client, now);
-    flow::note(&mut flow.client, flow::acked(&flow.node), segment, flow::is_half(found.word), now);
+    let now = flow::now(&globals.clock);
+    let onward = onward(packet, segment, &course, (found.flow, To::Node), &flow.client, now);
+    flow::note(flow, By::Client, segment, flow::is_half(found.word), now);
     finish(packet, segment, &course, found.place)?;
     count(packet::TO_NODE);
     Ok(onward)
@@ -198,29 +198,36 @@ fn by_kernel(ifindex: u32) -> Onward {
 /// sends again. And so do, not past a veth, where they would be overtaken, the next packet of its flow each way, and one now
 /// and then, which keeps the kernel's neighbours proven.
 #[inline(always)]
-fn onward(packet: &Skb, segment: &Segment, course: &Course, (place, to): (u32, To), sender: &End, now: u32) -> Onward {
+fn onward(
+    packet: &Skb,
+    segment: &Segment,
+    course: &Course,
+    (flow, to): (*mut Flow, To),
+    sender: &End,
+    now: u32,
+) -> Onward {
     let ifindex = course.ifindex;
     if segment.flags & (SYN | RST) != 0 {
-        way::forget(place, to);
+        way::forget(flow, to);
         return by_kernel(ifindex);
     }
     if !flow::is_new(sender, segment) {
-        way::doubt(place);
+        way::doubt(flow);
         return by_kernel(ifindex);
     }
     let recent = flow::is_recent(sender, now);
     let Some(out) = out(ifindex).filter(|out| recent || out.peered != 0) else {
-        way::forget(place, to);
+        way::forget(flow, to);
         return by_kernel(ifindex);
     };
     let trust = Trust { heard: sender.seen == now, recent, asks: out.peered != 0 };
-    let known = way::known(place, to);
-    let leg = Leg { place, to, known, source: &course.from, destination: &course.to, trust: &trust };
+    let known = way::known(flow, to);
+    let leg = Leg { flow, to, known, source: &course.from, destination: &course.to, trust: &trust };
     let exit = Exit { ifindex, mac: Mac(out.mac) };
     match way::find(packet, segment, &leg, exit) {
         Ok(way) => Onward { ifindex, way, peered: out.peered },
         Err(NoWay::Doubted) => {
-            way::forget(place, to);
+            way::forget(flow, to);
             by_kernel(ifindex)
         }
         Err(_) => by_kernel(ifindex),
@@ -229,14 +236,14 @@ fn onward(packet: &Skb, segment: &Segment, course: &Course, (place, to): (u32, T
 
 /// What a client's packet, and an error about a node's, needs to go on.
 #[inline(always)]
-fn to_node(segment: &Segment, found: &Found) -> Result<Course, Not> {
+fn to_node(segment: &Segment, found: &Found, globals: &Globals) -> Result<Course, Not> {
     // SAFETY: a place of the array.
     let flow = unsafe { &*found.flow };
     pass(flow)?;
     if segment.hops <= 1 {
         return Err(Not::Dropped(packet::EXPIRED));
     }
-    let snat = SNATS.get(u32::from(flow.node.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
+    let snat = globals.snats.get(usize::from(flow.node.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
     let course = Course {
         from: Side { addr: flow::halves(&snat.addr), port: flow::own_port(snat, found.place) },
         to: flow::side(&flow.node),
@@ -272,11 +279,12 @@ extern "C" fn nat_begin(skb: *mut __sk_buff, door: u32, released: u32) -> u64 {
 
 #[inline(always)]
 fn begin(packet: &Skb, segment: &Segment, number: u32, released: bool) -> Result<u32, Not> {
-    if let Some((found, _)) = flow::of_client(segment) {
+    let globals = globals().ok_or(Not::Passed(packet::LISTENER))?;
+    if let Some((found, _)) = flow::of_client(segment, globals) {
         let Some(old) = flow::begins_anew(&found, segment) else { return Ok(found.place) };
         flow::free(found.place, old);
     }
-    let door = DOORS.get(number).ok_or(Not::Passed(packet::LISTENER))?;
+    let door = globals.doors.get(number as usize).ok_or(Not::Passed(packet::LISTENER))?;
     if !segment.is_syn() {
         // A client that gives up while its SYN is parked may say so.
         if segment.flags & RST != 0 && aside::is_held(door.route) {
@@ -285,7 +293,7 @@ fn begin(packet: &Skb, segment: &Segment, number: u32, released: bool) -> Result
         }
         return Err(Not::Passed(packet::NO_FLOW));
     }
-    make::flow(segment, (number as u16, door), packet.ingress(), released).map_err(|reason| match reason {
+    make::flow(segment, globals, (number as u16, door), packet.ingress(), released).map_err(|reason| match reason {
         packet::DUPLICATE => Not::Dropped(reason),
         packet::PARKED if aside::take(&packet.ctx, door.route, packet.ingress()) => Not::Dropped(reason),
         packet::PARKED => Not::Passed(packet::UNPARKED),
@@ -294,13 +302,13 @@ fn begin(packet: &Skb, segment: &Segment, number: u32, released: bool) -> Result
 }
 
 #[inline(always)]
-fn from_node(packet: &Skb, segment: &Segment, found: &Found) -> Result<Onward, Not> {
-    let course = to_client(segment, found)?;
+fn from_node(packet: &Skb, segment: &Segment, found: &Found, globals: &Globals) -> Result<Onward, Not> {
+    let course = to_client(segment, found, globals)?;
     // SAFETY: a place of the array; the node's half is written by its packets only.
     let flow = unsafe { &mut *found.flow };
-    let now = flow::now();
-    let onward = onward(packet, segment, &course, (found.place, To::Client), &flow.node, now);
-    flow::note(&mut flow.node, flow::acked(&flow.client), segment, flow::is_half(found.word), now);
+    let now = flow::now(&globals.clock);
+    let onward = onward(packet, segment, &course, (found.flow, To::Client), &flow.node, now);
+    flow::note(flow, By::Node, segment, flow::is_half(found.word), now);
     finish(packet, segment, &course, found.place)?;
     count(packet::TO_CLIENT);
     Ok(onward)
@@ -308,14 +316,14 @@ fn from_node(packet: &Skb, segment: &Segment, found: &Found) -> Result<Onward, N
 
 /// What a node's packet, and an error about a client's, needs to go on.
 #[inline(always)]
-fn to_client(segment: &Segment, found: &Found) -> Result<Course, Not> {
+fn to_client(segment: &Segment, found: &Found, globals: &Globals) -> Result<Course, Not> {
     // SAFETY: a place of the array.
     let flow = unsafe { &*found.flow };
     pass(flow)?;
     if segment.hops <= 1 {
         return Err(Not::Dropped(packet::EXPIRED));
     }
-    let door = DOORS.get(u32::from(flow.client.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
+    let door = globals.doors.get(usize::from(flow.client.through)).ok_or(Not::Dropped(packet::UNROUTED))?;
     let course = Course {
         from: Side { addr: flow::halves(&door.addr), port: door.port },
         to: flow::side(&flow.client),
@@ -344,12 +352,12 @@ fn fit(packet: &Skb, place: u32) -> Result<(), Not> {
 
 /// About a packet of the node's, which could not go on to the client.
 #[inline(always)]
-fn tell_node(packet: &Skb, error: &icmp::Error) -> Result<u32, Not> {
-    let (found, _) = flow::of_client(&error.answer).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
-    let course = to_node(&error.answer, &found)?;
+fn tell_node(packet: &Skb, error: &icmp::Error, globals: &Globals) -> Result<u32, Not> {
+    let (found, _) = flow::of_client(&error.answer, globals).ok_or(Not::Passed(packet::ICMP_NO_FLOW))?;
+    let course = to_node(&error.answer, &found, globals)?;
     // SAFETY: a place of the array.
     let flow = unsafe { &*found.flow };
-    if !icmp::is_under_way(error.answer.sequence, &flow.node, &flow.client) {
+    if !icmp::is_under_way(error.answer.sequence, flow, By::Node) {
         return Err(Not::Passed(packet::ICMP_STALE));
     }
     icmp::rewrite(packet, error, &course.from, &course.to).map_err(Not::Dropped)?;
@@ -359,11 +367,11 @@ fn tell_node(packet: &Skb, error: &icmp::Error) -> Result<u32, Not> {
 
 /// About a packet of the client's, which could not go on to the node.
 #[inline(always)]
-fn tell_client(packet: &Skb, error: &icmp::Error, found: &Found) -> Result<u32, Not> {
-    let course = to_client(&error.answer, found)?;
+fn tell_client(packet: &Skb, error: &icmp::Error, found: &Found, globals: &Globals) -> Result<u32, Not> {
+    let course = to_client(&error.answer, found, globals)?;
     // SAFETY: a place of the array.
     let flow = unsafe { &*found.flow };
-    if !icmp::is_under_way(error.answer.sequence, &flow.client, &flow.node) {
+    if !icmp::is_under_way(error.answer.sequence, flow, By::Client) {
         return Err(Not::Passed(packet::ICMP_STALE));
     }
     icmp::rewrite(packet, error, &course.from, &course.to).map_err(Not::Dropped)?;

@@ -4,24 +4,31 @@ use core::ffi::c_void;
 
 use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
 
-use super::maps;
+use super::maps::{self, Interfaces};
 use crate::kernel::{
     checksum,
     packet::{ETHERNET, Packet, Segment, TCP, Tcp, header, words},
 };
-use proxy_ebpf::nat::Halves;
+use proxy_ebpf::{nat::Halves, xdp::Interface};
 
 pub(crate) struct Frame {
     ctx: XdpContext,
     // Nothing that is called here moves them.
     data: usize,
     data_end: usize,
+    interfaces: &'static Interfaces,
 }
 
 impl Frame {
     #[inline(always)]
-    pub(crate) fn new(ctx: XdpContext) -> Self {
-        Self { data: ctx.data(), data_end: ctx.data_end(), ctx }
+    pub(crate) fn new(ctx: XdpContext) -> Option<Self> {
+        Some(Self { data: ctx.data(), data_end: ctx.data_end(), interfaces: maps::interfaces()?, ctx })
+    }
+
+    /// What is known of an interface.
+    #[inline(always)]
+    pub(super) fn interface(&self, ifindex: u32) -> Option<&'static Interface> {
+        maps::interface(self.interfaces, ifindex)
     }
 
     #[inline(always)]
@@ -100,7 +107,7 @@ impl Packet for Frame {
     /// nothing is seen here, so an interface with VLANs does not pass the self-test.
     #[inline(always)]
     fn is_plain(&self) -> bool {
-        maps::interface(self.ctx.ingress_ifindex() as u32).is_some_and(|interface| self.is_to(&interface.mac))
+        self.interface(self.ctx.ingress_ifindex() as u32).is_some_and(|interface| self.is_to(&interface.mac))
     }
 
     /// What is not in the first piece is tc's.

@@ -8,19 +8,20 @@ mod out;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use proxy_ebpf::{
-    nat::{Door, End, Flow, Snat, flow::HALF, packet},
+    nat::{Door, End, Flow, Globals, flow::HALF, packet},
     xdp::fate,
 };
 
 pub(crate) use self::frame::Frame;
 use crate::kernel::{
-    flow::{self, Found, Gate},
+    flow::{self, By, Found, Gate},
     packet::{self as wire, ETHERTYPE_IPV4, ETHERTYPE_IPV6, RST, SYN, Segment},
     rewrite::{Side, rewrite},
-    tables::{DOORS, SNATS, counters},
-    way::{self, Leg, To, Trust, Way},
+    tables::{counters, globals},
+    way::{self, Known, Leg, To, Trust, Way},
 };
 
+#[inline(always)]
 pub(crate) fn forward(frame: &Frame) -> u32 {
     translate(frame).unwrap_or_else(|reason| {
         if let Some(counter) = counters().and_then(|counters| counters.fates.get_mut(reason as usize)) {
@@ -47,59 +48,98 @@ fn translate_segment(frame: &Frame, segment: Result<Segment, u32>) -> Result<u32
     if segment.flags & SYN != 0 {
         return Err(fate::NO_FLOW);
     }
-    let snat = flow::first_snat().ok_or(fate::NO_FLOW)?;
-    match flow::of_node(&segment, snat) {
-        Some(found) => to_client(frame, &segment, &found),
+    let globals = globals().ok_or(fate::NO_FLOW)?;
+    match flow::of_node(&segment, globals) {
+        Some(found) => to_client(frame, &segment, &found, globals),
         None => {
-            let (found, door) = flow::of_client(&segment).ok_or(fate::NO_FLOW)?;
-            to_node(frame, &segment, &found, door, snat)
+            let (found, door) = flow::of_client(&segment, globals).ok_or(fate::NO_FLOW)?;
+            to_node(frame, &segment, &found, door, globals)
         }
     }
 }
 
+/// A segment of a flow, with what is looked up for it before all else: the processor then waits for all of it at once.
+#[derive(Clone, Copy)]
+struct Case<'a> {
+    frame: &'a Frame,
+    segment: &'a Segment,
+    found: &'a Found,
+    door: &'a Door,
+    known: Known,
+    now: u32,
+}
+
+/// Of a sender that was heard in this tick, as almost all are whose segments come here.
+const BUSY: Trust = Trust { heard: true, recent: false, asks: true };
+
+impl Case<'_> {
+    /// Whether [`BUSY`] is said of its sender. The code that follows is there once for this case, with nothing left to be asked of
+    /// what is trusted, and once for all others.
+    #[inline(always)]
+    fn is_busy(&self, sender: &End) -> bool {
+        sender.seen == self.now && self.segment.flags & RST == 0
+    }
+}
+
 #[inline(always)]
-fn to_node(frame: &Frame, segment: &Segment, found: &Found, door: &Door, first: &Snat) -> Result<u32, u32> {
+fn to_node(frame: &Frame, segment: &Segment, found: &Found, door: &Door, globals: &Globals) -> Result<u32, u32> {
+    let known = way::known(found.flow, To::Node);
+    let case = Case { frame, segment, found, door, known, now: flow::now(&globals.clock) };
+    // SAFETY: a place of the array.
+    let sender = unsafe { &(*found.flow).client };
+    if case.is_busy(sender) {
+        return trusted_to_node(&case, globals, &BUSY);
+    }
+    trusted_to_node(&case, globals, &trust(sender, segment, case.now))
+}
+
+#[inline(always)]
+fn trusted_to_node(case: &Case<'_>, globals: &Globals, trust: &Trust) -> Result<u32, u32> {
+    let Case { frame, segment, found, door, known, now } = *case;
     // SAFETY: a place of the array; the client's half is written by its packets only.
     let flow = unsafe { &mut *found.flow };
-    let known = way::known(found.place, To::Node);
-    let now = flow::now();
-    let trust = trust(&flow.client, segment, now);
-    may_go(frame, segment, flow, found.word, door, &trust)?;
-    // Most hosts have no other.
-    let snat = match flow.node.through {
-        0 => first,
-        number => SNATS.get(u32::from(number)).ok_or(fate::NO_FLOW)?,
-    };
+    may_go(frame, segment, flow, found.word, door, trust)?;
+    let snat = globals.snats.get(usize::from(flow.node.through)).ok_or(fate::NO_FLOW)?;
     let from = Side { addr: flow::halves(&snat.addr), port: flow::own_port(snat, found.place) };
     let (to, ifindex) = (flow::side(&flow.node), flow.node.ifindex);
-    let leg = Leg { place: found.place, to: To::Node, known, source: &from, destination: &to, trust: &trust };
+    let leg = Leg { flow: found.flow, to: To::Node, known, source: &from, destination: &to, trust };
     let way = out::find(frame, segment, &leg, ifindex)?;
     if !flow::is_still(found) {
-        way::forget(found.place, To::Node);
+        way::forget(found.flow, To::Node);
         return Err(fate::OTHERS);
     }
-    flow::note(&mut flow.client, flow::acked(&flow.node), segment, false, now);
+    flow::note(flow, By::Client, segment, false, now);
     send(frame, segment, found.place, (&from, &to), &way, packet::TO_NODE)
 }
 
 #[inline(always)]
-fn to_client(frame: &Frame, segment: &Segment, found: &Found) -> Result<u32, u32> {
+fn to_client(frame: &Frame, segment: &Segment, found: &Found, globals: &Globals) -> Result<u32, u32> {
+    // SAFETY: a place of the array.
+    let flow = unsafe { &*found.flow };
+    let known = way::known(found.flow, To::Client);
+    let door = globals.doors.get(usize::from(flow.client.through)).ok_or(fate::NO_FLOW)?;
+    let case = Case { frame, segment, found, door, known, now: flow::now(&globals.clock) };
+    if case.is_busy(&flow.node) {
+        return trusted_to_client(&case, &BUSY);
+    }
+    trusted_to_client(&case, &trust(&flow.node, segment, case.now))
+}
+
+#[inline(always)]
+fn trusted_to_client(case: &Case<'_>, trust: &Trust) -> Result<u32, u32> {
+    let Case { frame, segment, found, door, known, now } = *case;
     // SAFETY: a place of the array; the node's half is written by its packets only.
     let flow = unsafe { &mut *found.flow };
-    let known = way::known(found.place, To::Client);
-    let now = flow::now();
-    let trust = trust(&flow.node, segment, now);
-    let door = DOORS.get(u32::from(flow.client.through)).ok_or(fate::NO_FLOW)?;
-    may_go(frame, segment, flow, found.word, door, &trust)?;
+    may_go(frame, segment, flow, found.word, door, trust)?;
     let from = Side { addr: flow::halves(&door.addr), port: door.port };
     let (to, ifindex) = (flow::side(&flow.client), flow.client.ifindex);
-    let leg = Leg { place: found.place, to: To::Client, known, source: &from, destination: &to, trust: &trust };
+    let leg = Leg { flow: found.flow, to: To::Client, known, source: &from, destination: &to, trust };
     let way = out::find(frame, segment, &leg, ifindex)?;
     if !flow::is_still(found) {
-        way::forget(found.place, To::Client);
+        way::forget(found.flow, To::Client);
         return Err(fate::OTHERS);
     }
-    flow::note(&mut flow.node, flow::acked(&flow.client), segment, false, now);
+    flow::note(flow, By::Node, segment, false, now);
     send(frame, segment, found.place, (&from, &to), &way, packet::TO_CLIENT)
 }
 
@@ -111,10 +151,6 @@ fn trust(sender: &End, segment: &Segment, now: u32) -> Trust {
     let heard = sender.seen == now;
     if segment.flags & RST != 0 {
         return Trust { heard, recent: false, asks: false };
-    }
-    if heard {
-        // Of almost every segment of a busy sender. The rest is not asked for then.
-        return Trust { heard, recent: false, asks: true };
     }
     let recent = flow::is_recent(sender, now) && flow::is_new(sender, segment);
     Trust { heard, recent, asks: now.wrapping_sub(sender.seen) <= 1 }

@@ -15,7 +15,7 @@ use crate::kernel::{
 /// it leaves by. The frame is not touched.
 #[inline(always)]
 pub(super) fn find(frame: &Frame, segment: &Segment, leg: &Leg<'_>, ifindex: u32) -> Result<Way, u32> {
-    let interface = maps::interface(ifindex).ok_or(fate::NO_DEVICE)?;
+    let interface = frame.interface(ifindex).ok_or(fate::NO_DEVICE)?;
     if frame.in_pieces(segment) && interface.takes_pieces == 0 {
         return Err(fate::NO_DEVICE);
     }

@@ -27,7 +27,7 @@ use super::{
 use crate::target;
 
 const NOW: u32 = 1_000_000;
-const RST: u32 = 0x04;
+const RST: u8 = 0x04;
 
 /// A collector with two SNAT addresses of eight ports each, all of whose places are taken.
 pub(super) struct Stage {
@@ -88,7 +88,7 @@ impl Stage {
 }
 
 fn reset(flow: &mut Flow) {
-    flow.client.flags |= RST;
+    flow.client_flags |= RST;
     (flow.client.seen, flow.node.seen) = (NOW - 100, NOW - 100);
 }
 

@@ -8,8 +8,8 @@ use super::{
 };
 
 const NOW: u32 = 1_000_000;
-const FIN: u32 = 0x01;
-const RST: u32 = 0x04;
+const FIN: u8 = 0x01;
+const RST: u8 = 0x04;
 const LINGERS: Lingers = Lingers { closed: 8, closing: 400, half_closed: 2000, reset: 7, half_open: 450, severed: 15 };
 
 fn judge(flow: &Flow, standing: Standing) -> Fate {
@@ -31,10 +31,10 @@ fn check(name: &str, flow: Flow, standing: Standing, reason: Reason, linger: u32
     }
 }
 
-fn said(client: u32, node: u32) -> Flow {
+fn said(client: u8, node: u8) -> Flow {
     let mut flow = open(NOW);
-    flow.client.flags |= client;
-    flow.node.flags |= node;
+    flow.client_flags |= client;
+    flow.node_flags |= node;
     flow
 }
 

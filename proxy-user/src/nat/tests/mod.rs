@@ -22,16 +22,19 @@ use super::address::encode;
 /// An open flow, all of whose bytes differ from each other's.
 fn sample() -> Flow {
     let bytes: [u8; 128] = std::array::from_fn(|at| at as u8 + 1);
-    Flow { state: (flow::NEXT * 7) | flow::OPEN, _pad: 0, ..bytemuck::cast(bytes) }
+    let mut sample = Flow { state: (flow::NEXT * 7) | flow::OPEN, ..bytemuck::cast(bytes) };
+    // The program's own.
+    (sample.client.hop, sample.node.hop) = (0, 0);
+    sample
 }
 
 /// An open flow from 192.0.2.1:40001 to the node 198.51.100.1:6379, both of whose ends spoke at `seen`.
 fn open(seen: u32) -> Flow {
     let mut open = Flow { state: flow::NEXT | flow::OPEN, generation: 5, dialled: 77, ..Flow::zeroed() };
+    (open.client_flags, open.node_flags) = (0x1a, 0x1a);
     for (end, ip, port) in [(&mut open.client, [192, 0, 2, 1], 40001u16), (&mut open.node, [198, 51, 100, 1], 6379)] {
         end.addr = encode(ip.into());
         end.port = port.to_be_bytes();
-        end.flags = 0x1a;
         end.seen = seen;
     }
     (open.client.next, open.client.acked) = (1000, 2000);

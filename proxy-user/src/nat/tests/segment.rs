@@ -45,7 +45,7 @@ fn each_end_is_reset_where_the_other_has_come_to() {
 #[test]
 fn the_client_of_a_node_that_never_answered_is_told_nothing() {
     let mut flow = open(0);
-    (flow.node.flags, flow.node.next) = (0, 0);
+    (flow.node_flags, flow.node.next) = (0, 0);
     assert_eq!(Rst::to_client(&flow, &door()), None, "it would hear that it is refused");
     assert_eq!(Rst::to_node(&flow, &snat(0, 10_000, 10), 0).unwrap().ack, None);
 }
