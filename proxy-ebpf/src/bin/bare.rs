@@ -1,4 +1,5 @@
-//! What the packet programs are measured beside (`cargo xtask bench prog`): one that does nothing, and one that
+//! What the packet programs are measured beside. `cargo xtask bench`: one at XDP that sends frames on as they are, by another link.
+//! `cargo xtask bench prog`: one that does nothing, and one that
 //! only finds the headers and lets the packet go. And how: a test-run does not put the packet back that a
 //! program has changed, so `again` restores its headers, makes it the next segment of its connection, or of another one, and
 //! calls the program that is measured. Those at XDP take frames in several pieces, as that one does: else the kernel lets none
@@ -10,6 +11,7 @@
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
     btf_maps::{Array, ProgramArray},
+    helpers::bpf_redirect,
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -47,6 +49,20 @@ const STRIDE: u32 = 0x9e37_79b1;
 /// Connections from one address, as a power of two.
 const PORTS: u32 = 14;
 
+/// How frames go on that came in by an interface.
+#[repr(C)]
+struct Onward {
+    /// 0: not at all.
+    ifindex: u32,
+    to: [u16; 3],
+    from: [u16; 3],
+}
+
+/// By the lowest bits of the interface's number.
+const LINKS: u32 = 4096;
+
+#[btf_map(name = "onward")]
+static ONWARD: Array<Onward, { LINKS as usize }> = Array::new();
 #[btf_map(name = "headers")]
 static SAVED: Array<Headers, 1> = Array::new();
 #[btf_map(name = "measured_tc")]
@@ -90,6 +106,26 @@ fn again_xdp(ctx: XdpContext) -> u32 {
         unsafe { MEASURED_XDP.tail_call(&ctx, 0) };
     }
     xdp_action::XDP_DROP
+}
+
+#[xdp(frags)]
+fn route_xdp(ctx: XdpContext) -> u32 {
+    route(&ctx).unwrap_or(xdp_action::XDP_PASS)
+}
+
+#[inline(always)]
+fn route(ctx: &XdpContext) -> Option<u32> {
+    let data = ctx.data();
+    if !is_tcp(data, ctx.data_end()) {
+        return None;
+    }
+    let onward = ONWARD.get(ctx.ingress_ifindex() as u32 & (LINKS - 1)).filter(|onward| onward.ifindex != 0)?;
+    for (at, half) in onward.to.into_iter().chain(onward.from).enumerate() {
+        // SAFETY: within the headers, which are there.
+        unsafe { *((data + 2 * at) as *mut u16) = half };
+    }
+    // SAFETY: no pointers.
+    Some(unsafe { bpf_redirect(onward.ifindex, 0) } as u32)
 }
 
 #[inline(always)]

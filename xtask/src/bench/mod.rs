@@ -3,12 +3,14 @@
 //! it ends, also after Ctrl-C and errors. docs/bench/README.md says what is measured and how it is counted.
 
 mod bars;
+mod link;
 mod measure;
 mod peer;
 mod picture;
 mod prog;
 mod pubsub;
 mod report;
+mod route;
 mod stage;
 mod workload;
 
@@ -155,7 +157,8 @@ fn measure_all(arguments: &Arguments, program: PathBuf) -> Result<Report> {
 /// Each once, in the order in which they are listed.
 fn chosen(named: &[Peer]) -> Vec<Peer> {
     let all = Peer::value_variants().iter().copied();
-    all.filter(|peer| named.is_empty() || named.contains(peer)).collect()
+    let is_chosen = |peer: &Peer| if named.is_empty() { !peer.is_a_yardstick() } else { named.contains(peer) };
+    all.filter(is_chosen).collect()
 }
 
 /// Asks the daemon for each of its datapaths: what it refuses is left out, with the reason it gives.
@@ -229,7 +232,7 @@ fn notes(arguments: &Arguments, peers: &[Peer]) -> Result<Vec<String>> {
     }
     if arguments.whole_packets {
         notes.push("transmit offloads of client and db off for every peer".to_owned());
-    } else if peers.contains(&Peer::Xdp) {
+    } else if peers.iter().any(|peer| peer.wants_whole_packets()) {
         notes.push("transmit offloads of client and db off for xdp only, which works on veth no other way".to_owned());
     }
     Ok(notes)

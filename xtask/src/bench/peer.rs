@@ -29,6 +29,8 @@ pub(super) enum Peer {
     Tc,
     /// The daemon, datapath xdp
     Xdp,
+    /// Direct, by a program at XDP that does nothing else: what XDP itself costs on these links. Measured only if it is named
+    XdpRoute,
 }
 
 impl Peer {
@@ -39,7 +41,13 @@ impl Peer {
             Self::Sockmap => Some("sockmap"),
             Self::Tc => Some("tc"),
             Self::Xdp => Some("xdp"),
-            Self::Direct | Self::Nftables | Self::Haproxy | Self::HaproxySplice | Self::Nginx | Self::Twemproxy => None,
+            Self::Direct
+            | Self::Nftables
+            | Self::Haproxy
+            | Self::HaproxySplice
+            | Self::Nginx
+            | Self::Twemproxy
+            | Self::XdpRoute => None,
         }
     }
 
@@ -50,7 +58,17 @@ impl Peer {
 
     /// XDP sees what a veth's sender left for the hardware to do; there is none, so it must be done before.
     pub(super) fn wants_whole_packets(self) -> bool {
-        self == Self::Xdp
+        matches!(self, Self::Xdp | Self::XdpRoute)
+    }
+
+    /// Clients dial the server itself.
+    pub(super) fn is_routed(self) -> bool {
+        matches!(self, Self::Direct | Self::XdpRoute)
+    }
+
+    /// Compares nothing that people use.
+    pub(super) fn is_a_yardstick(self) -> bool {
+        self == Self::XdpRoute
     }
 
     pub(super) fn carries_messages(self) -> bool {

@@ -13,7 +13,7 @@ use switchmaster_tests::{
     Client, Cluster, Daemon, HaProxy, Nat, Nginx, Spec, Twemproxy, World, netns::Namespace, process::Process, wait,
 };
 
-use super::{Run, peer::Peer};
+use super::{Run, peer::Peer, route::Route};
 use crate::{daemon, tuning::tune};
 
 const PORT: u16 = 7000;
@@ -36,6 +36,7 @@ enum Front {
     Nginx(Nginx),
     Twemproxy(Twemproxy),
     Ours(Daemon),
+    Route { _until_dropped: Route },
 }
 
 impl Stage {
@@ -62,15 +63,16 @@ impl Stage {
             Peer::HaproxySplice => Front::HaProxy(HaProxy::spliced(&world, listen, master)?),
             Peer::Nginx => Front::Nginx(Nginx::plain(&world, listen, master)?),
             Peer::Twemproxy => Front::Twemproxy(Twemproxy::plain(&world, listen, master)?),
+            Peer::XdpRoute => Front::Route { _until_dropped: Route::start(&world)? },
             Peer::Copy | Peer::Sockmap | Peer::Tc | Peer::Xdp => Front::Ours(ours(run, &world, &cluster, peer)?),
         };
-        let address = if peer == Peer::Direct { master } else { listen };
+        let address = if peer.is_routed() { master } else { listen };
         Ok(Self { front, cluster, world, address })
     }
 
     fn process(&self) -> Option<&Process> {
         match &self.front {
-            Front::Nothing | Front::Rules { .. } => None,
+            Front::Nothing | Front::Rules { .. } | Front::Route { .. } => None,
             Front::HaProxy(haproxy) => Some(haproxy.process()),
             Front::Nginx(nginx) => Some(nginx.process()),
             Front::Twemproxy(twemproxy) => Some(twemproxy.process()),

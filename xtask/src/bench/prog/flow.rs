@@ -15,21 +15,21 @@ use aya::{
 use nix::time::{ClockId, clock_gettime};
 use proxy_ebpf::{
     index::{Bucket, EMPTY, Hash, place},
-    nat::{self, Counters, Flow as Record, Life, Snat, TICK_SHIFT, halves, names},
+    nat::{self, Counters, Flow as Record, Globals, Life, Snat, TICK_SHIFT, halves, names},
 };
-use switchmaster_tests::{Client, netns::Namespace};
+use switchmaster_tests::Client;
 
 use super::{
-    super::{Run, peer::Peer, stage::Stage},
+    super::{Run, link::Link, peer::Peer, stage::Stage},
     harness::Given,
-    packet::{Ends, Mac, segment},
+    packet::{Ends, segment},
 };
 
 /// Ends with its daemon.
 #[derive(Debug)]
 pub(super) struct Flow {
     pub(super) program: ProgramFd,
-    /// The maps `flows`, `flow_of`, `snats` and `packets` of that program.
+    /// The maps `flows`, `flow_of`, `globals` and `packets` of that program.
     maps: [u32; 4],
     /// Of the index.
     seed: u64,
@@ -54,7 +54,7 @@ impl Flow {
             let is_it = |id: &u32| MapInfo::from_id(*id).is_ok_and(|map| map.name_as_str() == Some(name));
             ids.iter().copied().find(is_it).with_context(|| format!("the program has no map {name}"))
         };
-        let maps = [map(names::FLOWS)?, map(names::FLOW_OF)?, map(names::SNATS)?, map(names::PACKETS)?];
+        let maps = [map(names::FLOWS)?, map(names::FLOW_OF)?, map(names::GLOBALS)?, map(names::PACKETS)?];
         let seed = seed(&stage, peer).context("the daemon's record")?;
         Ok(Self { program: info.fd()?, maps, seed, client, proxy, connection: None, stage })
     }
@@ -82,14 +82,16 @@ impl Flow {
         let client = self.connection.as_ref().context("a connection")?.tcp()?.local_addr().context("address")?;
         let mut maps = self.maps()?;
         let (_, record) = maps.of(v4(client)?, v4(self.stage.address)?)?;
-        let first: Snat = maps.snats.get(&0, 0)?;
+        let mut globals = maps.globals.get(&0, 0)?;
+        let [first, ..] = globals.snats;
         let places = MapInfo::from_id(self.maps[0])?.max_entries();
         for number in 1..places.div_ceil(u32::from(first.ports)) {
             // No two own addresses are the same, and nobody has these.
             let addr = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number).to_ipv6_mapped().octets();
             let next = Snat { first: number * u32::from(first.ports), addr, ..first };
-            maps.snats.set(number, next, 0)?;
+            globals.snats[number as usize] = next;
         }
+        maps.globals.set(0, globals, 0)?;
         let spread = Spread { places, record, ports: u32::from(first.ports) };
         for which in 0..1 << flows {
             let (place, record) = spread.one(which, 0);
@@ -116,12 +118,12 @@ impl Flow {
     }
 
     fn maps(&self) -> Result<Maps> {
-        let [flows, index, snats, packets] = self.maps.map(MapData::from_id);
+        let [flows, index, globals, packets] = self.maps.map(MapData::from_id);
         Ok(Maps {
             flows: Array::try_from(Map::Array(flows?))?,
             index: Array::try_from(Map::Array(index?))?,
             seed: self.seed,
-            snats: Array::try_from(Map::Array(snats?))?,
+            globals: Array::try_from(Map::Array(globals?))?,
             packets: PerCpuArray::try_from(Map::PerCpuArray(packets?))?,
         })
     }
@@ -132,7 +134,7 @@ struct Maps {
     flows: Array<MapData, Record>,
     index: Array<MapData, Bucket>,
     seed: u64,
-    snats: Array<MapData, Snat>,
+    globals: Array<MapData, Globals>,
     packets: PerCpuArray<MapData, Counters>,
 }
 
@@ -234,39 +236,5 @@ fn v4(address: SocketAddr) -> Result<SocketAddrV4> {
     match address {
         SocketAddr::V4(address) => Ok(address),
         SocketAddr::V6(address) => bail!("{address} is not IPv4"),
-    }
-}
-
-#[derive(Debug, PartialEq)]
-struct Link {
-    index: u32,
-    mac: Mac,
-}
-
-impl Link {
-    fn of(namespace: &Namespace, name: &str) -> Result<Self> {
-        let text = namespace.run("ip", &["-oneline", "link", "show", "dev", name])?;
-        Self::parse(&text).with_context(|| format!("ip says of {name}: {text:?}"))
-    }
-
-    /// `7: link1@if2: <UP> mtu 1500 ... link/ether 02:00:00:00:00:01 brd ...`
-    fn parse(text: &str) -> Option<Self> {
-        let index = text.split(':').next()?.trim().parse().ok()?;
-        let mac = text.split_whitespace().skip_while(|word| *word != "link/ether").nth(1)?;
-        let bytes: Vec<u8> = mac.split(':').map_while(|byte| u8::from_str_radix(byte, 16).ok()).collect();
-        Some(Self { index, mac: bytes.try_into().ok()? })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Link;
-
-    #[test]
-    fn reads_what_ip_says_of_a_link() {
-        let text = "7: link1@if2: <BROADCAST,UP> mtu 1500 qdisc noqueue state UP\\    link/ether 3a:00:ff:01:02:03 brd \
-                    ff:ff:ff:ff:ff:ff link-netns x\n";
-        assert_eq!(Link::parse(text), Some(Link { index: 7, mac: [0x3a, 0, 0xff, 1, 2, 3] }));
-        assert_eq!(Link::parse("Device \"link1\" does not exist.\n"), None);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddrV4;
 
-pub(super) type Mac = [u8; 6];
+use super::super::link::Mac;
 
 /// What the harness restores before each run.
 pub(super) const HEADERS: usize = 14 + 20 + 20;
