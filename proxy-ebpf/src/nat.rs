@@ -140,15 +140,17 @@ pub const fn fold(addr: Halves, port: Port) -> u16 {
 }
 
 /// What is known of one end of a flow. Written by the packets that come from it, which come one CPU at a
-/// time (a NIC keeps a flow on one queue); a count may be a little short where they do not.
+/// time (a NIC keeps a flow on one queue); a count may be a little short where they do not. Only `hop` is those packets' that go
+/// to it, and of both while a flow is in doubt.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
     pub addr: Address,
     pub bytes: u64,
-    /// The next hop on the way to it, as a program last found it: its own affair.
+    /// The next hop on the way to it, as a program last found it (`Hop`). Of no concern to the daemon, but the next one's
+    /// program goes by it.
     pub hop: u64,
-    /// After 2^32 of them it begins again at 0.
+    /// After 2^32 of them it begins again at 0: who adds them up takes differences.
     pub packets: u32,
     /// The sequence number after the last byte that it sent.
     pub next: u32,
@@ -238,6 +240,8 @@ pub struct Clock {
     pub jiffy: u64,
     /// How many of them there were when the monotonic clock was 0, by the program; 0: it does not know yet.
     pub zero: u64,
+    /// To the end of that line, so that no door lies in two.
+    pub _rest: [u64; 6],
 }
 
 /// As many addresses clients can dial, a wildcard being one for each address of the host.
@@ -374,9 +378,13 @@ const _: () = {
     assert!(size_of::<End>() == 56);
     assert!(size_of::<Flow>() == 128);
     assert!(core::mem::offset_of!(Flow, node) == 64);
-    assert!(size_of::<Clock>() == 80);
+    assert!(size_of::<Clock>() == 128);
     assert!(core::mem::offset_of!(Clock, jiffy) == 64);
     assert!(size_of::<Globals>() == size_of::<Clock>() + MOST_SNATS_KNOWN * 24 + MOST_DOORS * 32);
+    assert!(core::mem::offset_of!(Globals, doors).is_multiple_of(64));
+    // Written last of a door; and an own address is known by its number.
+    assert!(core::mem::offset_of!(Door, open) == 24);
+    assert!(MOST_DOORS <= 1 << u16::BITS && MOST_SNATS_KNOWN <= 1 << u8::BITS);
     assert!(size_of::<First>() == 16);
     assert!(size_of::<Out>() == 12);
     assert!(size_of::<Life>() == 24);

@@ -79,5 +79,7 @@ pub mod fate {
 const _: () = {
     assert!(size_of::<Interface>() == 16);
     assert!(core::mem::offset_of!(Interface, mac) % 4 == 2);
+    // In one word: it is never seen half.
+    assert!(core::mem::offset_of!(Interface, mac) >= 8);
     assert!(SLOTS.is_power_of_two());
 };

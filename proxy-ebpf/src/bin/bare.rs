@@ -1,4 +1,4 @@
-//! What the packet programs are measured beside. `cargo xtask bench`: one at XDP that sends frames on as they are, by another link.
+//! What the packet programs are measured beside. `cargo xtask bench`: one at XDP that sends frames on by another link, with the next hop's address and no other change.
 //! `cargo xtask bench prog`: one that does nothing, and one that
 //! only finds the headers and lets the packet go. And how: a test-run does not put the packet back that a
 //! program has changed, so `again` restores its headers, makes it the next segment of its connection, or of another one, and

@@ -11,7 +11,10 @@ use proxy_ebpf::{
     Target, TargetKey,
     balance::{self, Balance, Load, Table},
     index::Bucket,
-    nat::{Address, Allowed, Clock, Counters, Egress, Endpoint, First, Flow, Globals, MOST_HALF_OPEN, Out},
+    nat::{
+        Address, Allowed, Clock, Counters, Egress, Endpoint, First, Flow, Globals, MOST_DOORS, MOST_HALF_OPEN,
+        MOST_SNATS_KNOWN, Out,
+    },
     xdp::{SLOTS, slot},
 };
 
@@ -20,9 +23,9 @@ pub(crate) const MAPPED: usize = BPF_F_MMAPABLE as usize;
 #[btf_map(name = "targets")]
 pub(crate) static TARGETS: HashMap<TargetKey, Target, 1024> = HashMap::new();
 #[btf_map(name = "door_of")]
-pub(crate) static DOOR_OF: HashMap<Endpoint, u32, 1024> = HashMap::new();
+pub(crate) static DOOR_OF: HashMap<Endpoint, u32, MOST_DOORS> = HashMap::new();
 #[btf_map(name = "snat_of")]
-pub(crate) static SNAT_OF: HashMap<Address, u32, 256> = HashMap::new();
+pub(crate) static SNAT_OF: HashMap<Address, u32, MOST_SNATS_KNOWN> = HashMap::new();
 #[btf_map(name = "allow")]
 pub(crate) static ALLOW: LpmTrie<Allowed, u32, 1024> = LpmTrie::new();
 #[btf_map(name = "egress")]
@@ -36,7 +39,7 @@ pub(crate) static FLOWS: Array<Flow, 1024, MAPPED> = Array::new();
 #[btf_map(name = "taken")]
 pub(crate) static TAKEN: Array<u64, 16, MAPPED> = Array::new();
 #[btf_map(name = "free")]
-pub(crate) static FREE: ArrayOfMaps<Queue<u32, 1024>, 256> = ArrayOfMaps::new();
+pub(crate) static FREE: ArrayOfMaps<Queue<u32, 1024>, MOST_SNATS_KNOWN> = ArrayOfMaps::new();
 #[btf_map(name = "half_open")]
 pub(crate) static HALF_OPEN: Array<u64, { MOST_HALF_OPEN as usize }> = Array::new();
 #[btf_map(name = "globals")]

@@ -51,7 +51,8 @@ pub(crate) enum To {
 }
 
 /// What the `hop` of an end says, in one word, so that it is read whole: the halves of the next hop's address, lowest first, and
-/// above them the length of the longest packet. 0 says nothing yet; without an address it says why there is none.
+/// above them the length of the longest packet. 0 says nothing yet; without an address it says why there is none. It outlives the program:
+/// where it means something else, [`proxy_ebpf::nat::ABI`] is another.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Hop(u64);
 

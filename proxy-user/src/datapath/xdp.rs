@@ -168,6 +168,7 @@ impl Xdp {
     /// Frames for it are taken, and may go out by it.
     fn open(&mut self, facts: &Facts) -> Result<(), Unfit> {
         let (ifindex, entry) = (facts.interface.ifindex, entry(facts));
+        // Before frames may go out by it, and in `leave` after: so none goes out while this is half written.
         self.interfaces[0][slot(ifindex) as usize].set(&entry);
         let open = self.devices.set(slot(ifindex), ifindex, None, 0);
         open.map_err(|error| refused(facts, &error.into()))?;

@@ -146,3 +146,30 @@ impl<T: Shared> fmt::Debug for Mapping<T> {
         f.debug_struct("Mapping").field("elements", &self.elements).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proxy_ebpf::nat::Door;
+
+    use super::*;
+
+    #[test]
+    fn a_cell_has_the_bytes_of_its_record() {
+        let door = |last| Door {
+            addr: std::array::from_fn(|at| at as u8 + last),
+            port: [17, last],
+            route: 18,
+            max_connections: 19,
+            open: 20,
+            by_xdp: 21,
+        };
+        let cells = Mapping::<[Cell<Door, 4>; 2]>::anonymous(1);
+        let [first, second] = &cells[0];
+        first.set(&door(1));
+        second.set(&door(7));
+        assert_eq!([first.get(), second.get()], [door(1), door(7)]);
+        let bytes: Vec<u8> =
+            cells[0].iter().flat_map(|it| &it.words).flat_map(|it| it.load(Ordering::Relaxed).to_ne_bytes()).collect();
+        assert_eq!(bytes, [bytemuck::bytes_of(&door(1)), bytemuck::bytes_of(&door(7))].concat());
+    }
+}

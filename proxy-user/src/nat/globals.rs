@@ -19,6 +19,7 @@ pub struct Clock {
     pub jiffy: AtomicU64,
     /// The programs' own.
     _zero: AtomicU64,
+    _rest: [AtomicU64; 6],
 }
 
 /// [`nat::Globals`], word by word.

@@ -49,7 +49,7 @@ pub(crate) struct Arguments {
     /// What to measure, or what several names begin with (`get`, `pubsub`); everything if nothing is named
     #[arg(value_parser = PossibleValuesParser::new(workload::words()))]
     workloads: Vec<String>,
-    /// Which ways from the client to Redis; all if none is named
+    /// Which ways from the client to Redis; all but the yardstick xdp-route if none is named
     #[arg(long, value_enum, value_name = "PEER,...", value_delimiter = ',')]
     peers: Vec<Peer>,
     /// Interleaved rounds; the figures are their medians
@@ -233,7 +233,10 @@ fn notes(arguments: &Arguments, peers: &[Peer]) -> Result<Vec<String>> {
     if arguments.whole_packets {
         notes.push("transmit offloads of client and db off for every peer".to_owned());
     } else if peers.iter().any(|peer| peer.wants_whole_packets()) {
-        notes.push("transmit offloads of client and db off for xdp only, which works on veth no other way".to_owned());
+        notes.push(
+            "transmit offloads of client and db off for xdp and xdp-route only, which work on veth no other way"
+                .to_owned(),
+        );
     }
     Ok(notes)
 }

@@ -48,14 +48,15 @@ impl Tier {
         }
     }
 
-    /// After `cargo test`, one list for each time that it runs.
+    /// After `cargo test`, one list for each time that it runs. Always of the whole workspace: for a package alone cargo chooses
+    /// other features, and builds what it needs once more.
     pub(crate) fn arguments(self) -> Vec<Vec<&'static str>> {
         let targets = self.targets().iter().flat_map(|target| ["--test", target]);
-        let suite = ["--package", "switchmaster-tests"].into_iter().chain(targets).collect();
+        let suite = ["--workspace"].into_iter().chain(targets).collect();
         match self {
             Self::Unit => vec![vec!["--workspace", "--lib", "--bins"]],
             // The daemon's half of the datapaths, on maps, links and sockets of the kernel.
-            Self::Prog => vec![suite, vec!["--package", "switchmaster", "--lib", "--", "--ignored"]],
+            Self::Prog => vec![suite, vec!["--workspace", "--lib", "--", "--ignored"]],
             _ => vec![suite],
         }
     }

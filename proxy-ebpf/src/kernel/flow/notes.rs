@@ -1,6 +1,9 @@
 //! What a flow's record keeps of each end's segments: enough to reset it from outside, and to know when it has ended.
 
-use super::super::packet::{ACK, RST, SYN, Segment};
+use super::{
+    super::packet::{ACK, RST, SYN, Segment},
+    Found,
+};
 use proxy_ebpf::nat::{End, Flow};
 
 /// One end of a flow.
@@ -32,8 +35,8 @@ pub(crate) fn is_new(end: &End, segment: &Segment) -> bool {
 
 /// Whether an end was last heard in the stretch of 32 ticks, 4.3 s, that still lasts.
 #[inline(always)]
-pub(crate) fn is_recent(end: &End, now: u32) -> bool {
-    end.seen >> 5 == now >> 5
+pub(crate) fn is_recent(seen: u32, now: u32) -> bool {
+    seen >> 5 == now >> 5
 }
 
 /// What an end has acknowledged. An `Option` has a number that is none where it is `None`, and the verifier sees it used.
@@ -61,7 +64,9 @@ pub(crate) fn acked_by(flow: &Flow, by: By) -> Acked {
 
 /// Notes what an end has sent.
 #[inline(always)]
-pub(crate) fn note(flow: &mut Flow, by: By, segment: &Segment, half: bool, now: u32) {
+pub(crate) fn note(found: &Found, by: By, segment: &Segment, half: bool, now: u32) {
+    // SAFETY: a place of the array. An end's fields are written by its own packets, each in one word.
+    let flow = unsafe { &mut *found.flow };
     let other = acked_by(flow, by.other());
     match by {
         By::Client => note_of(&mut flow.client, &mut flow.client_flags, other, segment, half, now),

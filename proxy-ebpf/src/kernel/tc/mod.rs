@@ -163,12 +163,12 @@ fn translate_error(packet: &Skb) -> Result<u32, Not> {
 #[inline(always)]
 fn from_client(packet: &Skb, segment: &Segment, found: &Found, globals: &Globals) -> Result<Onward, Not> {
     let course = to_node(segment, found, globals)?;
-    // SAFETY: a place of the array; the client's half is written by its packets only.
-    let flow = unsafe { &mut *found.flow };
     flow::open(found, segment);
     let now = flow::now(&globals.clock);
-    let onward = onward(packet, segment, &course, (found.flow, To::Node), &flow.client, now);
-    flow::note(flow, By::Client, segment, flow::is_half(found.word), now);
+    // SAFETY: a place of the array.
+    let sender = Sender::of(unsafe { &(*found.flow).client }, segment);
+    let onward = onward(packet, segment, &course, (found.flow, To::Node), sender, now);
+    flow::note(found, By::Client, segment, flow::is_half(found.word), now);
     finish(packet, segment, &course, found.place)?;
     count(packet::TO_NODE);
     Ok(onward)
@@ -193,6 +193,21 @@ fn by_kernel(ifindex: u32) -> Onward {
     Onward { ifindex, way: Way::UNKNOWN, peered: 0 }
 }
 
+/// What its record says of who has sent a segment.
+#[derive(Clone, Copy)]
+struct Sender {
+    seen: u32,
+    /// The segment is none that it sent before.
+    is_new: bool,
+}
+
+impl Sender {
+    #[inline(always)]
+    fn of(end: &End, segment: &Segment) -> Self {
+        Self { seen: end.seen, is_new: flow::is_new(end, segment) }
+    }
+}
+
 /// What is sent for the first time goes to the next hop that is known. What is sent again takes the kernel's own way: no answer
 /// may mean that the next hop is another by now, and only there the kernel asks for it. So do SYNs, and RSTs, which nobody
 /// sends again. And so do, not past a veth, where they would be overtaken, the next packet of its flow each way, and one now
@@ -203,7 +218,7 @@ fn onward(
     segment: &Segment,
     course: &Course,
     (flow, to): (*mut Flow, To),
-    sender: &End,
+    sender: Sender,
     now: u32,
 ) -> Onward {
     let ifindex = course.ifindex;
@@ -211,11 +226,11 @@ fn onward(
         way::forget(flow, to);
         return by_kernel(ifindex);
     }
-    if !flow::is_new(sender, segment) {
+    if !sender.is_new {
         way::doubt(flow);
         return by_kernel(ifindex);
     }
-    let recent = flow::is_recent(sender, now);
+    let recent = flow::is_recent(sender.seen, now);
     let Some(out) = out(ifindex).filter(|out| recent || out.peered != 0) else {
         way::forget(flow, to);
         return by_kernel(ifindex);
@@ -304,11 +319,11 @@ fn begin(packet: &Skb, segment: &Segment, number: u32, released: bool) -> Result
 #[inline(always)]
 fn from_node(packet: &Skb, segment: &Segment, found: &Found, globals: &Globals) -> Result<Onward, Not> {
     let course = to_client(segment, found, globals)?;
-    // SAFETY: a place of the array; the node's half is written by its packets only.
-    let flow = unsafe { &mut *found.flow };
     let now = flow::now(&globals.clock);
-    let onward = onward(packet, segment, &course, (found.flow, To::Client), &flow.node, now);
-    flow::note(flow, By::Node, segment, flow::is_half(found.word), now);
+    // SAFETY: a place of the array.
+    let sender = Sender::of(unsafe { &(*found.flow).node }, segment);
+    let onward = onward(packet, segment, &course, (found.flow, To::Client), sender, now);
+    flow::note(found, By::Node, segment, flow::is_half(found.word), now);
     finish(packet, segment, &course, found.place)?;
     count(packet::TO_CLIENT);
     Ok(onward)

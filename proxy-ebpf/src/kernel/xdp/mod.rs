@@ -96,19 +96,17 @@ fn to_node(frame: &Frame, segment: &Segment, found: &Found, door: &Door, globals
 #[inline(always)]
 fn trusted_to_node(case: &Case<'_>, globals: &Globals, trust: &Trust) -> Result<u32, u32> {
     let Case { frame, segment, found, door, known, now } = *case;
-    // SAFETY: a place of the array; the client's half is written by its packets only.
-    let flow = unsafe { &mut *found.flow };
+    // SAFETY: a place of the array.
+    let flow = unsafe { &*found.flow };
     may_go(frame, segment, flow, found.word, door, trust)?;
     let snat = globals.snats.get(usize::from(flow.node.through)).ok_or(fate::NO_FLOW)?;
     let from = Side { addr: flow::halves(&snat.addr), port: flow::own_port(snat, found.place) };
     let (to, ifindex) = (flow::side(&flow.node), flow.node.ifindex);
     let leg = Leg { flow: found.flow, to: To::Node, known, source: &from, destination: &to, trust };
-    let way = out::find(frame, segment, &leg, ifindex)?;
-    if !flow::is_still(found) {
-        way::forget(found.flow, To::Node);
-        return Err(fate::OTHERS);
-    }
-    flow::note(flow, By::Client, segment, false, now);
+    let way = out::find(frame, segment, &leg, ifindex)
+        .map_err(|reason| check_is_still(found, To::Node).err().unwrap_or(reason))?;
+    check_is_still(found, To::Node)?;
+    flow::note(found, By::Client, segment, false, now);
     send(frame, segment, found.place, (&from, &to), &way, packet::TO_NODE)
 }
 
@@ -128,19 +126,27 @@ fn to_client(frame: &Frame, segment: &Segment, found: &Found, globals: &Globals)
 #[inline(always)]
 fn trusted_to_client(case: &Case<'_>, trust: &Trust) -> Result<u32, u32> {
     let Case { frame, segment, found, door, known, now } = *case;
-    // SAFETY: a place of the array; the node's half is written by its packets only.
-    let flow = unsafe { &mut *found.flow };
+    // SAFETY: a place of the array.
+    let flow = unsafe { &*found.flow };
     may_go(frame, segment, flow, found.word, door, trust)?;
     let from = Side { addr: flow::halves(&door.addr), port: door.port };
     let (to, ifindex) = (flow::side(&flow.client), flow.client.ifindex);
     let leg = Leg { flow: found.flow, to: To::Client, known, source: &from, destination: &to, trust };
-    let way = out::find(frame, segment, &leg, ifindex)?;
-    if !flow::is_still(found) {
-        way::forget(found.flow, To::Client);
-        return Err(fate::OTHERS);
-    }
-    flow::note(flow, By::Node, segment, false, now);
+    let way = out::find(frame, segment, &leg, ifindex)
+        .map_err(|reason| check_is_still(found, To::Client).err().unwrap_or(reason))?;
+    check_is_still(found, To::Client)?;
+    flow::note(found, By::Node, segment, false, now);
     send(frame, segment, found.place, (&from, &to), &way, packet::TO_CLIENT)
+}
+
+/// A place may have become another flow's meanwhile, and what was remembered there is not that one's.
+#[inline(always)]
+fn check_is_still(found: &Found, to: To) -> Result<(), u32> {
+    if flow::is_still(found) {
+        return Ok(());
+    }
+    way::forget(found.flow, to);
+    Err(fate::OTHERS)
 }
 
 /// Only after a silence of its sender is a segment left to tc because of its next hop: of a busy one the next segments would
@@ -148,12 +154,12 @@ fn trusted_to_client(case: &Case<'_>, trust: &Trust) -> Result<u32, u32> {
 /// least, and then twice as long. A RST is followed by nothing, and nobody sends it again.
 #[inline(always)]
 fn trust(sender: &End, segment: &Segment, now: u32) -> Trust {
-    let heard = sender.seen == now;
     if segment.flags & RST != 0 {
-        return Trust { heard, recent: false, asks: false };
+        return Trust { heard: false, recent: false, asks: false };
     }
-    let recent = flow::is_recent(sender, now) && flow::is_new(sender, segment);
-    Trust { heard, recent, asks: now.wrapping_sub(sender.seen) <= 1 }
+    let recent = flow::is_recent(sender.seen, now) && flow::is_new(sender, segment);
+    // Who was heard in this tick is `BUSY`.
+    Trust { heard: false, recent, asks: now.wrapping_sub(sender.seen) <= 1 }
 }
 
 /// What can be said before the way out is known. Whatever needs an answer or a note of its own is tc's.
