@@ -1,6 +1,6 @@
 //! What the packet programs are measured beside. `cargo xtask bench`: one at XDP that sends frames on by another link, with the next hop's address and no other change.
-//! `cargo xtask bench prog`: one that does nothing, and one that
-//! only finds the headers and lets the packet go. And how: a test-run does not put the packet back that a
+//! `cargo xtask bench prog`: one that does nothing, one that
+//! only finds the headers and lets the packet go, and one that looks at a record beside, as large as a flow's. And how: a test-run does not put the packet back that a
 //! program has changed, so `again` restores its headers, makes it the next segment of its connection, or of another one, and
 //! calls the program that is measured. Those at XDP take frames in several pieces, as that one does: else the kernel lets none
 //! call the other.
@@ -48,6 +48,8 @@ struct Headers {
 const STRIDE: u32 = 0x9e37_79b1;
 /// Connections from one address, as a power of two.
 const PORTS: u32 = 14;
+/// So many there are at most.
+const MOST: u32 = 1 << 20;
 
 /// How frames go on that came in by an interface.
 #[repr(C)]
@@ -63,6 +65,9 @@ const LINKS: u32 = 4096;
 
 #[btf_map(name = "onward")]
 static ONWARD: Array<Onward, { LINKS as usize }> = Array::new();
+/// One for each of the connections that packets are of.
+#[btf_map(name = "records")]
+static RECORDS: Array<[u64; 16], 1> = Array::new();
 #[btf_map(name = "headers")]
 static SAVED: Array<Headers, 1> = Array::new();
 #[btf_map(name = "measured_tc")]
@@ -78,6 +83,11 @@ fn empty_tc(_ctx: TcContext) -> i32 {
 #[classifier]
 fn bare_tc(ctx: TcContext) -> i32 {
     if is_tcp(ctx.data(), ctx.data_end()) { TC_ACT_OK } else { TC_ACT_SHOT }
+}
+
+#[classifier]
+fn record_tc(ctx: TcContext) -> i32 {
+    if is_known(ctx.data(), ctx.data_end()) { TC_ACT_OK } else { TC_ACT_SHOT }
 }
 
 #[classifier]
@@ -97,6 +107,11 @@ fn empty_xdp(_ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 fn bare_xdp(ctx: XdpContext) -> u32 {
     if is_tcp(ctx.data(), ctx.data_end()) { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }
+}
+
+#[xdp(frags)]
+fn record_xdp(ctx: XdpContext) -> u32 {
+    if is_known(ctx.data(), ctx.data_end()) { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }
 }
 
 #[xdp(frags)]
@@ -136,6 +151,20 @@ fn is_tcp(data: usize, end: usize) -> bool {
     // SAFETY: all of these lie within the headers, which are there.
     let byte = |at: usize| unsafe { *((data + at) as *const u8) };
     byte(ETHER_TYPE) == 8 && byte(ETHER_TYPE + 1) == 0 && byte(VERSION) == 0x45 && byte(PROTOCOL) == 6
+}
+
+/// Whether the record of the packet's connection is there, found without a search.
+#[inline(always)]
+fn is_known(data: usize, end: usize) -> bool {
+    if !is_tcp(data, end) || data + HEADERS > end {
+        return false;
+    }
+    // SAFETY: within the headers, which are there.
+    let client = u32::from_be(unsafe { *((data + 26) as *const u32) });
+    // SAFETY: as above.
+    let port = u16::from_be(unsafe { *((data + 34) as *const u16) });
+    let place = (client << PORTS).wrapping_add(u32::from(port)) & (MOST - 1);
+    RECORDS.get(place).is_some_and(|record| record[0] == 0)
 }
 
 #[inline(always)]

@@ -8,11 +8,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use switchmaster_tests::{Daemon, FakeNode, World, daemon::Refusal, wait};
+use switchmaster_tests::{
+    Daemon, FakeNode, World,
+    daemon::{Refusal, Route},
+    wait,
+};
 
 use crate::{
     order::echo,
-    stage::{self, Stage, config},
+    stage::{self, GROUP, PORT, Stage, config, dial, metric},
 };
 
 const NODE_PORT: u16 = 7000;
@@ -97,6 +101,33 @@ fn it_is_xdp_that_carries_an_established_connection() {
         ensure!(sent >= f64::from(ROUND_TRIPS) * 2.0 * 0.95, "it sent {sent} packets of {ROUND_TRIPS} round trips");
         Ok(())
     });
+}
+
+/// Of two routes to one node.
+#[test]
+fn a_route_for_which_tc_is_named_is_left_to_tc() -> Result<()> {
+    let world = World::new()?;
+    world.whole_packets()?;
+    let node = FakeNode::master(&world, NODE_PORT, echo)?;
+    let proxy = world.proxy()?;
+    let (first, second) = (proxy.address(PORT), proxy.address(PORT + 1));
+    let others = Route::new("others", GROUP, "master", "tc", &[second]);
+    let daemon = Daemon::start(&world, &config(&world, node.ipv4(), "xdp", |route| route)?.route(others))?;
+    let status = daemon.status()?;
+    for (route, datapath) in [("writes", "xdp"), ("others", "tc")] {
+        ensure!(status.route(route)?.datapath == datapath, "{route} is served by {}", status.route(route)?.datapath);
+    }
+    let xdp = |fate: &str| metric(&daemon, "switchmaster_xdp_packets_total{", &format!("fate=\"{fate}\""));
+    let expected = f64::from(ROUND_TRIPS) * 2.0 * 0.95;
+    for (address, fate) in [(first, "sent"), (second, "other_route")] {
+        let mut stream = dial(&world, address)?;
+        let before = [xdp("sent")?, xdp("other_route")?];
+        round_trips(&mut stream, ROUND_TRIPS)?;
+        let [sent, left] = [xdp("sent")? - before[0], xdp("other_route")? - before[1]];
+        let (is, is_not) = if fate == "sent" { (sent, left) } else { (left, sent) };
+        ensure!(is >= expected && is_not == 0.0, "{address}: {sent} packets were sent, {left} left to tc");
+    }
+    node.no_faults()
 }
 
 /// Whether XDP has a part in what passes now.

@@ -21,7 +21,7 @@ use switchmaster_tests::{
 
 pub(crate) const PORT: u16 = 6379;
 pub(crate) const NODE_PORT: u16 = 7000;
-const GROUP: &str = "fake";
+pub(crate) const GROUP: &str = "fake";
 
 static MACHINE: RwLock<()> = RwLock::new(());
 
@@ -128,20 +128,12 @@ impl Stage {
     }
 
     fn dial(&self, to: SocketAddr) -> Result<TcpStream> {
-        let stream = self.world.client()?.connect(to, Duration::from_secs(10))?;
-        stream.set_nodelay(true).context("nodelay")?;
-        // No test waits longer for anything; a hang becomes an error that says where.
-        stream.set_read_timeout(Some(LIMIT)).context("read time-out")?;
-        stream.set_write_timeout(Some(LIMIT)).context("write time-out")?;
-        Ok(stream)
+        dial(&self.world, to)
     }
 
     /// One of the daemon's metrics, summed over its labels that contain `label`.
     pub(crate) fn metric(&self, name: &str, label: &str) -> Result<f64> {
-        let text = self.daemon.get("/metrics")?.body;
-        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(name) && line.contains(label)).collect();
-        ensure!(!lines.is_empty(), "no metric {name} with {label}");
-        lines.iter().map(|line| Ok(line.rsplit(' ').next().context("a value")?.parse::<f64>()?)).sum()
+        metric(&self.daemon, name, label)
     }
 
     /// What the packet program made of packets so far: how many had this fate.
@@ -170,6 +162,24 @@ impl Stage {
     pub(crate) fn verdicts(&self, verdict: &str) -> Result<f64> {
         self.metric("switchmaster_sockmap_verdicts_total{", &format!("verdict=\"{verdict}\""))
     }
+}
+
+/// See [`Stage::metric`].
+pub(crate) fn metric(daemon: &Daemon, name: &str, label: &str) -> Result<f64> {
+    let text = daemon.get("/metrics")?.body;
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(name) && line.contains(label)).collect();
+    ensure!(!lines.is_empty(), "no metric {name} with {label}");
+    lines.iter().map(|line| Ok(line.rsplit(' ').next().context("a value")?.parse::<f64>()?)).sum()
+}
+
+/// From the client's namespace.
+pub(crate) fn dial(world: &World, to: SocketAddr) -> Result<TcpStream> {
+    let stream = world.client()?.connect(to, Duration::from_secs(10))?;
+    stream.set_nodelay(true).context("nodelay")?;
+    // No test waits longer for anything; a hang becomes an error that says where.
+    stream.set_read_timeout(Some(LIMIT)).context("read time-out")?;
+    stream.set_write_timeout(Some(LIMIT)).context("write time-out")?;
+    Ok(stream)
 }
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);

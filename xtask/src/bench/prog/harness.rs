@@ -6,12 +6,15 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
-    Ebpf,
+    Ebpf, EbpfLoader,
     maps::{Array, MapData, ProgramArray},
     programs::{ProgramFd, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 
-use super::packet::{CLIENT, HEADERS, PAYLOAD, PORT};
+use super::{
+    MANY,
+    packet::{CLIENT, HEADERS, PAYLOAD, PORT},
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hook {
@@ -95,6 +98,8 @@ pub(super) enum Program<'a> {
     /// The same two, as the others are run.
     EmptyAgain,
     BareAgain,
+    /// Finds the headers and looks at one record of its connection.
+    RecordAgain,
     /// Changes the packet and sends it on.
     Again(&'a ProgramFd),
 }
@@ -108,15 +113,16 @@ pub(super) struct Harness {
 
 impl Harness {
     pub(super) fn load(file: &Path) -> Result<Self> {
-        let mut object = Ebpf::load(&fs::read(file).with_context(|| file.display().to_string())?)?;
+        let object = fs::read(file).with_context(|| file.display().to_string())?;
+        let mut object = EbpfLoader::new().map_max_entries("records", 1 << MANY).load(&object)?;
         let mut map = |name: &str| object.take_map(name).with_context(|| format!("no map {name}"));
         let saved = Array::try_from(map("headers")?)?;
         let (tc, xdp) = (ProgramArray::try_from(map("measured_tc")?)?, ProgramArray::try_from(map("measured_xdp")?)?);
-        for name in ["empty_tc", "bare_tc", "again_tc"] {
+        for name in ["empty_tc", "bare_tc", "record_tc", "again_tc"] {
             let program: &mut SchedClassifier = object.program_mut(name).context(name)?.try_into()?;
             program.load().context(name)?;
         }
-        for name in ["empty_xdp", "bare_xdp", "again_xdp"] {
+        for name in ["empty_xdp", "bare_xdp", "record_xdp", "again_xdp"] {
             let program: &mut Xdp = object.program_mut(name).context(name)?.try_into()?;
             program.load().context(name)?;
         }
@@ -129,6 +135,7 @@ impl Harness {
             Program::Empty | Program::Bare => None,
             Program::EmptyAgain => Some(self.fd("empty", hook)?),
             Program::BareAgain => Some(self.fd("bare", hook)?),
+            Program::RecordAgain => Some(self.fd("record", hook)?),
             Program::Again(fd) => Some(fd.try_clone().context("a program's descriptor")?),
         };
         let name = match program {

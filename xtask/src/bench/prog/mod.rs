@@ -73,6 +73,9 @@ struct Measured {
     /// The same over packets of a thousand connections, and of a million.
     few: Vec<f64>,
     many: Vec<f64>,
+    /// What each of these takes a program that does no more than look at their records.
+    few_records: Vec<f64>,
+    many_records: Vec<f64>,
     /// Why there is none of ours.
     absent: Option<String>,
 }
@@ -144,9 +147,14 @@ fn measure(
         if let Ok(flow) = &mut flow {
             measured.ours.push(through(harness, hook, flow, arguments.packets)? - added);
         }
-        for (flows, times) in [(FEW, &mut measured.few), (MANY, &mut measured.many)] {
+        for (flows, times, records) in [
+            (FEW, &mut measured.few, &mut measured.few_records),
+            (MANY, &mut measured.many, &mut measured.many_records),
+        ] {
             let several = Given { flows, ..anybody.clone() };
-            let added = harness.run(hook, Program::EmptyAgain, &several, arguments.packets)? - empty;
+            let mut one = |program| harness.run(hook, program, &several, arguments.packets);
+            let added = one(Program::EmptyAgain)? - empty;
+            records.push(one(Program::RecordAgain)? - added);
             if let (Ok(flow), Some(spread)) = (&flow, &spread) {
                 times.push(over(harness, hook, flow, (spread, flows), arguments.packets)? - added);
             }
@@ -211,6 +219,8 @@ impl Measured {
             "established_flow_ns": self.ours,
             "a_thousand_flows_ns": self.few,
             "a_million_flows_ns": self.many,
+            "a_thousand_records_ns": self.few_records,
+            "a_million_records_ns": self.many_records,
             "absent": self.absent,
         })
     }
@@ -228,6 +238,9 @@ fn table(measured: &[Measured]) -> String {
         let word = hook.word();
         row(format!("{word}: finds the headers, lets the packet go"), &one.bare);
         row(format!("{word}: the same by way of the harness, less what that adds"), &one.check);
+        for (flows, records) in [(FEW, &one.few_records), (MANY, &one.many_records)] {
+            row(format!("{word}: finds the headers, looks at one record of {}", 1 << flows), records);
+        }
         match &one.absent {
             Some(why) => row(format!("{word}: {name}: {why}"), &[]),
             None => {
