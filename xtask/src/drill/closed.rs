@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use switchmaster_tests::{
     client::{self, KEY},
     netns::Namespace,
+    node::STACK,
     wait,
 };
 
@@ -164,7 +165,16 @@ fn knock(stage: &Stage, figures: &mut Figures) -> Result<(u32, u32)> {
         stream.set_nonblocking(true)?;
         Ok(stream)
     };
-    let streams: Vec<_> = stage.client()?.enter(|| (0..CONNECTIONS).map(dial).collect())?;
+    // At once: where packets are held back, not connections, each waits in its handshake.
+    let streams: Vec<_> = stage.client()?.enter(|| {
+        thread::scope(|scope| {
+            let spawn = |number| thread::Builder::new().stack_size(STACK).spawn_scoped(scope, move || dial(number));
+            let clients: Vec<_> = (0..CONNECTIONS).map(spawn).collect();
+            let joined =
+                clients.into_iter().map(|client| client?.join().map_err(|_panic| std::io::Error::other("panic"))?);
+            joined.collect()
+        })
+    })?;
     pass(HOLD)?;
     let (mut bytes, mut answered, mut refused, mut cut, mut waiting) = (0, 0, 0, 0, 0);
     for stream in streams {
@@ -177,7 +187,8 @@ fn knock(stage: &Stage, figures: &mut Figures) -> Result<(u32, u32)> {
                 answered += 1;
                 bytes += count;
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => waiting += 1,
+            // For an answer, or for the end of its handshake.
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => waiting += 1,
             Err(error) if error.kind() == ErrorKind::ConnectionReset => cut += 1,
             Err(_) => refused += 1,
         }
