@@ -156,7 +156,7 @@ fn is_tcp(data: usize, end: usize) -> bool {
 /// Whether the record of the packet's connection is there, found without a search.
 #[inline(always)]
 fn is_known(data: usize, end: usize) -> bool {
-    if !is_tcp(data, end) || data + HEADERS > end {
+    if !is_tcp(data, end) {
         return false;
     }
     // SAFETY: within the headers, which are there.

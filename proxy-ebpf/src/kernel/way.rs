@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 
 use super::{
+    flow::Who,
     mac::{self, Mac},
     packet::{ETHERNET, Ipv4, Ipv6, Packet, Segment, TCP, header, words},
     rewrite::Side,
@@ -43,13 +44,6 @@ pub(crate) enum NoWay {
     Doubted,
 }
 
-/// To which of a flow's ends.
-#[derive(Clone, Copy)]
-pub(crate) enum To {
-    Client,
-    Node,
-}
-
 /// What the `hop` of an end says, in one word, so that it is read whole: the halves of the next hop's address, lowest first, and
 /// above them the length of the longest packet. 0 says nothing yet; without an address it says why there is none. It outlives the program:
 /// where it means something else, [`proxy_ebpf::nat::ABI`] is another.
@@ -66,7 +60,7 @@ const DOUBTED: Hop = Hop::none(3);
 pub(crate) struct Known(u64);
 
 #[inline(always)]
-pub(crate) fn known(flow: *mut Flow, to: To) -> Known {
+pub(crate) fn known(flow: *mut Flow, to: Who) -> Known {
     // SAFETY: one word of the record.
     Known(unsafe { word(flow, to).read_volatile() })
 }
@@ -74,7 +68,7 @@ pub(crate) fn known(flow: *mut Flow, to: To) -> Known {
 /// Whose way is looked for.
 pub(crate) struct Leg<'a> {
     pub(crate) flow: *mut Flow,
-    pub(crate) to: To,
+    pub(crate) to: Who,
     pub(crate) known: Known,
     /// The segment's ends as they will be. No tuple: its type would have a name that the kernel's BTF does not take.
     pub(crate) source: &'a Side,
@@ -120,7 +114,7 @@ pub(crate) fn find(packet: &impl Packet, segment: &Segment, leg: &Leg<'_>, exit:
 
 /// The next segment of the same sender asks anew: this one was heard and did not ask.
 #[inline(always)]
-pub(crate) fn forget(flow: *mut Flow, to: To) {
+pub(crate) fn forget(flow: *mut Flow, to: Who) {
     set(flow, to, 0);
 }
 
@@ -128,20 +122,20 @@ pub(crate) fn forget(flow: *mut Flow, to: To) {
 /// way, also of an end that sends nothing again because it only acknowledges.
 #[inline(always)]
 pub(crate) fn doubt(flow: *mut Flow) {
-    [To::Client, To::Node].into_iter().for_each(|to| set(flow, to, DOUBTED.0));
+    [Who::Client, Who::Node].into_iter().for_each(|to| set(flow, to, DOUBTED.0));
 }
 
 #[inline(always)]
-fn set(flow: *mut Flow, to: To, hop: u64) {
+fn set(flow: *mut Flow, to: Who, hop: u64) {
     // SAFETY: one word of the record.
     unsafe { word(flow, to).write_volatile(hop) };
 }
 
 #[inline(always)]
-fn word(flow: *mut Flow, to: To) -> *mut u64 {
+fn word(flow: *mut Flow, to: Who) -> *mut u64 {
     let at = match to {
-        To::Client => core::mem::offset_of!(Flow, client.hop),
-        To::Node => core::mem::offset_of!(Flow, node.hop),
+        Who::Client => core::mem::offset_of!(Flow, client.hop),
+        Who::Node => core::mem::offset_of!(Flow, node.hop),
     };
     flow.cast::<u8>().wrapping_add(at).cast()
 }

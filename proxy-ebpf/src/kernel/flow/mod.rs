@@ -14,7 +14,7 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 pub(crate) use self::{
     clock::now,
     gate::{Gate, gate},
-    notes::{By, is_new, is_recent, note},
+    notes::{is_new, is_recent, note},
 };
 use super::{
     balance,
@@ -38,6 +38,23 @@ fn with_state(word: u64, state: u32) -> u64 {
 #[inline(always)]
 pub(crate) fn state_of(word: u64) -> u32 {
     word as u32 & flow::MASK
+}
+
+/// One of a flow's two ends: who has sent something, or to whom it goes.
+#[derive(Clone, Copy)]
+pub(crate) enum Who {
+    Client,
+    Node,
+}
+
+impl Who {
+    #[inline(always)]
+    const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Node,
+            Self::Node => Self::Client,
+        }
+    }
 }
 
 /// A flow that a packet belongs to.

@@ -2,26 +2,9 @@
 
 use super::{
     super::packet::{ACK, RST, SYN, Segment},
-    Found,
+    Found, Who,
 };
 use proxy_ebpf::nat::{End, Flow};
-
-/// One end of a flow.
-#[derive(Clone, Copy)]
-pub(crate) enum By {
-    Client,
-    Node,
-}
-
-impl By {
-    #[inline(always)]
-    const fn other(self) -> Self {
-        match self {
-            Self::Client => Self::Node,
-            Self::Node => Self::Client,
-        }
-    }
-}
 
 /// Sequence numbers further apart are not believed to be of one connection: more than any window that Linux opens by
 /// itself (net.ipv4.tcp_rmem), and a guess meets it once in 64.
@@ -55,22 +38,22 @@ impl Acked {
 }
 
 #[inline(always)]
-pub(crate) fn acked_by(flow: &Flow, by: By) -> Acked {
+pub(crate) fn acked_by(flow: &Flow, by: Who) -> Acked {
     match by {
-        By::Client => Acked { number: flow.client.acked, known: flow.client_flags & ACK != 0 },
-        By::Node => Acked { number: flow.node.acked, known: flow.node_flags & ACK != 0 },
+        Who::Client => Acked { number: flow.client.acked, known: flow.client_flags & ACK != 0 },
+        Who::Node => Acked { number: flow.node.acked, known: flow.node_flags & ACK != 0 },
     }
 }
 
 /// Notes what an end has sent.
 #[inline(always)]
-pub(crate) fn note(found: &Found, by: By, segment: &Segment, half: bool, now: u32) {
+pub(crate) fn note(found: &Found, by: Who, segment: &Segment, half: bool, now: u32) {
     // SAFETY: a place of the array. An end's fields are written by its own packets, each in one word.
     let flow = unsafe { &mut *found.flow };
     let other = acked_by(flow, by.other());
     match by {
-        By::Client => note_of(&mut flow.client, &mut flow.client_flags, other, segment, half, now),
-        By::Node => note_of(&mut flow.node, &mut flow.node_flags, other, segment, half, now),
+        Who::Client => note_of(&mut flow.client, &mut flow.client_flags, other, segment, half, now),
+        Who::Node => note_of(&mut flow.node, &mut flow.node_flags, other, segment, half, now),
     }
 }
 

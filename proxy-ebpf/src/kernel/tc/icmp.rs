@@ -5,7 +5,7 @@
 
 use crate::kernel::{
     checksum::{difference, partial, updated},
-    flow::{By, notes::acked_by},
+    flow::{Who, notes::acked_by},
     packet::{EMPTY, ETHERNET, FRAGMENT, Ipv4, Ipv6, Packet, Segment, TCP, Tcp, header, mapped, of_words},
     rewrite::{Side, exchange_v4, exchange_v6, readdress},
 };
@@ -137,10 +137,10 @@ fn turned(packet: &impl Packet, tcp: usize, answer: Segment) -> Result<Segment, 
 
 /// Whether this end has sent it, and not yet heard of its arrival.
 #[inline(always)]
-pub(super) fn is_under_way(sequence: u32, flow: &Flow, by: By) -> bool {
+pub(super) fn is_under_way(sequence: u32, flow: &Flow, by: Who) -> bool {
     let (next, flags, heard) = match by {
-        By::Client => (flow.client.next, flow.client_flags, acked_by(flow, By::Node)),
-        By::Node => (flow.node.next, flow.node_flags, acked_by(flow, By::Client)),
+        Who::Client => (flow.client.next, flow.client_flags, acked_by(flow, Who::Node)),
+        Who::Node => (flow.node.next, flow.node_flags, acked_by(flow, Who::Client)),
     };
     // Who has heard nothing has sent a SYN, which takes one number.
     let first = heard.or(next.wrapping_sub(1));

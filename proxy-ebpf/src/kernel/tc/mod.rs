@@ -12,12 +12,12 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use self::skb::Skb;
 use crate::kernel::{
     aside,
-    flow::{self, By, Found, Gate, make},
+    flow::{self, Found, Gate, Who, make},
     mac::Mac,
     packet::{self as wire, RST, SYN, Segment, bytes},
     rewrite::{Side, rewrite},
     tables::{DOOR_OF, FLOWS, SNAT_OF, count, globals, out},
-    way::{self, Exit, Leg, NoWay, To, Trust, Way},
+    way::{self, Exit, Leg, NoWay, Trust, Way},
 };
 use proxy_ebpf::nat::{End, Endpoint, Flow, Globals, packet};
 
@@ -167,8 +167,8 @@ fn from_client(packet: &Skb, segment: &Segment, found: &Found, globals: &Globals
     let now = flow::now(&globals.clock);
     // SAFETY: a place of the array.
     let sender = Sender::of(unsafe { &(*found.flow).client }, segment);
-    let onward = onward(packet, segment, &course, (found.flow, To::Node), sender, now);
-    flow::note(found, By::Client, segment, flow::is_half(found.word), now);
+    let onward = onward(packet, segment, &course, (found.flow, Who::Node), sender, now);
+    flow::note(found, Who::Client, segment, flow::is_half(found.word), now);
     finish(packet, segment, &course, found.place)?;
     count(packet::TO_NODE);
     Ok(onward)
@@ -217,7 +217,7 @@ fn onward(
     packet: &Skb,
     segment: &Segment,
     course: &Course,
-    (flow, to): (*mut Flow, To),
+    (flow, to): (*mut Flow, Who),
     sender: Sender,
     now: u32,
 ) -> Onward {
@@ -322,8 +322,8 @@ fn from_node(packet: &Skb, segment: &Segment, found: &Found, globals: &Globals) 
     let now = flow::now(&globals.clock);
     // SAFETY: a place of the array.
     let sender = Sender::of(unsafe { &(*found.flow).node }, segment);
-    let onward = onward(packet, segment, &course, (found.flow, To::Client), sender, now);
-    flow::note(found, By::Node, segment, flow::is_half(found.word), now);
+    let onward = onward(packet, segment, &course, (found.flow, Who::Client), sender, now);
+    flow::note(found, Who::Node, segment, flow::is_half(found.word), now);
     finish(packet, segment, &course, found.place)?;
     count(packet::TO_CLIENT);
     Ok(onward)
@@ -372,7 +372,7 @@ fn tell_node(packet: &Skb, error: &icmp::Error, globals: &Globals) -> Result<u32
     let course = to_node(&error.answer, &found, globals)?;
     // SAFETY: a place of the array.
     let flow = unsafe { &*found.flow };
-    if !icmp::is_under_way(error.answer.sequence, flow, By::Node) {
+    if !icmp::is_under_way(error.answer.sequence, flow, Who::Node) {
         return Err(Not::Passed(packet::ICMP_STALE));
     }
     icmp::rewrite(packet, error, &course.from, &course.to).map_err(Not::Dropped)?;
@@ -386,7 +386,7 @@ fn tell_client(packet: &Skb, error: &icmp::Error, found: &Found, globals: &Globa
     let course = to_client(&error.answer, found, globals)?;
     // SAFETY: a place of the array.
     let flow = unsafe { &*found.flow };
-    if !icmp::is_under_way(error.answer.sequence, flow, By::Client) {
+    if !icmp::is_under_way(error.answer.sequence, flow, Who::Client) {
         return Err(Not::Passed(packet::ICMP_STALE));
     }
     icmp::rewrite(packet, error, &course.from, &course.to).map_err(Not::Dropped)?;

@@ -14,11 +14,11 @@ use proxy_ebpf::{
 
 pub(crate) use self::frame::Frame;
 use crate::kernel::{
-    flow::{self, By, Found, Gate},
+    flow::{self, Found, Gate, Who},
     packet::{self as wire, ETHERTYPE_IPV4, ETHERTYPE_IPV6, RST, SYN, Segment},
     rewrite::{Side, rewrite},
     tables::{counters, globals},
-    way::{self, Known, Leg, To, Trust, Way},
+    way::{self, Known, Leg, Trust, Way},
 };
 
 #[inline(always)]
@@ -83,7 +83,7 @@ impl Case<'_> {
 
 #[inline(always)]
 fn to_node(frame: &Frame, segment: &Segment, found: &Found, door: &Door, globals: &Globals) -> Result<u32, u32> {
-    let known = way::known(found.flow, To::Node);
+    let known = way::known(found.flow, Who::Node);
     let case = Case { frame, segment, found, door, known, now: flow::now(&globals.clock) };
     // SAFETY: a place of the array.
     let sender = unsafe { &(*found.flow).client };
@@ -102,11 +102,11 @@ fn trusted_to_node(case: &Case<'_>, globals: &Globals, trust: &Trust) -> Result<
     let snat = globals.snats.get(usize::from(flow.node.through)).ok_or(fate::NO_FLOW)?;
     let from = Side { addr: flow::halves(&snat.addr), port: flow::own_port(snat, found.place) };
     let (to, ifindex) = (flow::side(&flow.node), flow.node.ifindex);
-    let leg = Leg { flow: found.flow, to: To::Node, known, source: &from, destination: &to, trust };
+    let leg = Leg { flow: found.flow, to: Who::Node, known, source: &from, destination: &to, trust };
     let way = out::find(frame, segment, &leg, ifindex)
-        .map_err(|reason| check_is_still(found, To::Node).err().unwrap_or(reason))?;
-    check_is_still(found, To::Node)?;
-    flow::note(found, By::Client, segment, false, now);
+        .map_err(|reason| check_is_still(found, Who::Node).err().unwrap_or(reason))?;
+    check_is_still(found, Who::Node)?;
+    flow::note(found, Who::Client, segment, false, now);
     send(frame, segment, found.place, (&from, &to), &way, packet::TO_NODE)
 }
 
@@ -114,7 +114,7 @@ fn trusted_to_node(case: &Case<'_>, globals: &Globals, trust: &Trust) -> Result<
 fn to_client(frame: &Frame, segment: &Segment, found: &Found, globals: &Globals) -> Result<u32, u32> {
     // SAFETY: a place of the array.
     let flow = unsafe { &*found.flow };
-    let known = way::known(found.flow, To::Client);
+    let known = way::known(found.flow, Who::Client);
     let door = globals.doors.get(usize::from(flow.client.through)).ok_or(fate::NO_FLOW)?;
     let case = Case { frame, segment, found, door, known, now: flow::now(&globals.clock) };
     if case.is_busy(&flow.node) {
@@ -131,17 +131,17 @@ fn trusted_to_client(case: &Case<'_>, trust: &Trust) -> Result<u32, u32> {
     may_go(frame, segment, flow, found.word, door, trust)?;
     let from = Side { addr: flow::halves(&door.addr), port: door.port };
     let (to, ifindex) = (flow::side(&flow.client), flow.client.ifindex);
-    let leg = Leg { flow: found.flow, to: To::Client, known, source: &from, destination: &to, trust };
+    let leg = Leg { flow: found.flow, to: Who::Client, known, source: &from, destination: &to, trust };
     let way = out::find(frame, segment, &leg, ifindex)
-        .map_err(|reason| check_is_still(found, To::Client).err().unwrap_or(reason))?;
-    check_is_still(found, To::Client)?;
-    flow::note(found, By::Node, segment, false, now);
+        .map_err(|reason| check_is_still(found, Who::Client).err().unwrap_or(reason))?;
+    check_is_still(found, Who::Client)?;
+    flow::note(found, Who::Node, segment, false, now);
     send(frame, segment, found.place, (&from, &to), &way, packet::TO_CLIENT)
 }
 
 /// A place may have become another flow's meanwhile, and what was remembered there is not that one's.
 #[inline(always)]
-fn check_is_still(found: &Found, to: To) -> Result<(), u32> {
+fn check_is_still(found: &Found, to: Who) -> Result<(), u32> {
     if flow::is_still(found) {
         return Ok(());
     }
