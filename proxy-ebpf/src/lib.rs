@@ -7,6 +7,7 @@ pub mod balance;
 pub mod index;
 pub mod nat;
 pub mod parking;
+pub mod steering;
 pub mod xdp;
 
 /// What each kernel object has to bring by itself: an end for panics, which none of them reaches, and the licence, since
@@ -227,6 +228,7 @@ mod user {
         balance::{Balance, Load},
         nat::{Allowed, Clock, Counters, Door, Egress, End, Endpoint, First, Flow, Globals, Life, Out, Snat},
         parking::Parked,
+        steering::{Counts, Dialled, Listen, Reached, Steered},
         xdp::Interface,
     };
 
@@ -246,4 +248,5 @@ mod user {
     pod!(Balance, Load);
     pod!(Parked);
     pod!(Interface);
+    pod!(Dialled, Listen, Reached, Steered, Counts);
 }

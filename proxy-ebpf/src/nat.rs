@@ -44,7 +44,7 @@ pub mod names {
 
 /// Which layout all of this is: one more whenever a record, or what it means, changes. Flows outlive the daemon, and
 /// the next one may be of another version.
-pub const ABI: u32 = 6;
+pub const ABI: u32 = 7;
 
 /// An IPv6 address, or an IPv4 one as ::ffff:a.b.c.d (which no IPv6 packet may carry).
 pub type Address = [u8; 16];

@@ -6,9 +6,13 @@ use std::{fmt, io, path::Path};
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::MapData;
 use nix::net::if_::if_indextoname;
-use proxy_ebpf::nat::{Door, Snat, names};
+use proxy_ebpf::{
+    nat::{Door, Snat, names},
+    steering,
+};
 
 use crate::{
+    datapath::end_steered,
     kernel::{self, BpffsError, Cell, Life, PinDir, Pinned, Ports, interfaces},
     nat::{fate::is_over, flows::Flows, globals::Globals, ports, reset::Resetter},
 };
@@ -42,9 +46,14 @@ pub fn command(folder: &Path, force: bool) -> Result<Purged> {
 pub fn purge(pins: &mut PinDir) -> io::Result<Purged> {
     let pinned = kernel::pinned(pins.path())?;
     let flows = Left::open(pins);
+    let steered = pins.maps().join(steering::names::STEERED);
+    let steered = steered.exists().then(|| MapData::from_pin(steered));
     // First: else packets that are under way would move the numbers that the resets need.
     pins.detach()?;
-    let told = flows.and_then(|left| left.reset());
+    let told = flows.and_then(|left| left.reset()).and_then(|told| match steered {
+        Some(storage) => Ok(told + end_steered(&storage?).context("clients of this host")?),
+        None => Ok(told),
+    });
     pins.clear()?;
     Ok(Purged { pinned, told })
 }

@@ -2,15 +2,15 @@
 //! open is passed over, so that a list of yesterday leads nobody to a node that was left. Who finds no slot within
 //! a few looks goes to the listener.
 
-use super::tables::{BALANCE, LOADS, MAGLEV, TARGETS, TURN, fetch_add};
+use super::{
+    tables::{BALANCE, LOADS, MAGLEV, TARGETS, TURN, fetch_add},
+    target::is_open,
+};
 use proxy_ebpf::{
-    Target, TargetKey,
+    TargetKey,
     balance::{Balance, LOOKS, Load, Looks, SLOTS, kind, of_route, of_slot},
     nat::{Address, Flow},
-    state,
 };
-
-const AF_INET: u16 = 2;
 
 /// How many slots are tried in turn. More than one is shut only for as long as the daemon takes to write the list.
 const TURNS: u32 = 4;
@@ -113,13 +113,6 @@ fn first(count: u32, turn: u64) -> Option<u32> {
 pub(crate) fn takes(route: u32, slot: u32, v6: bool) -> bool {
     // SAFETY: the memory stays that of an entry, whichever; the flow is made only if a second look says the same.
     unsafe { TARGETS.get(TargetKey { route, slot }) }.is_some_and(|target| is_open(target, v6))
-}
-
-/// Whether new flows of this family may be made to it.
-#[inline(always)]
-pub(crate) fn is_open(target: &Target, v6: bool) -> bool {
-    let open = target.state == state::OPEN && target.live != 0 && target.live == target.generation;
-    open && (target.family == AF_INET) != v6
 }
 
 /// A flow more.

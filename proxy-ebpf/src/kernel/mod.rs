@@ -9,4 +9,5 @@ pub(crate) mod mac;
 pub(crate) mod packet;
 pub(crate) mod rewrite;
 pub(crate) mod tables;
+pub(crate) mod target;
 pub(crate) mod way;

@@ -272,7 +272,7 @@ pub(crate) fn mapped(address: u32) -> Halves {
 }
 
 #[inline(always)]
-fn is_mapped(address: Halves) -> bool {
+pub(crate) fn is_mapped(address: Halves) -> bool {
     let [.., third, _] = words(address);
     address[0] == 0 && third == u32::from_ne_bytes([0, 0, 0xff, 0xff])
 }

@@ -34,6 +34,19 @@ pub struct Status {
     pub routes: Vec<Route>,
     /// What would outlive the daemon; absent: nothing, it has no place in the kernel.
     pub pins: Option<Pins>,
+    /// Absent: the daemon knows no steering.
+    pub steering: Option<Steering>,
+}
+
+/// Whether clients on the daemon's host are led to nodes without a hop.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Steering {
+    pub on: bool,
+    /// Where it is attached.
+    pub cgroup: String,
+    /// Why it is not on.
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -94,6 +107,8 @@ pub struct Route {
     pub state: String,
     pub generation: u64,
     pub connections: u64,
+    /// Those of them that steering led to their node: they have no hop.
+    pub steered: u64,
     pub parked: u64,
     pub severed: u64,
     /// By reason, those that ever occurred.

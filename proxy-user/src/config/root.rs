@@ -77,10 +77,8 @@ fn admin(section: &Section<'_>) -> (Option<Placed<AdminListen>>, Option<super::S
 fn local(section: &Section<'_>) -> Local {
     let steering = section.or("steering", Steering::default(), Section::parsed);
     let bypass = section.or("bypass", OnOff::Off, |value| OnOff::of_word(Section::text(value)?)) == OnOff::On;
-    for (key, asked) in [("steering", steering == Steering::On), ("bypass", bypass)] {
-        if asked {
-            section.warn(key, Invalid::new("is not in this version and does nothing", "leave it out"));
-        }
+    if bypass {
+        section.warn("bypass", Invalid::new("is not in this version and does nothing", "leave it out"));
     }
     Local {
         steering,

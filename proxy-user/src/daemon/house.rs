@@ -15,7 +15,7 @@ use super::group::GroupState;
 use crate::{
     admin::{Readiness, Status, StatusSource, status},
     config::{self, TargetRole},
-    datapath::{Sockmap, Tc, Traffic, XdpPanel},
+    datapath::{Sockmap, Steering, Tc, Traffic, XdpPanel},
     discovery,
     events::{Aftermath, Event, Log, Tally},
     kernel,
@@ -53,6 +53,8 @@ pub(super) struct House {
     /// The folder of our pins, and whether another daemon's flows were among them.
     pub(super) pins: Option<(PathBuf, bool)>,
     pub(super) xdp: Option<Arc<XdpPanel>>,
+    /// Or why there is none.
+    pub(super) steering: Result<Arc<Steering>, String>,
     pub(super) switch: Mutex<Switch>,
 }
 
@@ -117,9 +119,9 @@ impl House {
     }
 
     fn route_status(&self, number: usize, route: &RouteState) -> status::Route {
-        let (slots, way, flows) = {
+        let (slots, way, flows, steered) = {
             let switch = self.switch();
-            (switch.slots(number), switch.way(number), switch.flows(number))
+            (switch.slots(number), switch.way(number), switch.flows(number), switch.steered(number))
         };
         let counts = route.counts.snapshot();
         let group = &self.groups[route.config.group];
@@ -133,6 +135,7 @@ impl House {
             state: status::way_word(way).to_owned(),
             generation: slots.iter().map(|slot| slot.generation).max().unwrap_or(0),
             connections: flows + slots.iter().map(|slot| u64::from(slot.connections)).sum::<u64>(),
+            steered,
             parked: counts.parked_now,
             severed: self.metrics.severed_total(&route.config.name),
             refused: counts
@@ -148,9 +151,9 @@ impl House {
 
     fn route_sample(&self, number: usize, route: &RouteState) -> RouteSample {
         let counts: listener::Snapshot = route.counts.snapshot();
-        let (slots, flows, [to_node, to_client]) = {
+        let (slots, flows, steered, [to_node, to_client]) = {
             let switch = self.switch();
-            (switch.slots(number), switch.flows(number), switch.carried(number))
+            (switch.slots(number), switch.flows(number), switch.steered(number), switch.carried(number))
         };
         let mut targets = BTreeMap::new();
         for target in slots.iter().map(target) {
@@ -160,6 +163,7 @@ impl House {
             name: Arc::clone(&route.config.name),
             datapath: route.datapath,
             connections: flows + slots.iter().map(|slot| u64::from(slot.connections)).sum::<u64>(),
+            steered,
             targets,
             parked: counts.parked_now,
             to_node: to_node + route.traffic.to_node.load(Ordering::Relaxed),
@@ -180,6 +184,14 @@ impl StatusSource for House {
             groups: self.groups.iter().map(|group| self.group_status(group, now)).collect(),
             routes: self.routes.iter().enumerate().map(|(number, route)| self.route_status(number, route)).collect(),
             pins: self.pins.as_ref().and_then(|(folder, taken_over)| pins_status(folder, *taken_over)),
+            steering: Some(match &self.steering {
+                Ok(steering) => status::Steering {
+                    on: true,
+                    cgroup: steering.cgroup().display().to_string(),
+                    reason: String::new(),
+                },
+                Err(reason) => status::Steering { on: false, cgroup: String::new(), reason: reason.clone() },
+            }),
             ..Status::default()
         }
     }
@@ -206,6 +218,7 @@ impl Source for House {
             }),
             packets: self.tc.as_ref().and_then(|tc| tc.packets().ok()),
             xdp: self.xdp.as_ref().and_then(|xdp| xdp.fates().ok()),
+            steering: self.steering.as_ref().ok().and_then(|steering| steering.counts().ok()),
         }
     }
 }

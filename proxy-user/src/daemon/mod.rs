@@ -110,6 +110,7 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
         tc: paths.tc,
         pins: paths.pins.as_ref().map(|pins| (pins.path().to_owned(), paths.taken_over)),
         xdp: paths.xdp,
+        steering: paths.steering,
         switch: Mutex::new(switch),
     });
     let source: Arc<dyn metrics::Source> = Arc::<House>::clone(&house);

@@ -1,5 +1,6 @@
-//! Which routes are served as packets, by tc alone or with xdp in front of it, and why another is not. A datapath that is
-//! named and cannot work is an error; `auto` takes the best that can.
+//! Which routes are served as packets, by tc alone or with xdp in front of it, and why another is not; and whether this host's
+//! own clients are led to nodes without a hop, in front of all of them. What is named and cannot work is an error; `auto`
+//! takes the best that can.
 
 use std::{
     borrow::Cow,
@@ -9,15 +10,17 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use aya::maps::Map;
-use proxy_ebpf::{TargetKey, balance::kind, nat::names};
+use aya::{Ebpf, maps::Map};
+use proxy_ebpf::{TargetKey, balance::kind, nat::names, steering::names as steering};
 
 use super::paths::{Chosen, InKernel};
 use crate::{
     admin::status,
-    config::{Config, DatapathChoice, Route, Source, TargetRole},
-    datapath::{Sockmap, Tc, TcSetup, Xdp, XdpPanel, XdpStanding},
-    kernel::{self, KernelTargets, Life, NatSizes},
+    config::{Config, DatapathChoice, Route, Source, Steering as Wish, TargetRole},
+    datapath::{
+        Datapath, Sockmap, Steering, SteeringRoute, SteeringSetup, Tc, TcParts, TcSetup, Xdp, XdpPanel, XdpStanding,
+    },
+    kernel::{self, KernelTargets, Life, Mapping, NatSizes},
     nat::{
         self,
         egress::{Host, way_to},
@@ -31,6 +34,8 @@ use crate::{
 /// Own addresses that nodes see a packet datapath under, beside those in `snat`: one for each interface that leads to nodes,
 /// in either family.
 const MOST_ADDRESSES: u32 = 4;
+/// Where no packet is translated: the least that loads.
+const NO_FLOWS: u32 = 64;
 /// A byte says which of all own addresses a flow has.
 const MOST_NUMBERS: usize = 256;
 
@@ -41,19 +46,47 @@ pub(super) struct Packets {
     pub(super) of: Vec<Result<Chosen, String>>,
     /// By which number the kernel knows each route.
     pub(super) numbers: Vec<u32>,
+    /// Whether this host's clients are led to nodes, or why not.
+    pub(super) steering: Result<Arc<Steering>, String>,
 }
 
 impl Packets {
     /// No route is served as packets, each for its reason.
-    pub(super) fn none(config: &Config, why: impl Fn(&Route) -> String) -> Result<Self> {
+    pub(super) fn none(config: &Config, why: impl Fn(&Route) -> String, no_steering: String) -> Result<Self> {
         let of = config.routes.iter().map(|route| Err(why(route))).collect();
-        Ok(Self { tc: None, xdp: None, of, numbers: (0..u32::try_from(config.routes.len())?).collect() })
+        let numbers = (0..u32::try_from(config.routes.len())?).collect();
+        Ok(Self { tc: None, xdp: None, of, numbers, steering: Err(no_steering) })
+    }
+
+    /// Puts steering in front of what serves a route whose packets are not translated.
+    pub(super) fn before(&self, route: usize, config: &Route, most: u32, beneath: Chosen) -> Result<Chosen> {
+        let (Some(tc), Ok(_)) = (&self.tc, &self.steering) else { return Ok(beneath) };
+        let Chosen { datapath, reason } = beneath;
+        let parts = TcParts {
+            number: u16::try_from(self.numbers[route])?,
+            name: datapath.name(),
+            beneath: datapath,
+            translated: false,
+            most,
+            kind: balance(config),
+        };
+        Ok(Chosen { datapath: Arc::new(tc.route(parts)), reason })
     }
 }
 
 /// Whether any packet may be translated for it.
-pub(super) fn may_serve(route: &Route) -> bool {
+fn may_serve(route: &Route) -> bool {
     serves(route).is_ok()
+}
+
+/// Whether it may have connections that outlive the daemon.
+fn may_outlive(config: &Config, route: &Route) -> bool {
+    may_serve(route) || config.local.steering != Wish::Off
+}
+
+/// Whether any route may.
+pub(super) fn any_may_outlive(config: &Config) -> bool {
+    config.routes.iter().any(|route| may_outlive(config, route))
 }
 
 pub(super) fn sizes(config: &Config) -> Result<NatSizes> {
@@ -61,6 +94,7 @@ pub(super) fn sizes(config: &Config) -> Result<NatSizes> {
     let most = MOST_NUMBERS - MOST_ADDRESSES as usize;
     ensure!(listed.len() <= most, "the routes list {} addresses in snat; at most {most}", listed.len());
     let flows = (MOST_ADDRESSES + u32::try_from(listed.len())?) * nat::ports::DEFAULT.count();
+    let flows = if config.routes.iter().any(may_serve) { flows } else { NO_FLOWS };
     Ok(NatSizes { routes: u32::try_from(config.routes.len())?, flows })
 }
 
@@ -82,19 +116,37 @@ fn wants_xdp(route: &Route) -> bool {
 
 /// Starts what any route needs, with sockmap beneath for what is left to the listener.
 pub(super) fn start(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Result<Packets> {
-    let nothing = |why: &str| Packets::none(config, |route| serves(route).err().unwrap_or(why).to_owned());
-    if !config.routes.iter().any(may_serve) {
-        return nothing("");
+    let off = match config.local.steering {
+        Wish::Off => "configured",
+        Wish::Auto | Wish::On => "",
+    };
+    let nothing = |why: &str, off: &str| {
+        Packets::none(config, |route| serves(route).err().unwrap_or(why).to_owned(), off.to_owned())
+    };
+    if !any_may_outlive(config) {
+        return nothing("", off);
     }
     let named = config.routes.iter().find(|route| may_serve(route) && is_named(route));
-    match attach(config, flows, kernel) {
-        Ok(attached) => divide(config, flows, attached),
+    let checked = Tc::check().map_err(anyhow::Error::from);
+    let translates = match (named, &checked) {
+        (Some(_), _) => true,
+        (None, checked) => checked.is_ok() && config.routes.iter().any(may_serve),
+    };
+    let attached = match checked {
+        Err(error) if named.is_some() => Err(error),
+        Err(error) if off == "configured" => return nothing(&format!("tc cannot work here: {error:#}"), off),
+        _ => attach(config, flows, kernel, translates),
+    };
+    match attached {
+        Ok(attached) => divide(config, flows, attached, kernel),
         Err(error) => match named {
             Some(route) => Err(error.context(format!("route {}: the datapath {}", route.name, route.datapath))),
+            None if config.local.steering == Wish::On => Err(error),
             None => {
                 // Nobody looks after what an earlier daemon attached, or after what was begun here.
                 purge(&mut kernel.pins).context("what is pinned")?;
-                nothing(&format!("tc cannot work here: {error:#}"))
+                let why = format!("{error:#}");
+                nothing(&format!("tc cannot work here: {why}"), &why)
             }
         },
     }
@@ -108,9 +160,11 @@ struct Attached {
     tc: Arc<Tc>,
     front: Front,
     numbers: Vec<u32>,
+    translates: bool,
+    steering: Result<Arc<Steering>, String>,
 }
 
-fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Result<Attached> {
+fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel, translates: bool) -> Result<Attached> {
     let host = Host::read().context("the host's interfaces")?;
     let sizes = sizes(config)?;
     let seed = kernel.left.as_ref().map_or_else(rand::random, Life::seed);
@@ -118,6 +172,15 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Result<Attac
     let Some(Map::Array(gates)) = object.map(names::GATES) else { bail!("the kernel object has no gates") };
     kernel.targets.set_gates(gates)?;
     let (numbers, left) = take_over(config, sizes, seed, kernel)?;
+    let steers = match config.local.steering {
+        Wish::Off => Err("configured".to_owned()),
+        Wish::Auto | Wish::On => load_steering(config, &object, sizes, seed, kernel).map_err(|it| format!("{it:#}")),
+    };
+    let steers = refuse_if_asked(config, steers)?;
+    let counts = |object: &Ebpf| match object.map(steering::STEERS) {
+        Some(Map::Array(map)) => Mapping::new(steering::STEERS, map).map(Some),
+        _ => Ok(None),
+    };
     let setup = TcSetup {
         links: kernel.pins.links(),
         maps: kernel.pins.maps(),
@@ -125,19 +188,62 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Result<Attac
         orphan_grace: config.orphan_grace,
         seed,
         left,
+        translates,
+        steers: steers.as_ref().ok().map(|(object, _)| counts(object)).transpose()?.flatten(),
     };
     let families = families(config);
     let asked = config.routes.iter().any(|route| route.datapath == DatapathChoice::Xdp);
     let load = || -> Result<_> { Ok(Xdp::load(kernel::load_xdp(&object, &kernel.pins, seed)?, families, asked)?) };
-    let (xdp, front) = match worth_trying(config, &host, families).then(load).transpose() {
+    let wanted = translates && worth_trying(config, &host, families);
+    let (xdp, front) = match wanted.then(load).transpose() {
         Ok(None) => (None, Ok(None)),
         Ok(Some((xdp, panel))) => (Some(xdp), Ok(Some(panel))),
         Err(error) => (None, Err(format!("{error:#}"))),
     };
-    let beneath = Arc::<Sockmap>::clone(&kernel.sockmap);
-    let routes = described(config, flows, &numbers)?;
-    let tc = Tc::start(object, kernel::load_release()?, routes, beneath, setup, xdp)?;
-    Ok(Attached { host, tc: Arc::new(tc), front, numbers })
+    let routes = described(config, flows, &numbers, translates)?;
+    let tc = Arc::new(Tc::start(object, kernel::load_release()?, routes, setup, xdp)?);
+    let started = steers.and_then(|(object, setup)| {
+        Steering::start(object, setup, steered(config, flows, &numbers)).map_err(|it| it.to_string())
+    });
+    let steering = refuse_if_asked(config, started)?.map(Arc::new);
+    if let Ok(steering) = &steering {
+        tc.steer(Arc::clone(steering));
+    }
+    Ok(Attached { host, tc, front, numbers, translates, steering })
+}
+
+/// Only `auto` goes on without.
+fn refuse_if_asked<T>(config: &Config, done: Result<T, String>) -> Result<Result<T, String>> {
+    match done {
+        Err(why) if config.local.steering == Wish::On => {
+            bail!("steering cannot work here: {why}; or set steering = \"off\"")
+        }
+        other => Ok(other),
+    }
+}
+
+fn load_steering(
+    config: &Config,
+    tc: &Ebpf,
+    sizes: NatSizes,
+    seed: u64,
+    kernel: &InKernel,
+) -> Result<(Ebpf, SteeringSetup)> {
+    let cgroup = config.local.cgroup.clone().or_else(kernel::cgroup2);
+    let cgroup = cgroup.context("cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup")?;
+    let object = kernel::load_steering(tc, sizes, &kernel.pins, seed)?;
+    let setup = SteeringSetup { cgroup, links: kernel.pins.links(), all_namespaces: config.local.all_namespaces };
+    Ok((object, setup))
+}
+
+fn steered(config: &Config, flows: &[u32], numbers: &[u32]) -> Vec<SteeringRoute> {
+    let routes = config.routes.iter().zip(flows).zip(numbers);
+    let route = |((route, flows), number): ((&Route, &u32), &u32)| SteeringRoute {
+        number: *number as u16,
+        listen: route.listen.clone(),
+        max_connections: *flows,
+    };
+    routes.map(route).collect()
 }
 
 /// The number of each route, by which an earlier daemon knew it too, and where that one has led those that go on.
@@ -155,7 +261,9 @@ fn take_over(config: &Config, sizes: NatSizes, seed: u64, kernel: &mut InKernel)
     // Before an address of ours leads to a number that was another route's, and before it has our name.
     let goes_on = |key: TargetKey| {
         let route = numbers.iter().position(|number| *number == key.route);
-        route.is_some_and(|at| left.get(key.route as usize) == Some(&names[at]) && may_serve(&config.routes[at]))
+        route.is_some_and(|at| {
+            left.get(key.route as usize) == Some(&names[at]) && may_outlive(config, &config.routes[at])
+        })
     };
     kernel.targets.shut(|key| !goes_on(key))?;
     for (name, number) in names.iter().zip(&numbers) {
@@ -173,18 +281,20 @@ fn name(config: &Config, route: &Route) -> String {
 
 /// Where an earlier daemon led the routes of this configuration.
 fn led(config: &Config, numbers: &[u32], targets: &KernelTargets) -> Result<BTreeMap<TargetKey, SocketAddr>> {
-    let ours: Vec<u32> = config.routes.iter().zip(numbers).filter(|(it, _)| may_serve(it)).map(|(_, it)| *it).collect();
+    let routes = config.routes.iter().zip(numbers).filter(|(it, _)| may_outlive(config, it));
+    let ours: Vec<u32> = routes.map(|(_, it)| *it).collect();
     let entries = targets.entries()?.into_iter().filter(|(key, _)| ours.contains(&key.route));
     Ok(entries.filter_map(|(key, entry)| Some((key, kernel::decode(&entry)?))).collect())
 }
 
-fn described(config: &Config, flows: &[u32], numbers: &[u32]) -> Result<Vec<nat::keeper::Route>> {
-    let routes = config.routes.iter().zip(flows).zip(numbers).filter(|((route, _), _)| may_serve(route));
+fn described(config: &Config, flows: &[u32], numbers: &[u32], translates: bool) -> Result<Vec<nat::keeper::Route>> {
+    let routes = config.routes.iter().zip(flows).zip(numbers).filter(|((route, _), _)| may_outlive(config, route));
     let route = |((route, flows), number): ((&Route, &u32), &u32)| {
         Ok(nat::keeper::Route {
             number: u16::try_from(*number)?,
             listen: route.listen.clone(),
             max_connections: *flows,
+            translated: translates && may_serve(route),
             by_xdp: false,
             allow: route.allow.clone(),
             idle_timeout: route.idle_timeout,
@@ -251,8 +361,13 @@ fn survey(host: &Host, families: Families) -> XdpStanding {
 }
 
 /// Gives each route what it asks for, or the best there is.
-fn divide(config: &Config, flows: &[u32], attached: Attached) -> Result<Packets> {
-    let Attached { host, tc, front, numbers } = attached;
+fn divide(config: &Config, flows: &[u32], attached: Attached, kernel: &InKernel) -> Result<Packets> {
+    let Attached { host, tc, front, numbers, translates, steering } = attached;
+    if !translates {
+        let why = Tc::check().err().map_or_else(String::new, |error| format!("tc cannot work here: {error}"));
+        let of = config.routes.iter().map(|route| Err(serves(route).err().map_or_else(|| why.clone(), str::to_owned)));
+        return Ok(Packets { tc: Some(tc), xdp: None, of: of.collect(), numbers, steering });
+    }
     let (panel, fault) = match front {
         Ok(panel) => (panel, None),
         Err(fault) => (None, Some(fault)),
@@ -288,7 +403,9 @@ fn divide(config: &Config, flows: &[u32], attached: Attached) -> Result<Packets>
             }
             (Some(Err(why)), _) => ("tc", format!("not xdp: {why}")),
         };
-        of.push(Ok(Chosen { datapath: Arc::new(tc.route(number, name, *flows, balance(route))), reason }));
+        let beneath: Arc<dyn Datapath> = Arc::<Sockmap>::clone(&kernel.sockmap);
+        let parts = TcParts { number, name, beneath, translated: true, most: *flows, kind: balance(route) };
+        of.push(Ok(Chosen { datapath: Arc::new(tc.route(parts)), reason }));
     }
     let taken = !by_xdp.is_empty();
     if taken {
@@ -296,7 +413,7 @@ fn divide(config: &Config, flows: &[u32], attached: Attached) -> Result<Packets>
     } else if let Some(panel) = &panel {
         panel.retire();
     }
-    Ok(Packets { tc: Some(tc), xdp: panel.filter(|_| taken), of, numbers })
+    Ok(Packets { tc: Some(tc), xdp: panel.filter(|_| taken), of, numbers, steering })
 }
 
 /// The interfaces that the packets of a route are sure to pass: those with an address that it names, and those by which

@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, anyhow};
 use super::packets::{self, Packets};
 use crate::{
     cli::Failure,
-    config::{Config, DatapathChoice, Route},
-    datapath::{Copy, Datapath, SelfTestError, Sockmap, Tc, XdpPanel, selftest},
+    config::{self, Config, DatapathChoice, Route},
+    datapath::{Copy, Datapath, SelfTestError, Sockmap, Steering, Tc, XdpPanel, selftest},
     kernel::{self, BpffsError, KernelTargets, Life, LifeError, PinDir, Sizes},
     purge::{PORTS, purge},
 };
@@ -23,6 +23,8 @@ pub(super) struct Paths {
     pub(super) sockmap: Option<Arc<Sockmap>>,
     pub(super) tc: Option<Arc<Tc>>,
     pub(super) xdp: Option<Arc<XdpPanel>>,
+    /// Or why there is none.
+    pub(super) steering: Result<Arc<Steering>, String>,
     /// By which number the kernel knows each route.
     pub(super) numbers: Vec<u32>,
     /// Flows of an earlier daemon go on.
@@ -64,11 +66,15 @@ pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<P
     let taken_over = in_kernel.as_ref().is_ok_and(|kernel| kernel.left.is_some());
     let packets = match &mut in_kernel {
         Ok(kernel) => packets::start(config, flows, kernel)?,
-        Err(_) => Packets::none(config, |_| String::new())?,
+        Err(error) if config.local.steering == config::Steering::On => {
+            return Err(anyhow!("steering cannot work here: {error:#}; or set steering = \"off\""));
+        }
+        Err(error) => Packets::none(config, |_| String::new(), format!("{error:#}"))?,
     };
     let mut chosen = Vec::new();
-    for (route, packets) in config.routes.iter().zip(&packets.of) {
-        let one = match (route.datapath, &in_kernel, packets) {
+    for (at, (route, served)) in config.routes.iter().zip(&packets.of).enumerate() {
+        let is_translated = served.is_ok();
+        let one = match (route.datapath, &in_kernel, served) {
             (DatapathChoice::Copy, ..) => {
                 Chosen { datapath: Arc::<Copy>::clone(&copy), reason: "configured".to_owned() }
             }
@@ -85,9 +91,18 @@ pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<P
             (choice, Err(error), _) => return Err(refuse(route, choice, error)),
         };
         announce(route, &one);
-        chosen.push(one);
+        chosen.push(if is_translated { one } else { packets.before(at, route, flows[at], one)? });
     }
-    let Packets { tc, xdp, numbers, .. } = packets;
+    let Packets { tc, xdp, numbers, steering, .. } = packets;
+    match &steering {
+        Ok(steering) => {
+            tracing::info!(cgroup = %steering.cgroup().display(), "steering: clients of this host are led to nodes");
+        }
+        Err(reason) if config.local.steering == config::Steering::Auto => {
+            tracing::info!(reason, "auto: clients of this host go to the listener");
+        }
+        Err(_) => {}
+    }
     Ok(match in_kernel {
         Ok(kernel) => Paths {
             chosen,
@@ -96,12 +111,23 @@ pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<P
             taken_over: taken_over && tc.is_some(),
             tc,
             xdp,
+            steering,
             numbers,
             pins: Some(kernel.pins),
         },
         Err(error) => {
             tracing::info!(reason = format!("{error:#}"), "the targets are not published in a BPF map");
-            Paths { chosen, targets: None, sockmap: None, tc: None, xdp: None, numbers, taken_over: false, pins: None }
+            Paths {
+                chosen,
+                targets: None,
+                sockmap: None,
+                tc: None,
+                xdp: None,
+                steering,
+                numbers,
+                taken_over: false,
+                pins: None,
+            }
         }
     })
 }
@@ -125,7 +151,7 @@ fn is_another_s(error: &anyhow::Error) -> bool {
 fn enter_kernel(config: &Config, pin_dir: &Path, workers: usize) -> Result<InKernel> {
     let mut pins = PinDir::claim(pin_dir)?;
     let left = Life::find(&pins, packets::sizes(config)?, PORTS)?;
-    let left = left.filter(|_| config.routes.iter().any(packets::may_serve));
+    let left = left.filter(|_| packets::any_may_outlive(config));
     if left.is_none() {
         // Half made, or of no use for this configuration.
         let purged = purge(&mut pins)?;

@@ -15,6 +15,7 @@ mod room;
 mod selftest;
 mod sockmap;
 mod splice;
+mod steering;
 mod syn;
 mod tc;
 mod tcp_info;
@@ -34,8 +35,11 @@ pub use self::{
     copy::Copy,
     selftest::{SelfTestError, selftest},
     sockmap::{Error as SockmapError, Sockmap},
+    steering::{
+        Error as SteeringError, Route as SteeringRoute, Setup as SteeringSetup, Steering, end_all as end_steered,
+    },
     syn::{Arrival, Ends, Onward, Syn, SynError, SynGate, Syns, Turn},
-    tc::{Claim, Error as TcError, Hold, Setup as TcSetup, Tc},
+    tc::{Claim, Error as TcError, Hold, Parts as TcParts, Setup as TcSetup, Tc},
     xdp::{Error as XdpError, Panel as XdpPanel, Standing as XdpStanding, Xdp},
 };
 use crate::target::{Lease, Load};
@@ -132,6 +136,10 @@ pub trait Datapath: Send + Sync + std::fmt::Debug {
     fn close(&self) {}
     /// Connections that it carries without one of ours: they are in nobody's `adopt`.
     fn flows(&self) -> u64 {
+        0
+    }
+    /// Those among them whose clients were led to their node, and have no hop.
+    fn steered(&self) -> u64 {
         0
     }
     /// Bytes of payload of those, to nodes and to clients.

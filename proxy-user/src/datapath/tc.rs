@@ -12,7 +12,8 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::AtomicU64,
         mpsc::{Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -32,11 +33,14 @@ use proxy_ebpf::{
     parking,
 };
 
-pub use self::route::Claim;
-use self::{attached::Attached, route::TcRoute};
-use super::{Datapath, Xdp};
+pub use self::route::{Claim, Parts};
+use self::{
+    attached::{Attached, Nowhere},
+    route::TcRoute,
+};
+use super::{Steering, Xdp};
 use crate::{
-    kernel::{Cell, Links, MappingError},
+    kernel::{Cell, Links, Mapping, MappingError},
     nat::{
         aside::{Aside, AsideError},
         audit::{self, Audit},
@@ -50,7 +54,7 @@ use crate::{
         globals::Globals,
         heart::Heart,
         index::Index,
-        keeper::{Keeper, Order, Route},
+        keeper::{Attach, Keeper, Order, Route},
         loads::Loads,
         outs::Outs,
         ports,
@@ -61,7 +65,7 @@ use crate::{
 };
 
 pub struct Tc {
-    beneath: Arc<dyn Datapath>,
+    steering: OnceLock<Arc<Steering>>,
     exits: Arc<Mutex<Exits>>,
     orders: Mutex<Sender<Order>>,
     usage: Arc<Usage>,
@@ -89,6 +93,10 @@ pub struct Setup {
     pub seed: u64,
     /// Where an earlier daemon led, whose flows live; `None`: there was none.
     pub left: Option<BTreeMap<TargetKey, SocketAddr>>,
+    /// Packets are translated; else only what steering shares with that is kept.
+    pub translates: bool,
+    /// How many sockets were led to each slot, if any are.
+    pub steers: Option<Mapping<AtomicU64>>,
 }
 
 /// As long as one is held, new flows are made no longer than an earlier daemon's last beat allows.
@@ -140,24 +148,29 @@ pub enum Error {
 const MOMENT: Duration = Duration::from_millis(5);
 
 impl Tc {
-    /// Serves `routes`; `release` sends parked SYNs on, and `beneath` has the connections that the listener accepts. Flows that an earlier daemon left go on,
-    /// and new ones for as long as that has allowed: until a [`Hold`] is dropped.
-    pub fn start(
-        mut object: Ebpf,
-        release: Ebpf,
-        routes: Vec<Route>,
-        beneath: Arc<dyn Datapath>,
-        setup: Setup,
-        xdp: Option<Xdp>,
-    ) -> Result<Self, Error> {
+    /// What can keep this kernel from translating packets and is known before anything is made.
+    pub fn check() -> Result<(), Error> {
         // Before, programs hang on netlink filters, which outlive the process and whoever writes their maps.
         if KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(6, 6, 0)) {
             return Err(Error::Kernel);
         }
-        reservation::checked(ports::DEFAULT)?;
-        let program: &mut SchedClassifier =
-            object.program_mut(names::TC).ok_or(Error::Missing(names::TC))?.try_into()?;
-        program.load()?;
+        Ok(reservation::checked(ports::DEFAULT)?)
+    }
+
+    /// Serves `routes`; `release` sends parked SYNs on. Flows that an earlier daemon left go on, and new ones for as long
+    /// as that has allowed: until a [`Hold`] is dropped.
+    pub fn start(
+        mut object: Ebpf,
+        release: Ebpf,
+        routes: Vec<Route>,
+        setup: Setup,
+        xdp: Option<Xdp>,
+    ) -> Result<Self, Error> {
+        if setup.translates {
+            let program: &mut SchedClassifier =
+                object.program_mut(names::TC).ok_or(Error::Missing(names::TC))?.try_into()?;
+            program.load()?;
+        }
         let flows = Arc::new(Flows::open(&take(&mut object, names::FLOWS)?, &take(&mut object, names::TAKEN)?)?);
         let usage = Arc::new(Usage::open(&take(&mut object, names::USAGE)?)?);
         let loads = Arc::new(Loads::open(&take(&mut object, balance::names::LOADS)?)?);
@@ -192,7 +205,9 @@ impl Tc {
         let (doors, audit) = match &setup.left {
             None => (Doors::new(MOST_DOORS as u32), None),
             Some(led) => {
-                audit::recount(&collector, || thread::park_timeout(MOMENT));
+                audit::recount(&collector, setup.steers.as_deref().unwrap_or_default(), || {
+                    thread::park_timeout(MOMENT);
+                });
                 let withheld = exits.take_over(led)?;
                 (left_doors(&door_of, &globals)?, Some(Audit::begin(&collector, &withheld, Instant::now())))
             }
@@ -203,6 +218,11 @@ impl Tc {
         let aside = Aside::start(map(&mut object, parking::names::PARKED)?, &turns, release, numbers)?;
         let outs = Outs::new(map(&mut object, names::OUTS)?);
         let exits = Arc::new(Mutex::new(exits));
+        let attach: Box<dyn Attach> = if setup.translates {
+            Box::new(Attached::new(xdp, object, outs, Links::new(setup.links, names::TC)))
+        } else {
+            Box::new(Nowhere)
+        };
         let mut keeper = Keeper {
             heart: Heart::new(Arc::clone(&globals), setup.orphan_grace),
             beats: setup.left.is_none(),
@@ -212,7 +232,7 @@ impl Tc {
             door_of,
             globals,
             routes,
-            attach: Box::new(Attached::new(xdp, object, outs, Links::new(setup.links, names::TC))),
+            attach,
             resetter: Resetter::open()?,
             snats: Vec::new(),
             exits: Arc::clone(&exits),
@@ -232,26 +252,40 @@ impl Tc {
         let (orders, told) = channel();
         let keeper = thread::Builder::new().name("tc".to_owned()).spawn(move || keeper.run(&told))?;
         let (orders, keeper) = (Mutex::new(orders), Mutex::new(Some(keeper)));
-        Ok(Self { beneath, exits, orders, usage, carried, loads, balancer, packets, firsts, aside, rest, keeper })
+        let steering = OnceLock::new();
+        Ok(Self { steering, exits, orders, usage, carried, loads, balancer, packets, firsts, aside, rest, keeper })
     }
 
     pub fn hold(self: &Arc<Self>) -> Arc<Hold> {
         Arc::new(Hold(Arc::clone(self)))
     }
 
-    /// With room for `most` connections; `kind` is how new flows are shared out, one of [`balance::kind`]. `name` is that
-    /// of the datapath which translates most of its packets.
-    pub fn route(self: &Arc<Self>, number: u16, name: &'static str, most: u32, kind: u32) -> TcRoute {
-        TcRoute::new(Arc::clone(self), number, name, most, kind)
+    pub fn route(self: &Arc<Self>, parts: Parts) -> TcRoute {
+        TcRoute::new(Arc::clone(self), parts)
+    }
+
+    /// From now on switches are told to this, too.
+    pub fn steer(&self, steering: Arc<Steering>) {
+        let _is_first = self.steering.set(steering);
+    }
+
+    pub fn steering(&self) -> Option<&Steering> {
+        self.steering.get().map(|it| &**it)
     }
 
     /// Ends the flows of an earlier daemon that nobody goes on with.
     pub fn take_over(&self, kept: Kept, latest: u64) {
+        if let Some(steering) = self.steering() {
+            steering.take_over(kept.clone(), latest);
+        }
         self.order(Order::TakeOver(kept, latest));
     }
 
     /// Writes to no map any more. What becomes of flows and program is the pins' affair.
     pub fn stop(&self) {
+        if let Some(steering) = self.steering() {
+            steering.stop();
+        }
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(keeper) = keeper {
             self.order(Order::Stop);
@@ -288,7 +322,7 @@ impl Tc {
 
 impl std::fmt::Debug for Tc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tc").field("beneath", &self.beneath).finish_non_exhaustive()
+        f.debug_struct("Tc").field("steering", &self.steering).finish_non_exhaustive()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the kernel's bpf(2) offers of what the sockmap object needs. Each probe loads or creates one
+//! What the kernel's bpf(2) offers of what the objects of sockmap and of steering need. Each probe loads or creates one
 //! trivial thing and lets it go at once.
 
 use std::{io, path::Path};
@@ -38,6 +38,19 @@ impl Support {
         let program = is_program_supported(ProgramType::SkSkb).map_err(|error| flatten(&error));
         let maps = maps.map(|(name, kind)| (name, answer(is_map_supported(kind).map_err(|error| flatten(&error)))));
         Self(std::iter::once(("program type sk_skb", answer(program))).chain(maps).collect())
+    }
+
+    /// What steering needs beside it.
+    pub(super) fn probe_steering() -> Self {
+        let programs = [
+            ("program type cgroup_sock_addr", ProgramType::CgroupSockAddr),
+            ("program type cgroup_sock", ProgramType::CgroupSock),
+            ("program type cgroup_skb", ProgramType::CgroupSkb),
+        ];
+        let programs =
+            programs.map(|(name, kind)| (name, answer(is_program_supported(kind).map_err(|error| flatten(&error)))));
+        let storage = is_map_supported(MapType::SkStorage).map_err(|error| flatten(&error));
+        Self(programs.into_iter().chain([("map type sk_storage", answer(storage))]).collect())
     }
 
     #[cfg(test)]

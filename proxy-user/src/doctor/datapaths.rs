@@ -1,14 +1,16 @@
 //! Datapath by datapath: can it work here, and if not, why and what to do. `copy` always works and is
 //! offered wherever another cannot.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 use super::{
-    Check, SelfTest,
+    Check, SelfTest, State,
     bpf::{Answer, Support},
     privileges::{Capability, Held, grant},
 };
-use crate::config::DatapathChoice;
+use crate::{config::DatapathChoice, kernel};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -47,9 +49,11 @@ pub(super) fn judge(
     pinning: (&Check, Verdict),
     self_test: Option<SelfTest>,
     interfaces: &Interfaces,
+    hooks: &Hooks,
 ) -> Vec<Ability> {
     let sockmap = sockmap(held, support, pinning, self_test);
     let tc = tc(held, &sockmap);
+    let steering = steering(&tc, hooks);
     vec![
         xdp(&tc, interfaces),
         tc,
@@ -60,7 +64,7 @@ pub(super) fn judge(
             reason: "needs nothing: always possible".to_owned(),
             remedy: String::new(),
         },
-        later("steering"),
+        steering,
         later("bypass"),
     ]
 }
@@ -71,6 +75,56 @@ fn later(name: &'static str) -> Ability {
         verdict: Verdict::NotInThisVersion,
         reason: "not in this version".to_owned(),
         remedy: String::new(),
+    }
+}
+
+/// Where steering goes, what is there already, and what the kernel has for it.
+#[derive(Debug)]
+pub(super) struct Hooks {
+    pub(super) cgroup: Option<PathBuf>,
+    pub(super) support: Support,
+    pub(super) attached: Option<kernel::Attached>,
+    pub(super) sock_destroy: State,
+}
+
+/// It needs no flows, but shares their maps.
+fn steering(tc: &Ability, hooks: &Hooks) -> Ability {
+    let ability = |verdict, reason: String, remedy: &str| Ability {
+        name: "steering",
+        verdict,
+        reason,
+        remedy: remedy.to_owned(),
+    };
+    const OFF: &str = "steering = \"off\": clients of this host go to the listener";
+    if tc.verdict != Verdict::Yes {
+        return ability(tc.verdict, format!("needs the capabilities of tc: {}", tc.reason), &tc.remedy);
+    }
+    let Some(cgroup) = &hooks.cgroup else {
+        return ability(Verdict::No, "cgroup2 is not mounted".to_owned(), "mount -t cgroup2 none /sys/fs/cgroup");
+    };
+    if let Some((what, answer)) = hooks.support.obstacles().next() {
+        let (verdict, reason, _) = unsupported(what, answer);
+        return ability(verdict, reason, OFF);
+    }
+    if hooks.sock_destroy == State::Warn {
+        return ability(Verdict::No, "this kernel cannot end the sockets of others (SOCK_DESTROY)".to_owned(), OFF);
+    }
+    let at = cgroup.display();
+    match &hooks.attached {
+        Some(found) if found.exclusive => ability(
+            Verdict::No,
+            format!("at {at} there is a program of another that lets no other beside it"),
+            "give `cgroup` of [local] one that is not above or at it (`bpftool cgroup tree`)",
+        ),
+        Some(found) if !found.programs.is_empty() => ability(
+            Verdict::Yes,
+            format!(
+                "at {at}, beside {} programs that are there (`bpftool cgroup tree`); the last one to write an address wins",
+                found.programs.len()
+            ),
+            "",
+        ),
+        _ => ability(Verdict::Yes, format!("at {at}"), ""),
     }
 }
 

@@ -28,7 +28,7 @@ const REQUEST: usize = HEADER + 56;
 pub(super) fn sock_destroy(held: &Held) -> Check {
     const NAME: &str = "SOCK_DESTROY";
     if !held.has(Capability::NetAdmin) {
-        let found = "cannot be tried without CAP_NET_ADMIN; only steering needs it, which this version does not have";
+        let found = "cannot be tried without CAP_NET_ADMIN; only steering needs it";
         return Check::bad(NAME, State::Unknown, found, "");
     }
     match ask() {
@@ -37,7 +37,7 @@ pub(super) fn sock_destroy(held: &Held) -> Check {
         Ok(libc::EOPNOTSUPP | libc::EINVAL) => Check::bad(
             NAME,
             State::Warn,
-            "not offered by this kernel; only steering needs it, which this version does not have",
+            "not offered by this kernel; only steering needs it",
             "a kernel with CONFIG_INET_DIAG_DESTROY",
         ),
         Ok(errno) => unknown(NAME, &io::Error::from_raw_os_error(errno)),

@@ -85,12 +85,21 @@ pub fn run(input: Input) -> Report {
     let held = privileges::Held::read();
     let support = bpf::Support::probe();
     let (bpffs, pinning) = mounts::bpffs(&held);
-    let datapaths = datapaths::judge(&held, &support, (&bpffs, pinning), input.sockmap_self_test, &interfaces::look());
+    let sock_destroy = diag::sock_destroy(&held);
+    let cgroup = crate::kernel::cgroup2();
+    let hooks = datapaths::Hooks {
+        attached: cgroup.as_ref().and_then(|cgroup| crate::kernel::attached(cgroup).ok()),
+        cgroup,
+        support: bpf::Support::probe_steering(),
+        sock_destroy: sock_destroy.state,
+    };
+    let interfaces = interfaces::look();
+    let datapaths = datapaths::judge(&held, &support, (&bpffs, pinning), input.sockmap_self_test, &interfaces, &hooks);
     let mut checks = vec![kernel::check(), kernel::sockmap_floor()];
     checks.extend(privileges::checks(&held));
     checks.extend([bpffs, pins::check(&input.pin_dir), mounts::cgroup2(), bpf::btf()]);
     checks.extend(support.checks());
-    checks.extend([limits::unprivileged_bpf(), limits::open_files(), limits::real_time(), diag::sock_destroy(&held)]);
+    checks.extend([limits::unprivileged_bpf(), limits::open_files(), limits::real_time(), sock_destroy]);
     Report { checks, datapaths, asked: input.datapath.and_then(datapaths::name) }
 }
 

@@ -1,10 +1,7 @@
 //! Where bpffs and cgroup2 are mounted, as /proc/mounts has it: neither is where one expects it on
 //! every machine (hybrid hosts have cgroup2 below /sys/fs/cgroup/unified).
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use nix::unistd::{AccessFlags, access};
 
@@ -12,6 +9,7 @@ use super::{
     Check, State, Verdict,
     privileges::{Capability, Held},
 };
+use crate::kernel::{self, mounted};
 
 /// Where the daemon looks for a bpffs, and mounts one if there is none.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -55,32 +53,15 @@ fn writable(path: &Path) -> bool {
 
 pub(super) fn cgroup2() -> Check {
     const NAME: &str = "cgroup2";
-    match mounted("cgroup2").first() {
+    match kernel::cgroup2() {
         Some(path) => Check::ok(NAME, format!("mounted on {}", path.display())),
         None => Check::bad(
             NAME,
             State::Warn,
-            "not mounted; only steering needs it, which this version does not have",
-            "mount -t cgroup2 none /sys/fs/cgroup",
+            "not mounted; only steering needs it",
+            "mount -t cgroup2 none /sys/fs/cgroup, or steering = \"off\"",
         ),
     }
-}
-
-fn mounted(kind: &str) -> Vec<PathBuf> {
-    mount_points(&fs::read_to_string("/proc/mounts").unwrap_or_default(), kind)
-}
-
-/// `device point kind options 0 0`, with blanks in octal (getmntent(3)).
-fn mount_points(mounts: &str, kind: &str) -> Vec<PathBuf> {
-    let fields = mounts.lines().filter_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        Some((fields.next()?, fields.next()?))
-    });
-    fields.filter(|(_, it)| *it == kind).map(|(point, _)| unescaped(point)).collect()
-}
-
-fn unescaped(point: &str) -> PathBuf {
-    point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\").into()
 }
 
 fn filesystems() -> Option<String> {
@@ -94,21 +75,6 @@ fn has_filesystem(filesystems: &str, kind: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MOUNTS: &str = "\
-tmpfs /sys/fs/cgroup tmpfs rw,mode=755 0 0
-cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0
-cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0
-bpf /mnt/my\\040bpf bpf rw 0 0
-broken
-";
-
-    #[test]
-    fn mount_points_are_found_wherever_they_are() {
-        assert_eq!(mount_points(MOUNTS, "cgroup2"), [PathBuf::from("/sys/fs/cgroup/unified")]);
-        assert_eq!(mount_points(MOUNTS, "bpf"), [PathBuf::from("/mnt/my bpf")]);
-        assert!(mount_points(MOUNTS, "xfs").is_empty());
-    }
 
     #[test]
     fn without_a_bpffs_it_depends_on_who_may_mount_one() {

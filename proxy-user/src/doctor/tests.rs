@@ -22,7 +22,8 @@ fn nobody() -> Held {
 
 fn report(held: &Held, answer: &Answer, test: Option<SelfTest>, asked: Option<&'static str>) -> Report {
     let bpffs = Check::ok("bpffs", "mounted");
-    let datapaths = datapaths::judge(held, &Support::all(answer), (&bpffs, Verdict::Yes), test, &interfaces(&["eth0"]));
+    let datapaths =
+        datapaths::judge(held, &Support::all(answer), (&bpffs, Verdict::Yes), test, &interfaces(&["eth0"]), &hooks());
     Report { checks: Vec::new(), datapaths, asked }
 }
 
@@ -32,12 +33,45 @@ fn interfaces(good: &[&str]) -> datapaths::Interfaces {
     Ok(good.chain([("docker0".to_owned(), Err("docker0: its driver has no native XDP".to_owned()))]).collect())
 }
 
+fn hooks() -> datapaths::Hooks {
+    datapaths::Hooks {
+        cgroup: Some("/sys/fs/cgroup".into()),
+        support: Support::all(&Answer::Yes),
+        attached: Some(crate::kernel::Attached::default()),
+        sock_destroy: State::Ok,
+    }
+}
+
+#[test]
+fn steering_is_judged_by_its_cgroup() {
+    let judged = |hooks: &datapaths::Hooks| {
+        let bpffs = Check::ok("bpffs", "mounted");
+        let support = Support::all(&Answer::Yes);
+        let all = datapaths::judge(&root(), &support, (&bpffs, Verdict::Yes), None, &interfaces(&["eth0"]), hooks);
+        all.into_iter().find(|it| it.name == "steering").unwrap()
+    };
+    assert_eq!(judged(&hooks()).verdict, Verdict::Yes);
+    let attached = crate::kernel::Attached { programs: [7, 8].into(), exclusive: false };
+    let beside = judged(&datapaths::Hooks { attached: Some(attached.clone()), ..hooks() });
+    assert!(beside.verdict == Verdict::Yes && beside.reason.contains("beside 2 programs"), "{beside:?}");
+    let alone = crate::kernel::Attached { exclusive: true, ..attached };
+    for (hooks, reason, remedy) in [
+        (datapaths::Hooks { attached: Some(alone), ..hooks() }, "lets no other beside it", "cgroup"),
+        (datapaths::Hooks { cgroup: None, ..hooks() }, "not mounted", "mount -t cgroup2"),
+        (datapaths::Hooks { support: Support::all(&Answer::No), ..hooks() }, "does not offer", "steering = \"off\""),
+        (datapaths::Hooks { sock_destroy: State::Warn, ..hooks() }, "SOCK_DESTROY", "steering = \"off\""),
+    ] {
+        let no = judged(&hooks);
+        assert!(no.verdict == Verdict::No && no.reason.contains(reason) && no.remedy.contains(remedy), "{no:?}");
+    }
+}
+
 #[test]
 fn xdp_is_judged_by_the_interfaces() {
     let judged = |good: &[&str]| {
         let bpffs = Check::ok("bpffs", "mounted");
         let support = Support::all(&Answer::Yes);
-        let all = datapaths::judge(&root(), &support, (&bpffs, Verdict::Yes), None, &interfaces(good));
+        let all = datapaths::judge(&root(), &support, (&bpffs, Verdict::Yes), None, &interfaces(good), &hooks());
         all.into_iter().find(|it| it.name == "xdp").unwrap()
     };
     let one = judged(&["eth0", "eth1"]);
@@ -105,6 +139,7 @@ fn sockmap_needs_a_place_for_its_pins() {
         (&bpffs, Verdict::MissingPrivilege),
         None,
         &interfaces(&[]),
+        &hooks(),
     );
     let report = Report { checks: Vec::new(), datapaths: abilities, asked: Some("sockmap") };
     assert_eq!(report.exit_code(), 77);

@@ -14,15 +14,20 @@ use proxy_ebpf::{
     index, names,
     nat::names as nat,
     parking::names as parking,
+    steering::names as steering,
 };
 
 use super::{
     bpffs::PinDir,
-    load::{Error, TC, XDP},
+    load::{Error, STEERING, TC, XDP},
 };
 
 /// Networks in the `allow` of a route, as many as the configuration takes.
 const MOST_NETS: u32 = 4096;
+/// Addresses of routes, and nodes, in all namespaces together: an entry takes memory only once it is there.
+const MOST_DIALLED: u32 = 1 << 16;
+/// The maps of steering that outlive the daemon, with the sockets that it has led.
+const OF_STEERING: [&str; 4] = [steering::DIALLED, steering::REACHED, steering::STEERED, steering::STEERS];
 /// Room for routes that a later configuration adds.
 const LEAST_ROUTES: u32 = 64;
 
@@ -67,11 +72,13 @@ fn definitions(object: &[u8], pins: &PinDir, sizes: NatSizes) -> Result<Vec<Defi
     // there are each daemon sees for itself; and a name on bpffs has no dots.
     let its_own = [nat::PACKETS, nat::OUTS, parking::PARKED, parking::SYN_TURNS];
     let pinned = maps.filter(|(name, _)| !its_own.contains(&name.as_str()) && !name.contains('.'));
-    let definition = |(name, map): (String, aya_obj::Map)| {
-        let folder = if name == names::TARGETS { pins.path().to_owned() } else { pins.maps() };
-        Definition { path: folder.join(&name), entries: entries(&name, map.max_entries(), sizes), name, map }
-    };
-    Ok(pinned.map(definition).collect())
+    Ok(pinned.map(|(name, map)| Definition::new(name, map, pins, sizes)).collect())
+}
+
+/// What steering pins beside them.
+fn of_steering(pins: &PinDir, sizes: NatSizes) -> Result<Vec<Definition>, ParseError> {
+    let maps = Object::parse(STEERING)?.maps.into_iter().filter(|(name, _)| OF_STEERING.contains(&name.as_str()));
+    Ok(maps.map(|(name, map)| Definition::new(name, map, pins, sizes)).collect())
 }
 
 fn entries(name: &str, own: u32, sizes: NatSizes) -> u32 {
@@ -85,6 +92,8 @@ fn entries(name: &str, own: u32, sizes: NatSizes) -> u32 {
         nat::EGRESS | nat::GATES | names::TARGETS | sharing::LOADS => targets(sizes.routes),
         // One for each family.
         sharing::BALANCE | sharing::TURN | sharing::MAGLEV => balance::of_route(routes, false),
+        steering::STEERS => targets(sizes.routes),
+        steering::DIALLED | steering::REACHED => MOST_DIALLED,
         _ => own,
     }
 }
@@ -95,10 +104,18 @@ pub(super) fn check(pins: &PinDir, sizes: NatSizes) -> Result<(), Unlike> {
     definitions(TC, pins, sizes)?.iter().try_for_each(|one| {
         let grows = [nat::FLOWS, nat::FLOW_OF, nat::TAKEN].contains(&one.name.as_str());
         one.check(if grows { 1 } else { one.entries })
-    })
+    })?;
+    // An earlier daemon may have done without.
+    let mut there = of_steering(pins, sizes)?.into_iter().filter(|one| one.path.exists());
+    there.try_for_each(|one| one.check(one.entries))
 }
 
 impl Definition {
+    fn new(name: String, map: aya_obj::Map, pins: &PinDir, sizes: NatSizes) -> Self {
+        let folder = if name == names::TARGETS { pins.path().to_owned() } else { pins.maps() };
+        Self { path: folder.join(&name), entries: entries(&name, map.max_entries(), sizes), name, map }
+    }
+
     fn check(&self, least: u32) -> Result<(), Unlike> {
         let unread = |source| Unlike::Unread { name: self.name.clone(), source };
         let found = MapInfo::from_pin(&self.path).map_err(unread)?;
@@ -140,6 +157,22 @@ pub fn load_xdp(tc: &Ebpf, pins: &PinDir, seed: u64) -> Result<Ebpf, Error> {
     let mask = buckets.max_entries() - 1;
     find_flows(&mut loader, &seed, &mask);
     Ok(loader.load(XDP)?)
+}
+
+/// Loads the programs of steering, with tc's maps and some of its own, which outlive it.
+pub fn load_steering(tc: &Ebpf, sizes: NatSizes, pins: &PinDir, seed: u64) -> Result<Ebpf, Error> {
+    let definitions = of_steering(pins, sizes).map_err(aya::EbpfError::from)?;
+    let lent = pins.lend(tc.maps())?;
+    let mut loader = EbpfLoader::new();
+    for name in lent.names() {
+        loader.map_pin_path(name, lent.path().join(name));
+    }
+    for map in &definitions {
+        loader.map_pin_path(&map.name, map.path.as_path()).map_max_entries(&map.name, map.size());
+    }
+    let mask = 0;
+    find_flows(&mut loader, &seed, &mask);
+    Ok(loader.load(STEERING)?)
 }
 
 /// Loads a packet program, with the maps that are pinned, or else pins those that it makes: several share them by name.

@@ -2,17 +2,20 @@
 //! the build embedded. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; CAP_SYS_ADMIN where bpffs is not mounted yet.
 
 mod bpffs;
+mod cgroup;
 mod layout;
 mod lent;
 mod life;
 mod links;
 mod load;
 mod mapping;
+pub mod netns;
 mod targets;
 
 pub use self::{
     bpffs::{BpffsError, DEFAULT_DIR, PinDir, Pinned, pinned},
-    layout::{NatSizes, load_tc, load_xdp, targets},
+    cgroup::{Attached, Hooks, attached, cgroup2, mounted},
+    layout::{NatSizes, load_steering, load_tc, load_xdp, targets},
     life::{Life, LifeError, Ports},
     links::{Links, interfaces},
     load::{Error, Sizes, load, load_release},

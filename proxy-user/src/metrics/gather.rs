@@ -14,7 +14,7 @@ use prometheus_client::{
     metrics::MetricType,
     registry::Unit,
 };
-use proxy_ebpf::{counter, nat::packet, xdp::fate};
+use proxy_ebpf::{counter, nat::packet, steering, xdp::fate};
 
 use super::{
     Labels, Shared,
@@ -47,6 +47,10 @@ impl Collector for Gather {
         if let Some(counters) = &snapshot.xdp {
             let help = "What the program at XDP did, summed over all CPUs; what it did not send tc has seen";
             page.sums("xdp_packets", help, "fate", &fate::NAMES, counters)?;
+        }
+        if let Some(counters) = &snapshot.steering {
+            let help = "What became of connects on this host to a route's address, and packets that a switch held back";
+            page.sums("steering", help, "outcome", &steering::count::NAMES, counters)?;
         }
         self.encode_probes(&mut page, Some(&snapshot))
     }
@@ -148,6 +152,8 @@ fn encode_routes(page: &mut Page<'_>, routes: &[RouteSample]) -> fmt::Result {
         .iter()
         .map(|it| ([("route", Arc::clone(&it.name)), ("datapath", Arc::from(it.datapath))], it.connections));
     page.gauges("connections_active", "Connections paired with a node now", active)?;
+    let steered = routes.iter().map(|it| ([("route", Arc::clone(&it.name))], it.steered));
+    page.gauges("connections_steered", "Connections on this host that lead to their node without a hop", steered)?;
     let targets = routes.iter().flat_map(|it| {
         it.targets.iter().map(|(node, count)| ([("route", Arc::clone(&it.name)), ("node", text(*node))], *count))
     });

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use proxy_ebpf::{counter, nat::packet, xdp::fate};
+use proxy_ebpf::{counter, nat::packet, steering, xdp::fate};
 
 use crate::{
     config::Name,
@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub packets: Option<[u64; packet::COUNT as usize]>,
     /// And of the program at XDP; None while it serves no route.
     pub xdp: Option<[u64; fate::COUNT as usize]>,
+    /// And of the programs at the cgroup; None without steering.
+    pub steering: Option<[u64; steering::count::COUNT as usize]>,
 }
 
 #[derive(Debug, Clone)]
@@ -66,6 +68,8 @@ pub struct RouteSample {
     pub datapath: &'static str,
     /// Connections paired with a node now.
     pub connections: u64,
+    /// Those of them that have no hop.
+    pub steered: u64,
     /// The same by node: of a route to replicas there are several.
     pub targets: BTreeMap<SocketAddr, u64>,
     /// Connections that wait for a target now.

@@ -66,6 +66,7 @@ fn snapshot() -> Snapshot {
         name: Arc::from("writes"),
         datapath: "copy",
         connections: 4,
+        steered: 2,
         targets: BTreeMap::from([(([10, 0, 0, 1], 6379).into(), 4)]),
         parked: 1,
         to_node: 100,
@@ -81,6 +82,7 @@ fn snapshot() -> Snapshot {
         sockmap: Some([9; proxy_ebpf::counter::COUNT as usize]),
         packets: Some([7; proxy_ebpf::nat::packet::COUNT as usize]),
         xdp: Some([5; proxy_ebpf::xdp::fate::COUNT as usize]),
+        steering: Some([6; proxy_ebpf::steering::count::COUNT as usize]),
     }
 }
 
@@ -193,7 +195,7 @@ fn the_page_lists_every_value_of_the_bounded_labels() {
         assert_eq!(labels[key], written, "{key} of {name}");
         checked += 1;
     }
-    assert_eq!(checked, 14, "the table of label values is incomplete");
+    assert_eq!(checked, 15, "the table of label values is incomplete");
 }
 
 #[test]

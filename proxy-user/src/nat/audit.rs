@@ -8,11 +8,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use proxy_ebpf::{
-    balance::{Load, of_slot},
+    balance::{Load, SLOTS, of_slot},
     nat::flow,
 };
 
@@ -164,14 +165,15 @@ enum Count {
 /// What begins or ends while it is looked at makes a look wrong, and one of a few only.
 const LOOKS: usize = 5;
 
-/// Takes from the counts of all routes and slots what is no flow: the connections of the listener that died with its
-/// daemon. To be asked before there are any of our own. Returns by how much the routes were lowered.
-pub fn recount(collector: &Collector, mut pause: impl FnMut()) -> u64 {
+/// Takes from the counts of all routes and slots what is neither a flow nor a socket that was led to its node (`steers`, by
+/// slot): the connections of the listener that died with its daemon. To be asked before there are any of our own. Returns by
+/// how much the routes were lowered.
+pub fn recount(collector: &Collector, steers: &[AtomicU64], mut pause: impl FnMut()) -> u64 {
     let mut looks = Vec::with_capacity(LOOKS);
-    looks.push(surplus(collector));
+    looks.push(surplus(collector, steers));
     while looks.len() < LOOKS {
         pause();
-        looks.push(surplus(collector));
+        looks.push(surplus(collector, steers));
     }
     let counts: BTreeSet<Count> = looks.iter().flat_map(BTreeMap::keys).copied().collect();
     let mut sum = 0;
@@ -193,9 +195,9 @@ pub fn recount(collector: &Collector, mut pause: impl FnMut()) -> u64 {
 
 /// How many more are counted than there are flows. Of what was counted before these were looked at, and after, the less
 /// holds: rather a place is lost than one given away twice.
-fn surplus(collector: &Collector) -> BTreeMap<Count, i64> {
+fn surplus(collector: &Collector, steers: &[AtomicU64]) -> BTreeMap<Count, i64> {
     let before = counted(collector);
-    let flows = flows(collector);
+    let flows = flows(collector, steers);
     let after = counted(collector);
     let of = |counts: &BTreeMap<Count, i64>, count: Count| counts.get(&count).copied().unwrap_or(0);
     before.into_iter().map(|(count, before)| (count, before.min(of(&after, count)) - of(&flows, count))).collect()
@@ -211,8 +213,17 @@ fn counted(collector: &Collector) -> BTreeMap<Count, i64> {
 }
 
 /// As they are to be counted.
-fn flows(collector: &Collector) -> BTreeMap<Count, i64> {
+fn flows(collector: &Collector, steers: &[AtomicU64]) -> BTreeMap<Count, i64> {
     let mut flows = BTreeMap::new();
+    for (at, steered) in steers.iter().enumerate() {
+        let steered = steered.load(Ordering::Relaxed).cast_signed();
+        if steered != 0 {
+            let route = Count::Route((at / SLOTS as usize) as u16);
+            for count in [route, Count::Taken(at), Count::Established(at)] {
+                *flows.entry(count).or_default() += steered;
+            }
+        }
+    }
     let mut add = |count| *flows.entry(count).or_default() += 1;
     let table = collector.flows();
     for (_, flow) in table.scan(0..table.places()) {

@@ -74,6 +74,8 @@ pub struct Route {
     pub number: u16,
     pub listen: Vec<SocketAddr>,
     pub max_connections: u32,
+    /// Its packets are translated; else only its connections are counted.
+    pub translated: bool,
     pub by_xdp: bool,
     /// Absent: everyone.
     pub allow: Option<Vec<ipnet::IpNet>>,
@@ -209,6 +211,7 @@ impl Keeper {
         let routes: Vec<Listen<'_>> = self
             .routes
             .iter()
+            .filter(|route| route.translated)
             .map(|route| Listen {
                 route: route.number,
                 at: &route.listen,

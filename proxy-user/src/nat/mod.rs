@@ -38,7 +38,7 @@ pub mod links;
 pub mod loads;
 pub mod maglev;
 pub mod native;
-mod netlink;
+pub(crate) mod netlink;
 pub mod numbers;
 pub mod outs;
 pub mod pool;

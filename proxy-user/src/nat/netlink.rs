@@ -53,7 +53,7 @@ impl NetlinkError {
 }
 
 /// A socket, subscribed to these multicast groups.
-pub(super) fn open(protocol: SockProtocol, flags: SockFlag, groups: u32) -> nix::Result<OwnedFd> {
+pub(crate) fn open(protocol: SockProtocol, flags: SockFlag, groups: u32) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | flags;
     let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
@@ -61,7 +61,7 @@ pub(super) fn open(protocol: SockProtocol, flags: SockFlag, groups: u32) -> nix:
 }
 
 /// The one answer to a question about one thing; `None` if there is none.
-pub(super) fn ask<M>(protocol: SockProtocol, question: &M) -> Result<Option<M>, NetlinkError>
+pub(crate) fn ask<M>(protocol: SockProtocol, question: &M) -> Result<Option<M>, NetlinkError>
 where
     M: NetlinkSerializable + NetlinkDeserializable + Clone + Into<NetlinkPayload<M>>,
 {
@@ -71,7 +71,7 @@ where
 }
 
 /// Every answer that `keep` takes something of.
-pub(super) fn dump<M, T>(
+pub(crate) fn dump<M, T>(
     protocol: SockProtocol,
     question: &M,
     keep: impl Fn(M) -> Option<T>,
@@ -88,44 +88,71 @@ where
     Err(NetlinkError::Unsteady)
 }
 
-/// True if what was read fits together.
-fn converse<M>(
+/// Puts each question by itself, over one socket, and tells how each ended.
+pub(crate) fn ask_each<M>(
     protocol: SockProtocol,
-    flags: u16,
-    question: &M,
-    mut answer: impl FnMut(M),
-) -> Result<bool, NetlinkError>
+    questions: impl Iterator<Item = M>,
+    mut ended: impl FnMut(Result<(), NetlinkError>),
+) -> Result<(), NetlinkError>
+where
+    M: NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<M>>,
+{
+    let mut conversation = Conversation::begin(protocol)?;
+    questions.for_each(|question| ended(conversation.hold(NLM_F_ACK, question, |_| {}).map(drop)));
+    Ok(())
+}
+
+fn converse<M>(protocol: SockProtocol, flags: u16, question: &M, answer: impl FnMut(M)) -> Result<bool, NetlinkError>
 where
     M: NetlinkSerializable + NetlinkDeserializable + Clone + Into<NetlinkPayload<M>>,
 {
-    let fd = open(protocol, SockFlag::empty(), 0)?;
-    setsockopt(&fd, ReceiveTimeout, &PATIENCE)?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | flags;
-    let mut message = NetlinkMessage::new(header, question.clone().into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    sendto(fd.as_raw_fd(), &bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    let (mut buffer, mut steady, mut read) = (vec![0; BUFFER], true, 0);
-    loop {
-        let length = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
-        let mut rest = buffer.get(..length).ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<M>::deserialize(rest)?;
-            steady &= message.header.flags & NLM_F_DUMP_INTR == 0;
-            match message.payload {
-                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io().into()),
-                NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(steady),
-                NetlinkPayload::InnerMessage(inner) => answer(inner),
-                _ => {}
+    Conversation::begin(protocol)?.hold(flags, question.clone(), answer)
+}
+
+struct Conversation {
+    fd: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl Conversation {
+    fn begin(protocol: SockProtocol) -> Result<Self, NetlinkError> {
+        let fd = open(protocol, SockFlag::empty(), 0)?;
+        setsockopt(&fd, ReceiveTimeout, &PATIENCE)?;
+        Ok(Self { fd, buffer: vec![0; BUFFER] })
+    }
+
+    /// True if what was read fits together.
+    fn hold<M>(&mut self, flags: u16, question: M, mut answer: impl FnMut(M)) -> Result<bool, NetlinkError>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<M>>,
+    {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let mut message = NetlinkMessage::new(header, question.into());
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        sendto(self.fd.as_raw_fd(), &bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        let (mut steady, mut read) = (true, 0);
+        loop {
+            let length = recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC)?;
+            let mut rest = self.buffer.get(..length).ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<M>::deserialize(rest)?;
+                steady &= message.header.flags & NLM_F_DUMP_INTR == 0;
+                match message.payload {
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io().into()),
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(steady),
+                    NetlinkPayload::InnerMessage(inner) => answer(inner),
+                    _ => {}
+                }
+                read += 1;
+                if read > MOST_ANSWERS {
+                    return Err(NetlinkError::Endless);
+                }
+                let length = (message.header.length as usize).next_multiple_of(4);
+                rest = rest.get(length..).unwrap_or_default();
             }
-            read += 1;
-            if read > MOST_ANSWERS {
-                return Err(NetlinkError::Endless);
-            }
-            let length = (message.header.length as usize).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
         }
     }
 }

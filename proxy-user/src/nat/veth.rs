@@ -3,15 +3,9 @@
 //! namespace only; where we may not go there, nobody can say.
 
 use std::{
-    collections::BTreeSet,
-    fs::{self, File},
+    fs::File,
     io,
-    os::{
-        fd::{AsRawFd as _, OwnedFd},
-        unix::fs::MetadataExt as _,
-    },
-    path::PathBuf,
-    thread,
+    os::fd::{AsRawFd as _, OwnedFd},
 };
 
 use netlink_packet_route::{
@@ -19,12 +13,10 @@ use netlink_packet_route::{
     link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached},
     nsid::{NsidAttribute, NsidMessage},
 };
-use nix::{
-    sched::{CloneFlags, setns},
-    sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket},
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use super::netlink;
+use crate::kernel::netns::{inside, namespaces};
 
 /// `linux/ethtool.h`: whether any checksum is left to the device.
 const GET_TX_CHECKSUM: u32 = 0x16;
@@ -70,15 +62,6 @@ fn find(wanted: i32) -> Option<File> {
     files.find(|file| number(file) == Some(wanted))
 }
 
-/// Every network namespace that has a name somewhere, once: with `ip netns`, or as a process's own.
-fn namespaces() -> Vec<PathBuf> {
-    let mut known = BTreeSet::new();
-    let list = |folder: &str| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_process = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit());
-    let named = list("/run/netns").chain(list("/proc").filter(is_process).map(|path| path.join("ns/net")));
-    named.filter(|path| fs::metadata(path).is_ok_and(|it| known.insert((it.dev(), it.ino())))).collect()
-}
-
 /// Our number for a namespace, if it has one.
 fn number(namespace: &File) -> Option<i32> {
     let mut message = NsidMessage::default();
@@ -95,13 +78,6 @@ fn number(namespace: &File) -> Option<i32> {
 fn here() -> nix::Result<OwnedFd> {
     let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     Ok(fd)
-}
-
-/// Does it in that namespace, on a thread of its own, which ends there; a socket made there stays there. None: we may not go
-/// there.
-fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> Option<T> {
-    let enter = || setns(namespace, CloneFlags::CLONE_NEWNET).ok().map(|()| work());
-    thread::scope(|scope| scope.spawn(enter).join().ok()?)
 }
 
 type Name = [u8; libc::IFNAMSIZ];

@@ -141,6 +141,11 @@ impl Switch {
         self.routes.get(route).map_or(0, |it| it.datapath.flows())
     }
 
+    /// Those of them whose clients were led to their node.
+    pub fn steered(&self, route: usize) -> u64 {
+        self.routes.get(route).map_or(0, |it| it.datapath.steered())
+    }
+
     /// What those have carried to nodes and to clients, in bytes.
     pub fn carried(&self, route: usize) -> [u64; 2] {
         self.routes.get(route).map_or([0; 2], |it| it.datapath.carried())

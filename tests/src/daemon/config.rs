@@ -19,6 +19,7 @@ pub struct Config {
     pub(super) environment: Vec<(String, String)>,
     pub(super) launcher: Vec<String>,
     top: Vec<String>,
+    local: Vec<String>,
     groups: Vec<Group>,
     routes: Vec<Route>,
 }
@@ -33,6 +34,7 @@ impl Default for Config {
             environment: Vec::new(),
             launcher: Vec::new(),
             top: Vec::new(),
+            local: Vec::new(),
             groups: Vec::new(),
             routes: Vec::new(),
         }
@@ -74,6 +76,13 @@ impl Config {
         self
     }
 
+    /// A key of `[local]`. Without any, steering is off: it has tests of its own, and in the others every client comes over
+    /// the network.
+    pub fn local(mut self, key: &str, value: impl Display) -> Self {
+        self.local.push(format!("{key} = {value}\n"));
+        self
+    }
+
     pub fn group(mut self, group: Group) -> Self {
         self.environment.extend(group.environment.iter().cloned());
         self.groups.push(group);
@@ -94,8 +103,8 @@ impl Config {
         for route in &self.routes {
             text += &format!("\n[[route]]\n{}", route.lines.concat());
         }
-        // Steering has tests of its own; here every client comes over the network.
-        text + "\n[local]\nsteering = \"off\"\n"
+        let local = if self.local.is_empty() { "steering = \"off\"\n".to_owned() } else { self.local.concat() };
+        format!("{text}\n[local]\n{local}")
     }
 }
 

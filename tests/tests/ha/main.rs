@@ -18,6 +18,7 @@ mod replicas;
 mod sentinels;
 mod sever;
 mod start;
+mod steering;
 mod timeline;
 
 use std::time::Duration;

@@ -89,7 +89,7 @@ fn watch(crowd: &[TcpStream]) -> Result<(Instant, Instant)> {
 }
 
 /// The largest `took_us` of the daemon's log.
-fn took(log: &str) -> Result<Duration> {
+pub(crate) fn took(log: &str) -> Result<Duration> {
     let plain: String = log.split('\u{1b}').collect();
     let values = plain.match_indices("took_us").filter_map(|(at, word)| {
         let rest = plain[at + word.len()..].trim_start_matches(|c: char| !c.is_ascii_digit());

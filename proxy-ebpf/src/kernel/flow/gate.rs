@@ -22,7 +22,7 @@ pub(crate) fn gate(flow: &Flow) -> Gate {
 
 /// What it says of the flows of a slot that have this generation, in one word that is read whole.
 #[inline(always)]
-pub(super) fn gate_of(route: u32, slot: u32, generation: u32) -> Gate {
+pub(crate) fn gate_of(route: u32, slot: u32, generation: u32) -> Gate {
     let Some(word) = GATES.get_ptr(of_slot(route, slot)) else { return Gate::Ended };
     // SAFETY: an entry of the array.
     let word = unsafe { word.read_volatile() };

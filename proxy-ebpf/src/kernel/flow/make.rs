@@ -1,29 +1,24 @@
 //! Makes a flow for a SYN, on the first free place of the address that its node shall see.
 
-use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 
 use super::super::{
     aside::{Turn, turn_of},
     balance,
-    packet::{Segment, bytes, mapped},
-    tables::{self, ALLOW, EGRESS, FLOWS, FREE, HALF_OPEN, TARGETS, USAGE, count, fetch_add, mark, replace},
+    packet::{Segment, bytes},
+    tables::{self, EGRESS, FLOWS, FREE, HALF_OPEN, USAGE, count, fetch_add, mark, replace},
+    target::{is_allowed, is_open, is_same, node_of, target_of},
 };
 use super::{
     Gate, clock, free,
     gate::gate_of,
-    halves,
     index::{self, Put},
     of_client, state, state_of, word,
 };
 use proxy_ebpf::{
-    Target, TargetKey,
-    nat::{
-        ALLOWED_ROUTE_BITS, Allowed, Door, Egress, End, Flow, Globals, Halves, MOST_HALF_OPEN, MOST_SNATS, Port,
-        family, flow, fold, packet,
-    },
+    TargetKey,
+    nat::{Door, Egress, End, Flow, Globals, Halves, MOST_HALF_OPEN, MOST_SNATS, Port, flow, fold, packet},
 };
-
-const AF_INET: u16 = 2;
 
 /// Makes a flow for a SYN, and tells its place. The error is the counter of the reason why there is none.
 #[inline(always)]
@@ -42,7 +37,7 @@ pub(crate) fn flow(
         return Err(packet::ORPHANED);
     }
     let route = u32::from(door.route);
-    if !is_allowed(segment, route) {
+    if !is_allowed(segment.source, segment.v6, route) {
         return Err(packet::NOT_ALLOWED);
     }
     let shut = match turn_of(door.route, life, now, released) {
@@ -57,8 +52,8 @@ pub(crate) fn flow(
     };
     let at = TargetKey { route, slot };
     let target = target_of(at).ok_or(shut)?;
-    if !balance::is_open(&target, segment.v6) {
-        return Err(if balance::is_open(&target, !segment.v6) { packet::LISTENER } else { shut });
+    if !is_open(&target, segment.v6) {
+        return Err(if is_open(&target, !segment.v6) { packet::LISTENER } else { shut });
     }
     // SAFETY: it changes with the target; what it holds is checked where it is used.
     let egress = *unsafe { EGRESS.get(at) }.ok_or(packet::LISTENER)?;
@@ -133,33 +128,6 @@ extern "C" fn flow_place(egress: *const Egress, end: u32) -> u64 {
         }
     }
     NO_PLACE
-}
-
-/// A copy of a target's entry.
-#[inline(always)]
-fn target_of(at: TargetKey) -> Option<Target> {
-    // SAFETY: the memory stays that of an entry, whichever; the caller looks twice.
-    Some(*unsafe { TARGETS.get(at) }?)
-}
-
-#[inline(always)]
-fn is_same(a: &Target, b: &Target) -> bool {
-    (a.live, a.generation, a.state, a.family, a.port) == (b.live, b.generation, b.state, b.family, b.port)
-        && halves(&a.addr) == halves(&b.addr)
-}
-
-#[inline(always)]
-fn is_allowed(segment: &Segment, route: u32) -> bool {
-    let client = Allowed { route: route.to_be_bytes(), addr: bytes(segment.source) };
-    let mine = if segment.v6 { family::V6 } else { family::V4 };
-    ALLOW.get(&Key::new(ALLOWED_ROUTE_BITS + 128, client)).is_some_and(|families| families & mine != 0)
-}
-
-/// Where a target is.
-#[inline(always)]
-fn node_of(target: &Target) -> (Halves, Port) {
-    let [first, second] = halves(&target.addr);
-    (if target.family == AF_INET { mapped(first as u32) } else { [first, second] }, target.port)
 }
 
 /// Makes a record a flow's, when all that its packets need is in it.

@@ -4,7 +4,7 @@
 //! leads to a free place for longer than that takes; who follows such a key finds the place free, and no flow.
 
 mod clock;
-mod gate;
+pub(crate) mod gate;
 mod index;
 pub(crate) mod make;
 pub(crate) mod notes;

@@ -41,6 +41,15 @@ impl Attached {
     }
 }
 
+/// Where no packet is translated.
+pub(super) struct Nowhere;
+
+impl Attach for Nowhere {
+    fn follow(&mut self, _host: &Host) -> BTreeSet<u32> {
+        BTreeSet::new()
+    }
+}
+
 impl Attach for Attached {
     fn follow(&mut self, host: &Host) -> BTreeSet<u32> {
         let there: BTreeSet<u32> = host.interfaces.iter().map(|interface| interface.ifindex).collect();

@@ -1,5 +1,6 @@
-//! One route of the packet datapath: orders for its flows, and the places that they share with the connections that its
-//! listener accepts, which are the datapath's beneath.
+//! One route that has connections without a socket of ours: flows, and those of clients that were led to their node. Orders
+//! for both, and the places that they share with the connections that its listener accepts, which are the datapath's
+//! beneath.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -19,12 +20,15 @@ use crate::{
     target::Load,
 };
 
-/// The packet datapath of one route.
+/// The packet datapath of one route, or what stands in front of another where its packets are not translated.
 #[derive(Debug)]
 pub struct TcRoute {
     tc: Arc<Tc>,
     /// Whose flows xdp translates is called that.
     name: &'static str,
+    /// Has the connections that the listener accepts.
+    beneath: Arc<dyn Datapath>,
+    translated: bool,
     places: Arc<Places>,
     /// Flows and accepted connections together.
     most: u32,
@@ -32,8 +36,24 @@ pub struct TcRoute {
     kind: u32,
 }
 
+/// What a route is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub number: u16,
+    /// That of the datapath which has most of its connections.
+    pub name: &'static str,
+    pub beneath: Arc<dyn Datapath>,
+    /// Its packets are translated.
+    pub translated: bool,
+    /// Room for so many connections.
+    pub most: u32,
+    /// How new ones are shared out, one of [`kind`].
+    pub kind: u32,
+}
+
 impl TcRoute {
-    pub(super) fn new(tc: Arc<Tc>, number: u16, name: &'static str, most: u32, kind: u32) -> Self {
+    pub(super) fn new(tc: Arc<Tc>, parts: Parts) -> Self {
+        let Parts { number, name, beneath, translated, most, kind } = parts;
         // The number may have been another route's, whose flows an earlier daemon had shared out.
         if kind == kind::MASTER
             && let Err(error) = tc.balancer.share(number, kind, &[])
@@ -41,7 +61,7 @@ impl TcRoute {
             tracing::error!(%error, "new flows may be shared out as for an earlier route");
         }
         let places = Places { usage: Arc::clone(&tc.usage), route: number, accepted: AtomicU64::new(0) };
-        Self { tc, name, places: Arc::new(places), most, kind }
+        Self { tc, name, beneath, translated, places: Arc::new(places), most, kind }
     }
 }
 
@@ -51,24 +71,39 @@ impl Datapath for TcRoute {
     }
 
     fn meet(&self, node: SocketAddr) {
-        self.tc.order(Order::Meet(self.places.route, node));
+        if self.translated {
+            self.tc.order(Order::Meet(self.places.route, node));
+        }
+        if let Some(steering) = self.tc.steering() {
+            steering.meet(node.ip());
+        }
     }
 
     fn lead(&self, key: TargetKey, node: SocketAddr) {
-        self.tc.lead(key, node);
+        if self.translated {
+            self.tc.lead(key, node);
+        }
+        if let Some(steering) = self.tc.steering() {
+            steering.meet(node.ip());
+        }
     }
 
     fn adopt(&self, connection: Connection) {
-        self.tc.beneath.adopt(connection);
+        self.beneath.adopt(connection);
     }
 
     fn sever(&self, order: &Sever) {
-        self.tc.order(Order::Sever(order.clone()));
-        self.tc.beneath.sever(order);
+        if self.translated {
+            self.tc.order(Order::Sever(order.clone()));
+        }
+        if let Some(steering) = self.tc.steering() {
+            steering.sever(order);
+        }
+        self.beneath.sever(order);
     }
 
     fn resume(&self, key: TargetKey) {
-        self.tc.beneath.resume(key);
+        self.beneath.resume(key);
     }
 
     fn share(&self, _route: u32, slots: &[Share]) {
@@ -96,6 +131,13 @@ impl Datapath for TcRoute {
 
     fn close(&self) {
         self.tc.order(Order::Close(self.places.route));
+        if let Some(steering) = self.tc.steering() {
+            steering.close(self.places.route);
+        }
+    }
+
+    fn steered(&self) -> u64 {
+        self.tc.steering().map_or(0, |steering| steering.of(self.places.route))
     }
 
     fn flows(&self) -> u64 {

@@ -60,9 +60,9 @@ fn a_place_on_its_way_back_is_found() {
     assert!(stage.usage.claim(0, 100) && stage.usage.claim(0, 100));
     let slot = TargetKey { route: 0, slot: 0 };
     stage.loads.set(slot, Load { taken: 9, established: 8 });
-    assert_eq!((recount(&stage.collector, || ()), stage.usage.of(0)), (5, 3));
+    assert_eq!((recount(&stage.collector, &[], || ()), stage.usage.of(0)), (5, 3));
     assert_eq!(stage.loads.get(slot), Load { taken: 3, established: 3 });
-    assert_eq!(recount(&stage.collector, || ()), 0);
+    assert_eq!(recount(&stage.collector, &[], || ()), 0);
     assert_eq!(
         stage.queued().into_iter().collect::<BTreeSet<_>>(),
         BTreeSet::from([1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15])
@@ -94,7 +94,7 @@ fn a_flow_that_is_being_counted_is_no_surplus() {
     let (usage, flows) = (stage.usage.clone(), stage.flows.clone());
     let mut late = flows.read(5).unwrap();
     late.client.port = [9, 9];
-    assert_eq!(recount(&stage.collector, || flows.put(6, &late)), 0);
+    assert_eq!(recount(&stage.collector, &[], || flows.put(6, &late)), 0);
     assert_eq!(usage.of(0), 7);
 }
 
@@ -108,6 +108,6 @@ fn a_flow_that_ends_meanwhile_hides_no_surplus() {
     assert!(stage.usage.claim(0, 100), "of a daemon that died");
     stage.usage.give_back(0);
     let ended = || _ = stage.flows.end(5, &flow);
-    assert_eq!(recount(&stage.collector, ended), 1, "it was seen, and not counted any more");
+    assert_eq!(recount(&stage.collector, &[], ended), 1, "it was seen, and not counted any more");
     assert_eq!(stage.usage.of(0), before - 1);
 }

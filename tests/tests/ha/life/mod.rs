@@ -22,7 +22,7 @@ use switchmaster_tests::{
     wait,
 };
 
-use self::traces::Traces;
+pub(crate) use self::traces::Traces;
 use crate::{FAILOVER, FOLLOW, follows};
 
 const GRACE: Duration = Duration::from_secs(2);

@@ -10,14 +10,14 @@ use crate::FOLLOW;
 
 /// (kind, number) of each object.
 #[derive(Debug)]
-pub(super) struct Traces {
+pub(crate) struct Traces {
     objects: BTreeSet<(&'static str, u64)>,
     proxy: switchmaster_tests::Namespace,
 }
 
 impl Traces {
     /// All that is pinned, and the programs that the links hold.
-    pub(super) fn read(lab: &Lab) -> Result<Self> {
+    pub(crate) fn read(lab: &Lab) -> Result<Self> {
         let proxy = lab.world.proxy()?.clone();
         let mut objects = BTreeSet::new();
         let root = lab.world.bpffs().join("switchmaster");
@@ -39,12 +39,12 @@ impl Traces {
         Ok(Self { objects, proxy })
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.objects.len()
     }
 
     /// How many of them exist still.
-    pub(super) fn left(&self) -> Result<usize> {
+    pub(crate) fn left(&self) -> Result<usize> {
         let mut left = 0;
         for kind in ["map", "link", "prog"] {
             let shown: Value = serde_json::from_str(&self.proxy.run("bpftool", &["-j", kind, "show"])?)?;
@@ -56,7 +56,7 @@ impl Traces {
     }
 
     /// The kernel takes a moment to free what nobody holds.
-    pub(super) fn gone(&self, lab: &Lab) -> Result<()> {
+    pub(crate) fn gone(&self, lab: &Lab) -> Result<()> {
         wait::until(FOLLOW, "links, programs and maps to be gone", || {
             let left = self.left()?;
             ensure!(left == 0, "{left} of {} are left", self.count());

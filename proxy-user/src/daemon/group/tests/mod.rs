@@ -94,6 +94,7 @@ impl Bench {
             tc: None,
             pins: None,
             xdp: None,
+            steering: Err(String::new()),
             switch: Mutex::new(switch),
         });
         let start = Start::new(Rules::from(&group), seen, latch, None);

@@ -1,0 +1,200 @@
+//! Steering: clients of this host, which need no hop. A `connect(2)` to an address of a route is led to the node by programs at a
+//! cgroup; which node, and whether at all, they read where the packet datapaths do. Promises: at a switch nothing more is
+//! sent under an old generation from the write of its gate on, and every socket that was led there is ended, busy or idle;
+//! no socket is ended that was not. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and for clients in other network
+//! namespaces CAP_SYS_ADMIN.
+
+mod attached;
+mod keeper;
+mod plan;
+mod sockets;
+mod spaces;
+
+use std::{
+    fs::File,
+    io,
+    net::IpAddr,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Sender, channel},
+    },
+    thread::{self, JoinHandle},
+};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray},
+    pin::PinError,
+    programs::{ProgramError, links::LinkError},
+};
+use proxy_ebpf::{
+    balance::{SLOTS, of_slot},
+    steering::{Counts, count, names},
+};
+
+pub use self::plan::Route;
+use self::{
+    attached::Attached,
+    keeper::{Keeper, Order},
+    sockets::{destroy, find},
+};
+use super::Sever;
+use crate::{
+    kernel::{Mapping, MappingError, netns},
+    nat::netlink::NetlinkError,
+    switch::Kept,
+};
+
+#[derive(Debug)]
+pub struct Setup {
+    pub cgroup: PathBuf,
+    /// Where links are pinned.
+    pub links: PathBuf,
+    /// Clients of every network namespace below the cgroup, and not of the daemon's alone.
+    pub all_namespaces: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the kernel object has no {0}; the daemon was built wrongly")]
+    Missing(&'static str),
+    #[error("the kernel refuses the program {0}: {1}")]
+    Program(&'static str, #[source] ProgramError),
+    #[error(
+        "the program {0} cannot be attached to the cgroup: {1}; on EPERM another program is there, or above, that lets no other \
+         beside it (`bpftool cgroup tree` shows it): give `cgroup` one that it does not cover"
+    )]
+    Refused(&'static str, #[source] ProgramError),
+    #[error("the kernel has given no link: {0}")]
+    Link(#[from] LinkError),
+    #[error("the kernel refuses a map: {0}")]
+    Map(#[from] MapError),
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    #[error("the cgroup {path} cannot be used: {source}")]
+    Cgroup { path: PathBuf, source: io::Error },
+    #[error("its link cannot be pinned: {0}")]
+    Pin(#[from] PinError),
+    #[error("the pin of an earlier link cannot be removed: {0}")]
+    Unpin(#[source] io::Error),
+    #[error("which network namespace this is cannot be asked: {0}")]
+    Namespace(#[source] io::Error),
+    #[error("the sockets that were led cannot be listed: {0}")]
+    Sockets(#[from] NetlinkError),
+    #[error("its thread does not start: {0}")]
+    Thread(#[from] io::Error),
+}
+
+pub struct Steering {
+    cgroup: PathBuf,
+    orders: Mutex<Sender<Order>>,
+    steers: Mapping<AtomicU64>,
+    counts: PerCpuArray<MapData, Counts>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Steering {
+    /// Leads clients of these routes from here on, and looks after those that an earlier daemon led.
+    pub fn start(mut object: Ebpf, setup: Setup, routes: Vec<Route>) -> Result<Self, Error> {
+        attached::load(&mut object)?;
+        let home = netns::cookie().map_err(Error::Namespace)?;
+        let steers = match object.take_map(names::STEERS) {
+            Some(Map::Array(steers)) => Mapping::new(names::STEERS, &steers)?,
+            _ => return Err(Error::Missing(names::STEERS)),
+        };
+        let counts = PerCpuArray::try_from(take(&mut object, names::STEERINGS)?)?;
+        let dialled = HashMap::try_from(take(&mut object, names::DIALLED)?)?;
+        let reached = HashMap::try_from(take(&mut object, names::REACHED)?)?;
+        let Map::SkStorage(storage) = take(&mut object, names::STEERED)? else {
+            return Err(Error::Missing(names::STEERED));
+        };
+        // Whether this kernel can do it at all.
+        find(storage.fd().as_fd())?;
+        let attached = Attached::start(object, &setup.cgroup, setup.links.clone())?;
+        let mut keeper = Keeper::new(keeper::Maps { dialled, reached, storage }, attached, home, &setup, routes);
+        keeper.follow();
+        let (orders, told) = channel();
+        let keeper = thread::Builder::new().name("steering".to_owned()).spawn(move || keeper.run(&told))?;
+        let (orders, keeper) = (Mutex::new(orders), Mutex::new(Some(keeper)));
+        Ok(Self { cgroup: setup.cgroup, orders, steers, counts, keeper })
+    }
+
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// Sockets of a route that were led to a node and are open.
+    pub fn of(&self, route: u16) -> u64 {
+        let first = of_slot(u32::from(route), 0) as usize;
+        let slots = self.steers.get(first..first + SLOTS as usize).unwrap_or_default();
+        slots.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// What became of calls and packets, by `proxy_ebpf::steering::count`.
+    pub fn counts(&self) -> Result<[u64; count::COUNT as usize], MapError> {
+        let each = self.counts.get(&0, 0)?;
+        Ok(std::array::from_fn(|what| each.iter().map(|counts| counts.0[what]).sum()))
+    }
+
+    pub(super) fn sever(&self, order: &Sever) {
+        self.order(Order::Sever(order.clone()));
+    }
+
+    /// The route takes no new clients any more.
+    pub(super) fn close(&self, route: u16) {
+        self.order(Order::Close(route));
+    }
+
+    /// A node that clients may be led to.
+    pub(super) fn meet(&self, node: IpAddr) {
+        self.order(Order::Meet(node));
+    }
+
+    /// What an earlier daemon led, and nobody goes on with, is ended.
+    pub(super) fn take_over(&self, kept: Kept, latest: u64) {
+        self.order(Order::TakeOver(kept, latest));
+    }
+
+    /// Writes to no map any more. What becomes of sockets and programs is the pins' affair.
+    pub fn stop(&self) {
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(keeper) = keeper {
+            self.order(Order::Stop);
+            // What it panicked of is in the log.
+            let _ended = keeper.join();
+        }
+    }
+
+    fn order(&self, order: Order) {
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if orders.send(order).is_err() {
+            tracing::error!("the keeper of steering is gone: idle sockets do not notice a switch");
+        }
+    }
+}
+
+impl std::fmt::Debug for Steering {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Steering").field("cgroup", &self.cgroup).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Steering {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Ends all sockets that were led by whoever had this storage, in every namespace that can be seen from here.
+pub fn end_all(storage: &MapData) -> Result<usize, NetlinkError> {
+    let end = || -> Result<usize, NetlinkError> { destroy(find(storage.fd().as_fd())?.iter()) };
+    let elsewhere = netns::namespaces().into_iter().filter_map(|path| File::open(path).ok());
+    elsewhere.filter_map(|namespace| netns::inside(&namespace, end)).try_fold(end()?, |ended, one| Ok(ended + one?))
+}
+
+fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+    object.take_map(name).ok_or(Error::Missing(name))
+}

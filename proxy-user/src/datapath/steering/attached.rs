@@ -1,0 +1,83 @@
+//! The programs at their cgroup, by links that are pinned: they outlive the daemon. Those that an earlier daemon left are
+//! given this build's programs, without a call in between.
+
+use std::{
+    fs::File,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, links::FdLink},
+};
+use proxy_ebpf::steering::names;
+
+use super::Error;
+use crate::kernel::Hooks;
+
+/// In this order: what is led is held back at a switch, and counted, from the first call on.
+const PROGRAMS: [&str; 6] =
+    [names::RELEASE, names::EGRESS, names::PEER4, names::PEER6, names::CONNECT4, names::CONNECT6];
+
+pub(super) struct Attached {
+    /// The programs that the links lead to.
+    _object: Ebpf,
+    /// What an earlier daemon led at another cgroup is not looked after any more.
+    pub(super) moved: bool,
+}
+
+/// To be done while the object has its maps still.
+pub(super) fn load(object: &mut Ebpf) -> Result<(), Error> {
+    PROGRAMS.into_iter().try_for_each(|name| {
+        let program = object.program_mut(name).ok_or(Error::Missing(name))?;
+        let loaded = match program {
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSkb(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        };
+        loaded.map_err(|error| Error::Program(name, error))
+    })
+}
+
+impl Attached {
+    /// Of an object that is loaded.
+    pub(super) fn start(mut object: Ebpf, cgroup: &Path, links: PathBuf) -> Result<Self, Error> {
+        let fault = |source| Error::Cgroup { path: cgroup.to_owned(), source };
+        let hooks = Hooks::new(links, cgroup).map_err(fault)?;
+        let folder = File::open(cgroup).map_err(fault)?;
+        let moved = PROGRAMS.iter().any(|name| hooks.is_elsewhere(name));
+        for name in PROGRAMS {
+            let program = object.program_mut(name).ok_or(Error::Missing(name))?;
+            let fd = program.fd().map_err(|error| Error::Program(name, error))?;
+            if hooks.take_over(name, fd.as_fd()) {
+                continue;
+            }
+            hooks.remove(name).map_err(Error::Unpin)?;
+            hooks.keep(name, attach(name, program, &folder)?)?;
+        }
+        Ok(Self { _object: object, moved })
+    }
+}
+
+/// A link has several programs at one place whatever its flags; the kernel takes none (cgroup_bpf_link_attach).
+fn attach(name: &'static str, program: &mut Program, cgroup: &File) -> Result<FdLink, Error> {
+    let refused = |error| Error::Refused(name, error);
+    let mode = CgroupAttachMode::Single;
+    Ok(match program {
+        Program::CgroupSockAddr(program) => {
+            let id = program.attach(cgroup, mode).map_err(refused)?;
+            FdLink::try_from(program.take_link(id).map_err(refused)?)?
+        }
+        Program::CgroupSkb(program) => {
+            let id = program.attach(cgroup, CgroupSkbAttachType::Egress, mode).map_err(refused)?;
+            FdLink::try_from(program.take_link(id).map_err(refused)?)?
+        }
+        Program::CgroupSock(program) => {
+            let id = program.attach(cgroup, mode).map_err(refused)?;
+            FdLink::try_from(program.take_link(id).map_err(refused)?)?
+        }
+        _ => return Err(refused(ProgramError::UnexpectedProgramType)),
+    })
+}

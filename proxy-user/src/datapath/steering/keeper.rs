@@ -1,0 +1,249 @@
+//! The thread that looks after steering: what is dialled in which namespace, and the end of sockets that a switch leaves
+//! behind. What it does may take a while, so nobody waits for it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    os::fd::AsFd as _,
+    path::PathBuf,
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Pod,
+    maps::{HashMap, MapData, MapError},
+};
+use proxy_ebpf::{
+    TargetKey,
+    steering::{Dialled, Listen, Reached, Steered},
+};
+
+use super::{
+    Setup,
+    attached::Attached,
+    plan::{self, Route},
+    sockets::{destroy, find},
+    spaces::{self, Spaces, View},
+};
+use crate::{
+    datapath::{Sever, Severed},
+    kernel::netns::inside,
+    nat::netlink::NetlinkError,
+    switch::Kept,
+};
+
+/// How often it looks at namespaces and their addresses.
+const LOOK: Duration = Duration::from_secs(1);
+/// A call that was led just before the switch makes its socket visible a little later: after the first sweep come these.
+const AGAIN: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1)];
+
+#[derive(Debug)]
+pub(super) enum Order {
+    Sever(Sever),
+    /// The route takes no new clients any more.
+    Close(u16),
+    Meet(IpAddr),
+    /// What of an earlier daemon's lives on, and the latest generation at that time.
+    TakeOver(Kept, u64),
+    Stop,
+}
+
+pub(super) struct Maps {
+    pub(super) dialled: HashMap<MapData, Dialled, Listen>,
+    pub(super) reached: HashMap<MapData, Reached, u32>,
+    pub(super) storage: MapData,
+}
+
+pub(super) struct Keeper {
+    maps: Maps,
+    attached: Attached,
+    home: u64,
+    /// Where other namespaces are looked for, if they are.
+    cgroup: Option<PathBuf>,
+    spaces: Spaces,
+    routes: Vec<Route>,
+    nodes: BTreeSet<IpAddr>,
+    /// Sweeps that are due, and of what.
+    due: Vec<(Instant, Ended)>,
+    /// The last fault that was told.
+    told: Option<String>,
+}
+
+/// Whose sockets are to end.
+#[derive(Debug, Clone)]
+enum Ended {
+    /// All under the key up to a generation.
+    Through(TargetKey, u32),
+    /// All but these, up to a generation.
+    Strays(Kept, u32),
+}
+
+impl Ended {
+    fn by(order: &Sever) -> Self {
+        let through = if order.keep == 0 { order.latest } else { order.keep.wrapping_sub(1) };
+        Self::Through(order.key, through as u32)
+    }
+
+    fn includes(&self, steered: &Steered) -> bool {
+        let key = TargetKey { route: u32::from(steered.route), slot: u32::from(steered.slot) };
+        // The low halves of numbers that differ by less than half of their range.
+        let is_through = |last: u32| last.wrapping_sub(steered.generation) as i32 >= 0;
+        match self {
+            Self::Through(ended, last) => key == *ended && is_through(*last),
+            Self::Strays(kept, last) => {
+                is_through(*last) && kept.get(&key).is_none_or(|kept| *kept as u32 != steered.generation)
+            }
+        }
+    }
+}
+
+impl Keeper {
+    pub(super) fn new(maps: Maps, attached: Attached, home: u64, setup: &Setup, routes: Vec<Route>) -> Self {
+        let cgroup = setup.all_namespaces.then(|| setup.cgroup.clone());
+        let (spaces, nodes, due) = (Spaces::default(), BTreeSet::new(), Vec::new());
+        Self { maps, attached, home, cgroup, spaces, routes, nodes, due, told: None }
+    }
+
+    pub(super) fn run(mut self, orders: &Receiver<Order>) {
+        if self.attached.moved {
+            // Nobody holds back what they send.
+            self.sweep(&Ended::Strays(Kept::new(), u32::MAX >> 1));
+        }
+        let mut look = Instant::now() + LOOK;
+        loop {
+            let next = self.due.iter().map(|(at, _)| *at).chain([look]).min().unwrap_or(look);
+            match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(Order::Sever(order)) => self.sever(&order),
+                Ok(Order::Close(route)) => {
+                    self.routes.retain(|it| it.number != route);
+                    self.follow();
+                }
+                Ok(Order::Meet(node)) => {
+                    if self.nodes.insert(node) {
+                        look = Instant::now();
+                    }
+                }
+                Ok(Order::TakeOver(kept, latest)) => {
+                    let strays = Ended::Strays(kept, latest as u32);
+                    let ended = self.sweep(&strays);
+                    tracing::info!(ended, "what a killed daemon had led, and nobody goes on with, was ended");
+                    self.again(&strays);
+                }
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let now = Instant::now();
+            let (due, later) = self.due.drain(..).partition(|(at, _)| *at <= now);
+            self.due = later;
+            Vec::into_iter(due).for_each(|(_, ended)| _ = self.sweep(&ended));
+            if look <= now {
+                self.follow();
+                look = Instant::now() + LOOK;
+            }
+        }
+    }
+
+    fn sever(&mut self, order: &Sever) {
+        let ended = Ended::by(order);
+        let first = Instant::now();
+        let connections = self.sweep(&ended);
+        let first = (connections > 0).then_some(first);
+        // Nobody waits for it any more when the daemon is going down.
+        let _unheard = order.done.send(Severed { connections, first, last: Instant::now() });
+        self.again(&ended);
+    }
+
+    fn again(&mut self, ended: &Ended) {
+        let now = Instant::now();
+        self.due.extend(AGAIN.map(|after| (now + after, ended.clone())));
+    }
+
+    /// Ends the sockets that are there, in all namespaces.
+    fn sweep(&mut self, ended: &Ended) -> usize {
+        let storage = self.maps.storage.fd().as_fd();
+        let here = || -> Result<usize, NetlinkError> {
+            destroy(find(storage)?.iter().filter(|it| ended.includes(&it.steered)))
+        };
+        let mut outcomes = vec![here()];
+        outcomes.extend(self.spaces.iter().filter_map(|(_, namespace)| inside(namespace, here)));
+        let mut count = 0;
+        for outcome in outcomes {
+            match outcome {
+                Ok(ended) => count += ended,
+                Err(error) => tracing::error!(%error, "clients that were led to an old node do not notice its end"),
+            }
+        }
+        count
+    }
+
+    /// Namespaces and addresses as they are now.
+    pub(super) fn follow(&mut self) {
+        let fault = self.bring_up_to_date().err().map(|error| format!("{error:#}"));
+        if let Some(error) = fault.as_ref().filter(|_| fault != self.told) {
+            tracing::warn!(error, "clients of some addresses on this host go to the listener");
+        }
+        self.told = fault;
+    }
+
+    fn bring_up_to_date(&mut self) -> anyhow::Result<()> {
+        let home = spaces::look(&BTreeSet::new());
+        let mut dialled = plan::home(self.home, &self.routes, &home)?;
+        let mut reached = BTreeSet::new();
+        if let Some(cgroup) = &self.cgroup {
+            self.spaces.follow(cgroup, self.home);
+            let mut asked = plan::dialled_from_away(&self.routes, &home);
+            asked.extend(&self.nodes);
+            for (cookie, namespace) in self.spaces.iter() {
+                let view: View = inside(namespace, || spaces::look(&asked)).unwrap_or_default();
+                dialled.extend(plan::away(cookie, &self.routes, &home, &view)?);
+                reached.extend(plan::reached(cookie, &self.nodes, &view));
+            }
+        }
+        // A node is reached before an address leads to it.
+        write(&mut self.maps.reached, reached.into_iter().map(|node| (node, 1)).collect())?;
+        Ok(write(&mut self.maps.dialled, dialled)?)
+    }
+}
+
+/// Makes the map say this and nothing else: what is gone is removed first.
+fn write<K: Pod + Ord, V: Pod + PartialEq>(
+    map: &mut HashMap<MapData, K, V>,
+    wanted: BTreeMap<K, V>,
+) -> Result<(), MapError> {
+    let found: BTreeMap<K, V> = map.iter().collect::<Result<_, _>>()?;
+    found.keys().filter(|key| !wanted.contains_key(key)).try_for_each(|key| map.remove(key))?;
+    wanted
+        .into_iter()
+        .filter(|(key, value)| found.get(key) != Some(value))
+        .try_for_each(|(key, value)| map.insert(key, value, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: TargetKey = TargetKey { route: 3, slot: 1 };
+
+    fn steered(route: u16, generation: u32) -> Steered {
+        Steered { addr: [0; 16], port: [0; 2], route, slot: 1, _pad: 0, generation, _end: 0 }
+    }
+
+    #[test]
+    fn an_order_ends_its_key_s_generations_and_no_later_one() {
+        let by = |keep| {
+            let done = tokio::sync::mpsc::unbounded_channel().0;
+            Ended::by(&Sever { key: KEY, keep, latest: 7, done })
+        };
+        assert_eq!([6, 7, 8].map(|generation| by(0).includes(&steered(3, generation))), [true, true, false], "closed");
+        assert_eq!([6, 7, 8].map(|generation| by(7).includes(&steered(3, generation))), [true, false, false]);
+        assert!(!by(0).includes(&steered(2, 6)), "another route's");
+    }
+
+    #[test]
+    fn of_an_earlier_daemon_s_only_what_is_kept_lives_on() {
+        let ended = Ended::Strays([(KEY, 5)].into(), 7);
+        assert_eq!([4, 5, 8].map(|generation| ended.includes(&steered(3, generation))), [true, false, false]);
+        assert!(ended.includes(&steered(2, 5)), "a route that is no more");
+    }
+}

@@ -1,0 +1,186 @@
+//! Programs at a cgroup, held by links that are pinned as those at interfaces are: they outlive the daemon, and the next
+//! one puts its own program into each, without a call or a packet in between. One file for each program, named after it.
+
+use std::{
+    collections::BTreeSet,
+    ffi::CString,
+    fs::{self, File},
+    io, mem,
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use aya::{pin::PinError, programs::links::FdLink};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+
+/// Where cgroup2 is mounted. On hybrid hosts that is below `/sys/fs/cgroup`.
+pub fn cgroup2() -> Option<PathBuf> {
+    mounted("cgroup2").into_iter().next()
+}
+
+/// The mount points of a kind of file system.
+pub fn mounted(kind: &str) -> Vec<PathBuf> {
+    mount_points(&fs::read_to_string("/proc/mounts").unwrap_or_default(), kind)
+}
+
+/// `device point kind options 0 0`, with blanks in octal (getmntent(3)).
+fn mount_points(mounts: &str, kind: &str) -> Vec<PathBuf> {
+    let fields = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        Some((fields.next()?, fields.next()?))
+    });
+    fields.filter(|(_, it)| *it == kind).map(|(point, _)| unescaped(point)).collect()
+}
+
+fn unescaped(point: &str) -> PathBuf {
+    point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\").into()
+}
+
+/// The links of one cgroup.
+#[derive(Debug)]
+pub struct Hooks {
+    folder: PathBuf,
+    /// The kernel's number of the cgroup.
+    cgroup: u64,
+}
+
+impl Hooks {
+    pub fn new(folder: PathBuf, cgroup: &Path) -> io::Result<Self> {
+        // Of kernfs, whose inodes have the numbers (`kernfs_id_ino`, 64-bit).
+        Ok(Self { folder, cgroup: fs::metadata(cgroup)?.ino() })
+    }
+
+    /// Puts a program into the link that is pinned. False: there is none, or it is at another cgroup, or that is gone.
+    pub fn take_over(&self, name: &str, program: BorrowedFd<'_>) -> bool {
+        let Ok(link) = open(&self.path(name)) else { return false };
+        at(link.as_fd()).is_ok_and(|cgroup| cgroup == self.cgroup) && update(link.as_fd(), program).is_ok()
+    }
+
+    /// Whether a link is pinned that is at another cgroup: what it has done is not looked after by ours.
+    pub fn is_elsewhere(&self, name: &str) -> bool {
+        open(&self.path(name)).is_ok_and(|link| at(link.as_fd()).is_ok_and(|cgroup| cgroup != self.cgroup))
+    }
+
+    pub fn keep(&self, name: &str, link: FdLink) -> Result<(), PinError> {
+        link.pin(self.path(name)).map(drop)
+    }
+
+    /// Detaches the program.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made it, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The cgroup that a link is at; 0: that is gone.
+fn at(link: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: a struct of integers.
+    let mut info: bpf_link_info = unsafe { mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = link.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_link_info>() as u32;
+    attr.info.info = &raw mut info as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: integers, whatever the kernel has written.
+    Ok(unsafe { info.__bindgen_anon_1.cgroup.cgroup_id })
+}
+
+fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_update.link_fd = link.as_raw_fd() as u32;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// The programs at a cgroup itself where ours go, by the kernel's numbers, and whether one of them lets no other beside it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attached {
+    pub programs: BTreeSet<u32>,
+    pub exclusive: bool,
+}
+
+/// Needs CAP_NET_ADMIN.
+pub fn attached(cgroup: &Path) -> io::Result<Attached> {
+    let folder = File::open(cgroup)?;
+    let mut found = Attached::default();
+    for place in PLACES {
+        let mut programs = [0u32; MOST_PROGRAMS];
+        let mut attr = zeroed();
+        attr.query.__bindgen_anon_1.target_fd = folder.as_raw_fd() as u32;
+        attr.query.attach_type = place as u32;
+        attr.query.prog_ids = programs.as_mut_ptr() as u64;
+        attr.query.__bindgen_anon_2.prog_cnt = programs.len() as u32;
+        bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+        // SAFETY: a struct of integers, whatever the kernel has written.
+        let answer = unsafe { attr.query };
+        // SAFETY: as above.
+        let count = unsafe { answer.__bindgen_anon_2.prog_cnt } as usize;
+        found.programs.extend(&programs[..count.min(programs.len())]);
+        found.exclusive |= count > 0 && answer.attach_flags & ALLOW_MULTI == 0;
+    }
+    Ok(found)
+}
+
+/// The kernel takes no more at one place of one cgroup (BPF_CGROUP_MAX_PROGS).
+const MOST_PROGRAMS: usize = 64;
+/// `BPF_F_ALLOW_MULTI`: a link has it always.
+const ALLOW_MULTI: u32 = 1 << 1;
+const PLACES: [bpf_attach_type; 6] = [
+    bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
+    bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
+    bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME,
+    bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
+    bpf_attach_type::BPF_CGROUP_INET_EGRESS,
+    bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE,
+];
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: a union of structs of integers.
+    unsafe { mem::zeroed() }
+}
+
+/// aya has no call for these.
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: the kernel reads and writes within the size that it is told.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw mut *attr, size_of::<bpf_attr>()) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+tmpfs /sys/fs/cgroup tmpfs rw,mode=755 0 0
+cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0
+cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0
+bpf /mnt/my\\040bpf bpf rw 0 0
+broken
+";
+
+    #[test]
+    fn mount_points_are_found_wherever_they_are() {
+        assert_eq!(mount_points(MOUNTS, "cgroup2"), [PathBuf::from("/sys/fs/cgroup/unified")]);
+        assert_eq!(mount_points(MOUNTS, "bpf"), [PathBuf::from("/mnt/my bpf")]);
+        assert!(mount_points(MOUNTS, "xfs").is_empty());
+    }
+}

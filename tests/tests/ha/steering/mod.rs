@@ -1,0 +1,69 @@
+//! Clients on the daemon's own host: they are at the node without a hop, and a switch holds for them as for all others.
+
+mod calls;
+mod namespaces;
+mod switches;
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result, ensure};
+use switchmaster_tests::{Client, Daemon, Lab, Spec, daemon::Config, lab::Setup};
+
+use crate::FOLLOW;
+
+/// What a test of steering adds to a configuration.
+fn with_steering(setup: &Setup) -> Config {
+    setup.config().local("steering", "\"on\"")
+}
+
+fn lab(datapath: &str) -> Result<Lab> {
+    lab_with(Spec::default(), datapath, |config| config)
+}
+
+fn lab_with(spec: Spec, datapath: &str, adjust: impl FnOnce(Config) -> Config) -> Result<Lab> {
+    let (world, cluster) = Lab::cluster(spec)?;
+    let config = adjust(with_steering(&Lab::setup(&world, &cluster, datapath)?));
+    let daemon = Daemon::start(&world, &config).with_context(|| cluster.describe())?;
+    let lab = Lab { daemon, cluster, world };
+    let master = lab.cluster.nodes[lab.cluster.master()?].address;
+    lab.daemon.wait_master(&lab.cluster.spec.name, master, FOLLOW)?;
+    Ok(lab)
+}
+
+/// A client in the daemon's own namespace.
+fn local(lab: &Lab) -> Result<Client> {
+    local_to(lab, lab.writes_address()?)
+}
+
+fn local_to(lab: &Lab, to: SocketAddr) -> Result<Client> {
+    Client::connect(lab.world.proxy()?, to)
+}
+
+/// Whether the node sees the client's own socket.
+fn is_direct(client: &mut Client) -> Result<bool> {
+    let info: String = client.call(redis::cmd("CLIENT").arg("INFO"))?;
+    let addr = info.split(' ').find_map(|field| field.strip_prefix("addr=")).context("no addr")?;
+    Ok(addr.parse::<SocketAddr>()? == client.tcp()?.local_addr()?)
+}
+
+fn steered(lab: &Lab) -> Result<u64> {
+    Ok(lab.daemon.status()?.route("writes")?.steered)
+}
+
+/// How often this came of a call.
+fn outcome(lab: &Lab, outcome: &str) -> Result<u64> {
+    let text = lab.daemon.get("/metrics")?.body;
+    let label = format!("switchmaster_steering_total{{outcome=\"{outcome}\"}} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&label)).with_context(|| format!("no {outcome}"))?;
+    Ok(value.parse()?)
+}
+
+fn ensure_direct(client: &mut Client) -> Result<()> {
+    ensure!(is_direct(client)?, "there is a hop between");
+    Ok(())
+}
+
+fn ensure_hop(client: &mut Client) -> Result<()> {
+    ensure!(!is_direct(client)?, "it was led to the node");
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! A switch, a pause and the daemon's end, as clients see them that have no hop.
+
+use std::{
+    io::ErrorKind,
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use switchmaster_tests::{Client, Daemon, Lab, Spec, daemon, lab::check, wait};
+
+use super::{ensure_direct, ensure_hop, lab, lab_with, local, outcome, steered, with_steering};
+use crate::{FAILOVER, FOLLOW, limit, on_each_datapath, pause::hang_a_failover};
+
+on_each_datapath!(a_switch_ends_all_of_them);
+
+/// How a socket ends that the kernel is told to destroy.
+fn ended(client: &Client, within: Duration) -> Result<()> {
+    let mut stream = client.tcp()?;
+    stream.set_read_timeout(Some(within))?;
+    match std::io::Read::read(&mut stream, &mut [0; 64]) {
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => Ok(()),
+        other => anyhow::bail!("it is not ended: {other:?}"),
+    }
+}
+
+fn a_switch_ends_all_of_them(datapath: &str) {
+    check(lab(datapath), |lab| {
+        let mut idle = (0..20).map(|_| local(lab)).collect::<Result<Vec<_>>>()?;
+        idle.iter_mut().try_for_each(ensure_direct)?;
+        // Not one of ours: it dialled the node itself.
+        let mut foreign = Client::connect(lab.world.proxy()?, lab.cluster.nodes[lab.cluster.master()?].address)?;
+        foreign.ping()?;
+        let old = lab.cluster.failover()?;
+        let new = lab.cluster.wait_failover(old, FAILOVER)?;
+        idle.iter().try_for_each(|client| ended(client, FOLLOW))?;
+        lab.daemon.wait_master(lab.group_name(), lab.cluster.nodes[new].address, FOLLOW)?;
+        let mut client = local(lab)?;
+        ensure_direct(&mut client)?;
+        ensure!(client.role()? == "master" && lab.node_behind(&mut client)? == new, "it is not at the new master");
+        foreign.ping().context("a connection that steering has not made")?;
+        drop(idle);
+        ensure!(steered(lab)? == 1, "{} are counted", steered(lab)?);
+        wait::until(FOLLOW, "all to be counted", || {
+            let severed = lab.daemon.status()?.route("writes")?.severed;
+            ensure!(severed == 20, "{severed} are counted as severed");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_thousand_idle_ones_end_within_fifty_milliseconds() {
+    check(lab("copy"), |lab| {
+        let proxy = lab.world.proxy()?;
+        let to = lab.writes_address()?;
+        let crowd: Vec<TcpStream> =
+            proxy.enter(|| (0..1000).map(|_| TcpStream::connect(to).context("connect")).collect::<Result<_>>())??;
+        ensure!(steered(lab)? == 1000, "{} of a thousand were led", steered(lab)?);
+        let old = lab.cluster.failover()?;
+        lab.cluster.wait_failover(old, FAILOVER)?;
+        wait::until(FOLLOW, "all to be counted", || {
+            let severed = lab.daemon.status()?.route("writes")?.severed;
+            ensure!(severed == 1000, "{severed} are counted as severed");
+            Ok(())
+        })?;
+        for mut stream in &crowd {
+            stream.set_nonblocking(true)?;
+            let read = std::io::Read::read(&mut stream, &mut [0]);
+            ensure!(read.is_err_and(|error| error.kind() != ErrorKind::WouldBlock), "one lives");
+        }
+        let took = crate::sever::took(&lab.daemon.log())?;
+        println!("1000 idle steered connections: the last ended {took:?} after the decision");
+        ensure!(took <= limit(Duration::from_millis(50)), "the last ended {took:?} after the decision");
+        Ok(())
+    });
+}
+
+#[test]
+fn in_a_pause_the_old_master_gets_no_byte_and_afterwards_they_go_on() {
+    // The Sentinel gives up after a moment.
+    let spec = Spec { failover_timeout_ms: 2000, ..Spec::default() };
+    check(lab_with(spec, "copy", |config| config), |lab| {
+        let mut client = local(lab)?;
+        ensure_direct(&mut client)?;
+        let old = hang_a_failover(lab)?;
+        let executed = || lab.cluster.nodes[old].info("commandstats", "cmdstat_echo");
+        client.send(redis::cmd("ECHO").arg("held"))?;
+        wait::pause(Duration::from_millis(300));
+        ensure!(executed().is_err(), "the old master has had it: {:?}", executed());
+        ensure!(outcome(lab, "held")? > 0, "no packet was held back");
+        // Newcomers wait with the listener.
+        let (namespace, to) = (lab.world.proxy()?.clone(), lab.writes_address()?);
+        let newcomer = std::thread::spawn(move || -> Result<Client> {
+            let mut client = Client::connect_within(&namespace, to, FAILOVER)?;
+            client.ping()?;
+            Ok(client)
+        });
+        wait::until(FOLLOW, "the newcomer to be parked", || {
+            ensure!(lab.daemon.status()?.route("writes")?.parked == 1, "it is not");
+            Ok(())
+        })?;
+        lab.daemon.wait_way(lab.group_name(), "open", FAILOVER)?;
+        client.set_limit(Some(FAILOVER))?;
+        let back: String = redis::FromRedisValue::from_redis_value(client.receive()?)?;
+        ensure!(back == "held", "{back}");
+        let mut newcomer = newcomer.join().ok().context("the newcomer")??;
+        ensure_hop(&mut newcomer)
+    });
+}
+
+const GRACE: Duration = Duration::from_secs(2);
+
+fn with_grace(lab: daemon::Config) -> daemon::Config {
+    lab.set("orphan_grace", "\"2s\"")
+}
+
+on_each_datapath!(without_the_daemon_they_go_on_and_new_ones_until_the_grace_is_over);
+
+fn without_the_daemon_they_go_on_and_new_ones_until_the_grace_is_over(datapath: &str) {
+    let start = lab_with(Spec::default(), datapath, with_grace);
+    check(start, |lab| {
+        let mut old = local(lab)?;
+        ensure_direct(&mut old)?;
+        lab.daemon.process().signal(Signal::SIGKILL)?;
+        lab.daemon.wait(FOLLOW)?;
+        let killed = Instant::now();
+        let mut orphan = local(lab).context("a new one within the grace")?;
+        ensure_direct(&mut orphan)?;
+        wait::until(GRACE * 2, "new ones to be refused", || {
+            let refused = local(lab).err().context("it is served")?;
+            ensure!(format!("{refused:#}").contains("refused"), "it ended otherwise: {refused:#}");
+            Ok(())
+        })?;
+        ensure!(killed.elapsed() >= GRACE - Duration::from_millis(500), "refused after {:?}", killed.elapsed());
+        old.ping().context("the established one")?;
+        let config = with_grace(with_steering(&Lab::setup(&lab.world, &lab.cluster, datapath)?));
+        lab.daemon = Daemon::start(&lab.world, &config)?;
+        old.ping().context("the established one, with the new daemon")?;
+        ensure!(steered(lab)? == 2, "the new daemon counts {}", steered(lab)?);
+        wait::until(FOLLOW, "a new one to be led", || ensure_direct(&mut local(lab)?))?;
+        let before = lab.cluster.failover()?;
+        lab.cluster.wait_failover(before, FAILOVER)?;
+        ended(&old, FOLLOW).context("at the new daemon's switch")?;
+        ended(&orphan, FOLLOW).context("at the new daemon's switch")?;
+        drop((old, orphan));
+        ensure!(steered(lab)? == 0, "{} are counted", steered(lab)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn neither_a_stop_nor_a_purge_leaves_anything() {
+    // Whom the daemon leads keeps it from ending at once.
+    let short = |config: daemon::Config| config.argument("--drain").argument("100ms");
+    check(lab_with(Spec::default(), "copy", short), |lab| {
+        let traces = crate::life::Traces::read(lab)?;
+        let client = local(lab)?;
+        let status = lab.daemon.stop(FOLLOW)?;
+        ensure!(status.success(), "{status}");
+        ended(&client, FOLLOW).context("at the stop")?;
+        traces.gone(lab)?;
+
+        lab.daemon = Daemon::start(&lab.world, &with_steering(&Lab::setup(&lab.world, &lab.cluster, "copy")?))?;
+        let traces = crate::life::Traces::read(lab)?;
+        let mut client = local(lab)?;
+        ensure_direct(&mut client)?;
+        lab.daemon.process().signal(Signal::SIGKILL)?;
+        lab.daemon.wait(FOLLOW)?;
+        let mut purge = lab.world.proxy()?.command(daemon::binary()?);
+        let purged = purge.arg("purge").output().context("purge")?;
+        ensure!(purged.status.success(), "{}", String::from_utf8_lossy(&purged.stderr));
+        let said = String::from_utf8_lossy(&purged.stdout).into_owned();
+        ended(&client, FOLLOW).with_context(|| format!("at the purge, which said {said}"))?;
+        traces.gone(lab)
+    });
+}
