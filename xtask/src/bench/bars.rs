@@ -1,4 +1,5 @@
-//! What the project demands of the packet datapaths: ratios to a peer in the same run.
+//! What the project demands of the packet datapaths and of steering: ratios to a peer in the same run, and how much longer a
+//! call may take.
 
 use super::{peer::Peer, report::Measured};
 use crate::{
@@ -6,7 +7,7 @@ use crate::{
         Bar,
         Limit::{self, AtLeast, AtMost},
     },
-    sample::Figure::{self, Machine, P99, Rate},
+    sample::Figure::{self, Machine, P50, P99, Rate},
 };
 
 struct Rule {
@@ -36,9 +37,15 @@ const RULES: [Rule; 12] = [
     rule("connect", Rate, Peer::Nftables, AtLeast(1.0)),
 ];
 
+const ON_ONE_HOST: [Rule; 2] =
+    [rule("local-steered", Rate, Peer::Direct, AtLeast(0.98)), rule("local-steered", P99, Peer::Direct, AtMost(1.05))];
+/// How much longer than a plain connect(2) one that is led may take, in milliseconds.
+const LONGER: (&str, f64) = ("local-connect", 0.003);
+
 /// The verdict on each demand of which both sides were measured.
 pub(super) fn bars(measured: &Measured) -> Vec<Bar> {
     let each = RULES.iter().flat_map(|rule| BOUND.map(|peer| (rule, peer)));
+    let each = each.chain(ON_ONE_HOST.iter().map(|rule| (rule, Peer::Steered)));
     each.filter_map(|(rule, peer)| {
         let ratio = measured.ratio(rule.workload, peer, rule.to, rule.figure)?;
         Some(Bar {
@@ -48,7 +55,20 @@ pub(super) fn bars(measured: &Measured) -> Vec<Bar> {
             met: rule.limit.holds(ratio),
         })
     })
+    .chain(longer(measured))
     .collect()
+}
+
+fn longer(measured: &Measured) -> Option<Bar> {
+    let (workload, most) = LONGER;
+    let median = |peer| measured.median(workload, peer, P50);
+    let more = median(Peer::Steered)? - median(Peer::Direct)?;
+    Some(Bar {
+        what: format!("{}, {workload}: {} over {}'s", Peer::Steered, P50.says(), Peer::Direct),
+        bar: format!("<= {:.0} us", most * 1000.0),
+        measured: format!("{:.2} us", more * 1000.0),
+        met: more <= most,
+    })
 }
 
 #[cfg(test)]
@@ -59,6 +79,7 @@ mod tests {
     #[test]
     fn every_bar_is_about_a_workload_that_there_is() {
         let known = |rule: &Rule| workload::ALL.iter().any(|one| one.name == rule.workload);
-        assert!(RULES.iter().all(known));
+        assert!(RULES.iter().chain(&ON_ONE_HOST).all(known));
+        assert!(workload::ALL.iter().any(|one| one.name == LONGER.0));
     }
 }

@@ -1,8 +1,9 @@
 //! One run of one workload through one peer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use socket2::{Domain, Socket, Type};
 use switchmaster_tests::client::Crowd;
 
 use super::{
@@ -42,6 +43,7 @@ pub(super) fn measure(stage: &Stage, workload: &Workload, pace: Pace, known: Opt
             requests(stage, load, idle, pace, known)
         }
         Load::Messages { subscribers, per_second } => messages(stage, subscribers, per_second, pace),
+        Load::Connects(count) => connects(stage, count),
     }
 }
 
@@ -60,6 +62,31 @@ fn requests(stage: &Stage, load: redis_benchmark::Load, idle: usize, pace: Pace,
     let sample = metered(stage, || Ok((run(requests)?, requests)))?;
     drop(crowd);
     Ok(sample)
+}
+
+/// How long connect(2) takes; each connection is ended by RST, so that no port waits.
+fn connects(stage: &Stage, count: usize) -> Result<Sample> {
+    let to = stage.address;
+    let dial = |count: usize| -> Result<Vec<Duration>> {
+        let mut took = Vec::with_capacity(count);
+        for _ in 0..count {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).context("socket")?;
+            let before = Instant::now();
+            socket.connect(&to.into()).context("connect")?;
+            took.push(before.elapsed());
+            socket.set_linger(Some(Duration::ZERO)).context("linger")?;
+        }
+        Ok(took)
+    };
+    stage.client()?.enter(|| dial(count / 10))??;
+    metered(stage, || {
+        let mut took = stage.client()?.enter(|| dial(count))??;
+        took.sort_unstable();
+        let ms = |part: f64| took[(took.len() as f64 * part) as usize].as_secs_f64() * 1000.0;
+        let sum: Duration = took.iter().sum();
+        let rps = took.len() as f64 / sum.as_secs_f64();
+        Ok((Timing { rps, p50_ms: ms(0.5), p99_ms: ms(0.99) }, count as u64))
+    })
 }
 
 /// What the machine and the peer spend on it; `work` says how much was done.

@@ -29,7 +29,7 @@ use self::{
     peer::Peer,
     report::{Absent, Failure, Measured, Report},
     stage::Stage,
-    workload::Workload,
+    workload::{Place, Workload},
 };
 use crate::{
     daemon, json, need_root, page,
@@ -165,7 +165,7 @@ fn chosen(named: &[Peer]) -> Vec<Peer> {
 fn present(run: &Run, peers: &[Peer]) -> Result<(Vec<Peer>, Vec<Absent>)> {
     let (mut present, mut absent) = (Vec::new(), Vec::new());
     for &peer in peers {
-        let refusal = match peer.datapath().map(|_| Stage::start(run, peer)) {
+        let refusal = match peer.datapath().map(|_| Stage::start(run, peer, Place::Apart)) {
             None | Some(Ok(_)) => None,
             Some(Err(error)) => match error.downcast_ref::<Refusal>() {
                 Some(refusal) => Some(format!("not in this build: {}", refusal.why())),
@@ -197,22 +197,31 @@ fn play(run: &Run, report: &mut Report, peer: Peer, round: u32, pace: Pace) -> R
         report.failures.push(Failure { peer, workload, round: round + 1, why });
         Ok(())
     };
-    let stage = match Stage::start(run, peer) {
-        Ok(stage) => stage,
-        Err(error) => return fail(report, None, error),
+    let fits = |workload: &&Workload, place| {
+        workload.place == place && peer.is_at(place) && (peer.carries_messages() || !workload.is_messages())
     };
-    for workload in report.workloads.clone() {
-        if workload.is_messages() && !peer.carries_messages() {
+    for place in [Place::Apart, Place::Together] {
+        let workloads: Vec<&Workload> = report.workloads.iter().copied().filter(|it| fits(it, place)).collect();
+        if workloads.is_empty() {
             continue;
         }
-        let known = report.measured.median(workload.name, peer, Figure::Rate);
-        match measure(&stage, workload, pace, known) {
-            Ok(sample) => {
-                let (name, unit) = (workload.name, workload.unit());
-                println!("  {heading}, {name}: {:.0} {unit}/s, p99 {:.3} ms", sample.rate, sample.p99_ms);
-                report.measured.add(name, peer, sample);
+        let stage = match Stage::start(run, peer, place) {
+            Ok(stage) => stage,
+            Err(error) => {
+                fail(report, None, error)?;
+                continue;
             }
-            Err(error) => fail(report, Some(workload), error)?,
+        };
+        for workload in workloads {
+            let known = report.measured.median(workload.name, peer, Figure::Rate);
+            match measure(&stage, workload, pace, known) {
+                Ok(sample) => {
+                    let (name, unit) = (workload.name, workload.unit());
+                    println!("  {heading}, {name}: {:.0} {unit}/s, p99 {:.3} ms", sample.rate, sample.p99_ms);
+                    report.measured.add(name, peer, sample);
+                }
+                Err(error) => fail(report, Some(workload), error)?,
+            }
         }
     }
     Ok(())

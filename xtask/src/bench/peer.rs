@@ -7,6 +7,8 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 
+use super::workload::Place;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(super) enum Peer {
     /// Routed through the proxy's namespace, nothing else
@@ -29,6 +31,8 @@ pub(super) enum Peer {
     Tc,
     /// The daemon, datapath xdp
     Xdp,
+    /// The daemon's steering, for clients on its own host
+    Steered,
     /// Direct, by a program at XDP that does nothing else: what XDP itself costs on these links. Measured only if it is named
     XdpRoute,
 }
@@ -47,6 +51,7 @@ impl Peer {
             | Self::HaproxySplice
             | Self::Nginx
             | Self::Twemproxy
+            | Self::Steered
             | Self::XdpRoute => None,
         }
     }
@@ -69,6 +74,17 @@ impl Peer {
     /// Compares nothing that people use.
     pub(super) fn is_a_yardstick(self) -> bool {
         self == Self::XdpRoute
+    }
+
+    /// Whether it is measured where all are on one host: there packets pass no interface.
+    pub(super) fn is_at(self, place: Place) -> bool {
+        match self {
+            Self::Direct | Self::Haproxy | Self::Nginx | Self::Copy | Self::Sockmap => true,
+            Self::Steered => place == Place::Together,
+            Self::Nftables | Self::HaproxySplice | Self::Twemproxy | Self::Tc | Self::Xdp | Self::XdpRoute => {
+                place == Place::Apart
+            }
+        }
     }
 
     pub(super) fn carries_messages(self) -> bool {

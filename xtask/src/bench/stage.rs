@@ -10,10 +10,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::Pid;
 use switchmaster_tests::{
-    Client, Cluster, Daemon, HaProxy, Nat, Nginx, Spec, Twemproxy, World, netns::Namespace, process::Process, wait,
+    Client, Cluster, Daemon, HaProxy, Nat, Nginx, Spec, Twemproxy, World,
+    netns::{HUB, Namespace},
+    process::Process,
+    wait,
 };
 
-use super::{Run, peer::Peer, route::Route};
+use super::{Run, peer::Peer, route::Route, workload::Place};
 use crate::{daemon, tuning::tune};
 
 const PORT: u16 = 7000;
@@ -24,6 +27,7 @@ pub(super) struct Stage {
     front: Front,
     pub(super) cluster: Cluster,
     world: World,
+    place: Place,
     /// What clients dial.
     pub(super) address: SocketAddr,
 }
@@ -40,7 +44,7 @@ enum Front {
 }
 
 impl Stage {
-    pub(super) fn start(run: &Run, peer: Peer) -> Result<Self> {
+    pub(super) fn start(run: &Run, peer: Peer, place: Place) -> Result<Self> {
         let world = World::new()?;
         tune(&world, run.congestion_control.as_deref())?;
         if run.whole_packets || peer.wants_whole_packets() {
@@ -51,7 +55,11 @@ impl Stage {
                 world.proxy()?.run("tc", &["qdisc", "replace", "dev", link, "root", "pfifo"])?;
             }
         }
-        let cluster = Cluster::start(&world, Spec::bare(0))?;
+        let mut spec = Spec::bare(0);
+        if place == Place::Together {
+            spec.node_namespaces = vec![HUB.to_owned()];
+        }
+        let cluster = Cluster::start(&world, spec)?;
         let master = cluster.nodes[0].address;
         let listen = world.proxy()?.address(PORT);
         let front = match peer {
@@ -64,10 +72,11 @@ impl Stage {
             Peer::Nginx => Front::Nginx(Nginx::plain(&world, listen, master)?),
             Peer::Twemproxy => Front::Twemproxy(Twemproxy::plain(&world, listen, master)?),
             Peer::XdpRoute => Front::Route { _until_dropped: Route::start(&world)? },
+            Peer::Steered => Front::Ours(steered(run, &world, &cluster)?),
             Peer::Copy | Peer::Sockmap | Peer::Tc | Peer::Xdp => Front::Ours(ours(run, &world, &cluster, peer)?),
         };
         let address = if peer.is_routed() { master } else { listen };
-        Ok(Self { front, cluster, world, address })
+        Ok(Self { front, cluster, world, place, address })
     }
 
     fn process(&self) -> Option<&Process> {
@@ -86,7 +95,10 @@ impl Stage {
     }
 
     pub(super) fn client(&self) -> Result<&Namespace> {
-        self.world.client()
+        match self.place {
+            Place::Apart => self.world.client(),
+            Place::Together => self.world.proxy(),
+        }
     }
 
     pub(super) fn proxy(&self) -> Result<&Namespace> {
@@ -116,6 +128,21 @@ fn ours(run: &Run, world: &World, cluster: &Cluster, peer: Peer) -> Result<Daemo
     if peer.moves_packets() {
         wait::until(FOUND, "a connection to pass as packets", || passes_as_packets(world, listen))?;
     }
+    Ok(daemon)
+}
+
+/// The daemon, which leads its own host's clients; `copy` is what would be left.
+fn steered(run: &Run, world: &World, cluster: &Cluster) -> Result<Daemon> {
+    let listen = world.proxy()?.address(PORT);
+    let config = daemon::in_front(cluster, &run.program, "copy", listen).local("steering", "\"on\"");
+    let daemon = Daemon::start(world, &config)?;
+    daemon.wait_master(&cluster.spec.name, cluster.nodes[0].address, FOUND)?;
+    wait::until(FOUND, "a client to be led", || {
+        let mut client = Client::connect(world.proxy()?, listen)?;
+        client.ping()?;
+        ensure!(daemon.status()?.route("writes")?.steered > 0, "the daemon's listener has taken it");
+        Ok(())
+    })?;
     Ok(daemon)
 }
 

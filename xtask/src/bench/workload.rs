@@ -7,6 +7,16 @@ pub(super) struct Workload {
     pub(super) name: &'static str,
     pub(super) title: &'static str,
     pub(super) load: Load,
+    pub(super) place: Place,
+}
+
+/// Where client, peer and Redis are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Each on a host of its own.
+    Apart,
+    /// All on one.
+    Together,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +34,8 @@ pub(super) enum Load {
     },
     /// One publisher at this pace, and so many subscribers to the same channel.
     Messages { subscribers: usize, per_second: u32 },
+    /// So many calls of connect(2), one after the other: how long each takes.
+    Connects(usize),
 }
 
 const fn requests(test: Test, clients: u32) -> Load {
@@ -44,23 +56,33 @@ const fn messages(subscribers: usize, per_second: u32) -> Load {
     Load::Messages { subscribers, per_second }
 }
 
-pub(super) const ALL: [Workload; 16] = [
-    Workload { name: "get-1", title: "GET 64 B, 1 client", load: requests(Get, 1) },
-    Workload { name: "get-50", title: "GET 64 B, 50 clients", load: requests(Get, 50) },
-    Workload { name: "get-500", title: "GET 64 B, 500 clients", load: requests(Get, 500) },
-    Workload { name: "set-1", title: "SET 64 B, 1 client", load: requests(Set, 1) },
-    Workload { name: "set-50", title: "SET 64 B, 50 clients", load: requests(Set, 50) },
-    Workload { name: "set-500", title: "SET 64 B, 500 clients", load: requests(Set, 500) },
-    Workload { name: "pipeline-16", title: "GET 64 B, 50 clients, pipeline 16", load: PIPELINE },
-    Workload { name: "get-1k", title: "GET 1 KiB, 50 clients", load: of_size(Get, 50, 1 << 10) },
-    Workload { name: "set-1k", title: "SET 1 KiB, 50 clients", load: of_size(Set, 50, 1 << 10) },
-    Workload { name: "get-64k", title: "GET 64 KiB, 50 clients", load: of_size(Get, 50, 64 << 10) },
-    Workload { name: "set-64k", title: "SET 64 KiB, 50 clients", load: of_size(Set, 50, 64 << 10) },
-    Workload { name: "connect", title: "a connection per GET, 50 clients", load: CONNECT },
-    Workload { name: "idle-1000", title: "GET 64 B, 50 clients, 1,000 idle connections beside them", load: IDLE },
-    Workload { name: "pubsub-1", title: "1 subscriber, 1,000 messages/s", load: messages(1, 1000) },
-    Workload { name: "pubsub-100", title: "100 subscribers, 200 messages/s", load: messages(100, 200) },
-    Workload { name: "pubsub-1000", title: "1,000 subscribers, 20 messages/s", load: messages(1000, 20) },
+const fn apart(name: &'static str, title: &'static str, load: Load) -> Workload {
+    Workload { name, title, load, place: Place::Apart }
+}
+
+const fn together(name: &'static str, title: &'static str, load: Load) -> Workload {
+    Workload { name, title, load, place: Place::Together }
+}
+
+pub(super) const ALL: [Workload; 18] = [
+    apart("get-1", "GET 64 B, 1 client", requests(Get, 1)),
+    apart("get-50", "GET 64 B, 50 clients", requests(Get, 50)),
+    apart("get-500", "GET 64 B, 500 clients", requests(Get, 500)),
+    apart("set-1", "SET 64 B, 1 client", requests(Set, 1)),
+    apart("set-50", "SET 64 B, 50 clients", requests(Set, 50)),
+    apart("set-500", "SET 64 B, 500 clients", requests(Set, 500)),
+    apart("pipeline-16", "GET 64 B, 50 clients, pipeline 16", PIPELINE),
+    apart("get-1k", "GET 1 KiB, 50 clients", of_size(Get, 50, 1 << 10)),
+    apart("set-1k", "SET 1 KiB, 50 clients", of_size(Set, 50, 1 << 10)),
+    apart("get-64k", "GET 64 KiB, 50 clients", of_size(Get, 50, 64 << 10)),
+    apart("set-64k", "SET 64 KiB, 50 clients", of_size(Set, 50, 64 << 10)),
+    apart("connect", "a connection per GET, 50 clients", CONNECT),
+    apart("idle-1000", "GET 64 B, 50 clients, 1,000 idle connections beside them", IDLE),
+    apart("pubsub-1", "1 subscriber, 1,000 messages/s", messages(1, 1000)),
+    apart("pubsub-100", "100 subscribers, 200 messages/s", messages(100, 200)),
+    apart("pubsub-1000", "1,000 subscribers, 20 messages/s", messages(1000, 20)),
+    together("local-steered", "on one host: GET 64 B, 50 clients", requests(Get, 50)),
+    together("local-connect", "on one host: connect(2), one after the other", Load::Connects(20_000)),
 ];
 
 impl Workload {
@@ -70,6 +92,7 @@ impl Workload {
             Load::Requests { keep: false, .. } => "connections",
             Load::Requests { .. } => "requests",
             Load::Messages { .. } => "deliveries",
+            Load::Connects(_) => "connections",
         }
     }
 

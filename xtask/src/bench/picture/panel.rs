@@ -175,6 +175,7 @@ fn colour(peer: Peer) -> RGBColor {
         Peer::Sockmap => RGBColor(78, 121, 167),
         Peer::Tc => RGBColor(31, 78, 158),
         Peer::Xdp => RGBColor(11, 42, 102),
+        Peer::Steered => RGBColor(72, 52, 212),
         Peer::XdpRoute => RGBColor(190, 190, 190),
     }
 }

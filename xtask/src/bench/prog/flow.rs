@@ -20,7 +20,7 @@ use proxy_ebpf::{
 use switchmaster_tests::Client;
 
 use super::{
-    super::{Run, link::Link, peer::Peer, stage::Stage},
+    super::{Run, link::Link, peer::Peer, stage::Stage, workload::Place},
     harness::Given,
     packet::{Ends, segment},
 };
@@ -43,7 +43,7 @@ impl Flow {
     /// `name`: what the daemon's program is called.
     pub(super) fn open(run: &Run, peer: Peer, name: &str) -> Result<Self> {
         let before = programs(name)?;
-        let stage = Stage::start(run, peer)?;
+        let stage = Stage::start(run, peer, Place::Apart)?;
         // Programs of other daemons were there before.
         let own = programs(name)?.difference(&before).max().copied();
         let own = own.with_context(|| format!("the daemon serves by {peer} and has no program {name}"))?;
