@@ -10,17 +10,21 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use aya::{Ebpf, maps::Map};
-use proxy_ebpf::{TargetKey, balance::kind, nat::names, steering::names as steering};
+use aya::{
+    Ebpf,
+    maps::{Map, MapInfo},
+};
+use proxy_ebpf::{TargetKey, balance::kind, nat::names};
 
 use super::paths::{Chosen, InKernel};
 use crate::{
     admin::status,
     config::{Config, DatapathChoice, Route, Source, Steering as Wish, TargetRole},
     datapath::{
-        Datapath, Sockmap, Steering, SteeringRoute, SteeringSetup, Tc, TcParts, TcSetup, Xdp, XdpPanel, XdpStanding,
+        Datapath, PreparedSteering, Sockmap, Steering, SteeringRoute, SteeringSetup, Tc, TcError, TcParts, TcSetup,
+        Xdp, XdpPanel, XdpStanding, discard_steering,
     },
-    kernel::{self, KernelTargets, Life, Mapping, NatSizes},
+    kernel::{self, KernelTargets, Life, NatSizes, PinDir},
     nat::{
         self,
         egress::{Host, way_to},
@@ -85,8 +89,27 @@ fn may_outlive(config: &Config, route: &Route) -> bool {
 }
 
 /// Whether any route may.
-pub(super) fn any_may_outlive(config: &Config) -> bool {
+fn any_may_outlive(config: &Config) -> bool {
     config.routes.iter().any(|route| may_outlive(config, route))
+}
+
+/// Whether packets are to be translated at all; an error where that is asked for by name and cannot be.
+fn translates(config: &Config) -> Result<bool, TcError> {
+    let mut served = config.routes.iter().filter(|route| may_serve(route)).peekable();
+    if served.peek().is_none() {
+        return Ok(false);
+    }
+    match Tc::check() {
+        Err(error) if served.any(is_named) => Err(error),
+        checked => Ok(checked.is_ok()),
+    }
+}
+
+/// Whether this configuration can go on with what an earlier daemon left: flows need somebody who translates them, and
+/// the other way round maps with room for any.
+pub(super) fn goes_on(config: &Config, pins: &PinDir) -> bool {
+    let had_flows = MapInfo::from_pin(pins.maps().join(names::FLOWS)).is_ok_and(|map| map.max_entries() > NO_FLOWS);
+    any_may_outlive(config) && translates(config).is_ok_and(|translates| translates == had_flows)
 }
 
 pub(super) fn sizes(config: &Config) -> Result<NatSizes> {
@@ -94,7 +117,7 @@ pub(super) fn sizes(config: &Config) -> Result<NatSizes> {
     let most = MOST_NUMBERS - MOST_ADDRESSES as usize;
     ensure!(listed.len() <= most, "the routes list {} addresses in snat; at most {most}", listed.len());
     let flows = (MOST_ADDRESSES + u32::try_from(listed.len())?) * nat::ports::DEFAULT.count();
-    let flows = if config.routes.iter().any(may_serve) { flows } else { NO_FLOWS };
+    let flows = if translates(config).unwrap_or(true) { flows } else { NO_FLOWS };
     Ok(NatSizes { routes: u32::try_from(config.routes.len())?, flows })
 }
 
@@ -127,15 +150,12 @@ pub(super) fn start(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Re
         return nothing("", off);
     }
     let named = config.routes.iter().find(|route| may_serve(route) && is_named(route));
-    let checked = Tc::check().map_err(anyhow::Error::from);
-    let translates = match (named, &checked) {
-        (Some(_), _) => true,
-        (None, checked) => checked.is_ok() && config.routes.iter().any(may_serve),
-    };
-    let attached = match checked {
-        Err(error) if named.is_some() => Err(error),
-        Err(error) if off == "configured" => return nothing(&format!("tc cannot work here: {error:#}"), off),
-        _ => attach(config, flows, kernel, translates),
+    let attached = match translates(config) {
+        Ok(false) if config.local.steering == Wish::Off => {
+            Err(Tc::check().err().map_or_else(|| anyhow!("no route asks for it"), Into::into))
+        }
+        Ok(translates) => attach(config, flows, kernel, translates),
+        Err(error) => Err(error.into()),
     };
     match attached {
         Ok(attached) => divide(config, flows, attached, kernel),
@@ -172,15 +192,19 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel, translates: boo
     let Some(Map::Array(gates)) = object.map(names::GATES) else { bail!("the kernel object has no gates") };
     kernel.targets.set_gates(gates)?;
     let (numbers, left) = take_over(config, sizes, seed, kernel)?;
-    let steers = match config.local.steering {
+    let steering = match config.local.steering {
         Wish::Off => Err("configured".to_owned()),
-        Wish::Auto | Wish::On => load_steering(config, &object, sizes, seed, kernel).map_err(|it| format!("{it:#}")),
+        Wish::Auto | Wish::On => {
+            prepare_steering(config, &object, sizes, seed, kernel).map_err(|error| format!("{error:#}"))
+        }
     };
-    let steers = refuse_if_asked(config, steers)?;
-    let counts = |object: &Ebpf| match object.map(steering::STEERS) {
-        Some(Map::Array(map)) => Mapping::new(steering::STEERS, map).map(Some),
-        _ => Ok(None),
-    };
+    if steering.is_err() {
+        let ended = discard_steering(&kernel.pins)?;
+        if ended > 0 {
+            tracing::info!(ended, "clients of this host that an earlier daemon had led were reset");
+        }
+    }
+    let steering = refuse_if_asked(config, steering)?;
     let setup = TcSetup {
         links: kernel.pins.links(),
         maps: kernel.pins.maps(),
@@ -189,7 +213,6 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel, translates: boo
         seed,
         left,
         translates,
-        steers: steers.as_ref().ok().map(|(object, _)| counts(object)).transpose()?.flatten(),
     };
     let families = families(config);
     let asked = config.routes.iter().any(|route| route.datapath == DatapathChoice::Xdp);
@@ -201,11 +224,12 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel, translates: boo
         Err(error) => (None, Err(format!("{error:#}"))),
     };
     let routes = described(config, flows, &numbers, translates)?;
-    let tc = Arc::new(Tc::start(object, kernel::load_release()?, routes, setup, xdp)?);
-    let started = steers.and_then(|(object, setup)| {
-        Steering::start(object, setup, steered(config, flows, &numbers)).map_err(|it| it.to_string())
-    });
-    let steering = refuse_if_asked(config, started)?.map(Arc::new);
+    let steers = steering.as_ref().map_or_else(|_| Default::default(), PreparedSteering::steers);
+    let tc = Arc::new(Tc::start(object, kernel::load_release()?, routes, setup, xdp, steers)?);
+    let steering = match steering {
+        Ok(prepared) => Ok(Arc::new(Steering::start(prepared, steered(config, flows, &numbers))?)),
+        Err(why) => Err(why),
+    };
     if let Ok(steering) = &steering {
         tc.steer(Arc::clone(steering));
     }
@@ -222,18 +246,18 @@ fn refuse_if_asked<T>(config: &Config, done: Result<T, String>) -> Result<Result
     }
 }
 
-fn load_steering(
+fn prepare_steering(
     config: &Config,
     tc: &Ebpf,
     sizes: NatSizes,
     seed: u64,
     kernel: &InKernel,
-) -> Result<(Ebpf, SteeringSetup)> {
+) -> Result<PreparedSteering> {
     let cgroup = config.local.cgroup.clone().or_else(kernel::cgroup2);
     let cgroup = cgroup.context("cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup")?;
     let object = kernel::load_steering(tc, sizes, &kernel.pins, seed)?;
     let setup = SteeringSetup { cgroup, links: kernel.pins.links(), all_namespaces: config.local.all_namespaces };
-    Ok((object, setup))
+    Ok(PreparedSteering::attach(object, setup, &kernel.pins)?)
 }
 
 fn steered(config: &Config, flows: &[u32], numbers: &[u32]) -> Vec<SteeringRoute> {

@@ -36,7 +36,8 @@ pub use self::{
     selftest::{SelfTestError, selftest},
     sockmap::{Error as SockmapError, Sockmap},
     steering::{
-        Error as SteeringError, Route as SteeringRoute, Setup as SteeringSetup, Steering, end_all as end_steered,
+        Error as SteeringError, Prepared as PreparedSteering, Route as SteeringRoute, Setup as SteeringSetup, Steering,
+        discard as discard_steering, end_all as end_steered,
     },
     syn::{Arrival, Ends, Onward, Syn, SynError, SynGate, Syns, Turn},
     tc::{Claim, Error as TcError, Hold, Parts as TcParts, Setup as TcSetup, Tc},

@@ -37,13 +37,12 @@ use proxy_ebpf::{
 
 pub use self::plan::Route;
 use self::{
-    attached::Attached,
     keeper::{Keeper, Order},
     sockets::{destroy, find},
 };
 use super::Sever;
 use crate::{
-    kernel::{Mapping, MappingError, netns},
+    kernel::{Mapping, MappingError, PinDir, netns},
     nat::netlink::NetlinkError,
     switch::Kept,
 };
@@ -88,17 +87,22 @@ pub enum Error {
     Thread(#[from] io::Error),
 }
 
-pub struct Steering {
-    cgroup: PathBuf,
-    orders: Mutex<Sender<Order>>,
+/// The programs where they belong, leading nobody that an earlier daemon did not lead.
+pub struct Prepared {
+    maps: keeper::Maps,
     steers: Mapping<AtomicU64>,
     counts: PerCpuArray<MapData, Counts>,
-    keeper: Mutex<Option<JoinHandle<()>>>,
+    home: u64,
+    setup: Setup,
+    object: Ebpf,
 }
 
-impl Steering {
-    /// Leads clients of these routes from here on, and looks after those that an earlier daemon led.
-    pub fn start(mut object: Ebpf, setup: Setup, routes: Vec<Route>) -> Result<Self, Error> {
+impl Prepared {
+    /// Takes over what an earlier daemon left at the same cgroup; what is at another one is ended.
+    pub fn attach(mut object: Ebpf, setup: Setup, pins: &PinDir) -> Result<Self, Error> {
+        if attached::is_left(&setup.links, Some(&setup.cgroup))? {
+            discard(pins)?;
+        }
         attached::load(&mut object)?;
         let home = netns::cookie().map_err(Error::Namespace)?;
         let steers = match object.take_map(names::STEERS) {
@@ -113,13 +117,59 @@ impl Steering {
         };
         // Whether this kernel can do it at all.
         find(storage.fd().as_fd())?;
-        let attached = Attached::start(object, &setup.cgroup, setup.links.clone())?;
-        let mut keeper = Keeper::new(keeper::Maps { dialled, reached, storage }, attached, home, &setup, routes);
+        attached::attach_all(&mut object, &setup.cgroup, &setup.links)?;
+        Ok(Self { maps: keeper::Maps { dialled, reached, storage }, steers, counts, home, setup, object })
+    }
+
+    /// By slot, the sockets that were led there.
+    pub fn steers(&self) -> &[AtomicU64] {
+        &self.steers
+    }
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("setup", &self.setup).finish_non_exhaustive()
+    }
+}
+
+/// Detaches whatever an earlier daemon left, or was begun here, and ends the sockets that were led: nobody looks after them.
+/// Returns how many there were.
+pub fn discard(pins: &PinDir) -> Result<usize, Error> {
+    let links = pins.links();
+    if !attached::is_left(&links, None)? {
+        return Ok(0);
+    }
+    attached::remove(&links)?;
+    let map = |name: &str| Some(pins.maps().join(name)).filter(|path| path.exists()).map(MapData::from_pin).transpose();
+    let ended = map(names::STEERED)?.map_or(Ok(0), |storage| end_all(&storage))?;
+    if let Some(steers) = map(names::STEERS)? {
+        // Their ends are counted by nobody.
+        Mapping::<AtomicU64>::new(names::STEERS, &steers)?.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+    }
+    Ok(ended)
+}
+
+pub struct Steering {
+    cgroup: PathBuf,
+    orders: Mutex<Sender<Order>>,
+    steers: Mapping<AtomicU64>,
+    counts: PerCpuArray<MapData, Counts>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+    /// The programs that the links lead to.
+    _object: Ebpf,
+}
+
+impl Steering {
+    /// Leads clients of these routes from here on, and looks after those that an earlier daemon led.
+    pub fn start(prepared: Prepared, routes: Vec<Route>) -> Result<Self, Error> {
+        let Prepared { maps, steers, counts, home, setup, object } = prepared;
+        let mut keeper = Keeper::new(maps, home, &setup, routes);
         keeper.follow();
         let (orders, told) = channel();
         let keeper = thread::Builder::new().name("steering".to_owned()).spawn(move || keeper.run(&told))?;
         let (orders, keeper) = (Mutex::new(orders), Mutex::new(Some(keeper)));
-        Ok(Self { cgroup: setup.cgroup, orders, steers, counts, keeper })
+        Ok(Self { cgroup: setup.cgroup, orders, steers, counts, keeper, _object: object })
     }
 
     pub fn cgroup(&self) -> &Path {

@@ -40,7 +40,7 @@ use self::{
 };
 use super::{Steering, Xdp};
 use crate::{
-    kernel::{Cell, Links, Mapping, MappingError},
+    kernel::{Cell, Links, MappingError},
     nat::{
         aside::{Aside, AsideError},
         audit::{self, Audit},
@@ -95,8 +95,6 @@ pub struct Setup {
     pub left: Option<BTreeMap<TargetKey, SocketAddr>>,
     /// Packets are translated; else only what steering shares with that is kept.
     pub translates: bool,
-    /// How many sockets were led to each slot, if any are.
-    pub steers: Option<Mapping<AtomicU64>>,
 }
 
 /// As long as one is held, new flows are made no longer than an earlier daemon's last beat allows.
@@ -158,13 +156,14 @@ impl Tc {
     }
 
     /// Serves `routes`; `release` sends parked SYNs on. Flows that an earlier daemon left go on, and new ones for as long
-    /// as that has allowed: until a [`Hold`] is dropped.
+    /// as that has allowed: until a [`Hold`] is dropped. `steers` says how many sockets were led to each slot.
     pub fn start(
         mut object: Ebpf,
         release: Ebpf,
         routes: Vec<Route>,
         setup: Setup,
         xdp: Option<Xdp>,
+        steers: &[AtomicU64],
     ) -> Result<Self, Error> {
         if setup.translates {
             let program: &mut SchedClassifier =
@@ -205,7 +204,7 @@ impl Tc {
         let (doors, audit) = match &setup.left {
             None => (Doors::new(MOST_DOORS as u32), None),
             Some(led) => {
-                audit::recount(&collector, setup.steers.as_deref().unwrap_or_default(), || {
+                audit::recount(&collector, steers, || {
                     thread::park_timeout(MOMENT);
                 });
                 let withheld = exits.take_over(led)?;

@@ -68,9 +68,9 @@ impl Hooks {
         link.pin(self.path(name)).map(drop)
     }
 
-    /// Detaches the program.
-    pub fn remove(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.path(name)) {
+    /// Detaches a program that is pinned in a folder.
+    pub fn remove(folder: &Path, name: &str) -> io::Result<()> {
+        match fs::remove_file(folder.join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }

@@ -1,11 +1,7 @@
 //! The programs at their cgroup, by links that are pinned: they outlive the daemon. Those that an earlier daemon left are
 //! given this build's programs, without a call in between.
 
-use std::{
-    fs::File,
-    os::fd::AsFd as _,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, os::fd::AsFd as _, path::Path};
 
 use aya::{
     Ebpf,
@@ -20,11 +16,17 @@ use crate::kernel::Hooks;
 const PROGRAMS: [&str; 6] =
     [names::RELEASE, names::EGRESS, names::PEER4, names::PEER6, names::CONNECT4, names::CONNECT6];
 
-pub(super) struct Attached {
-    /// The programs that the links lead to.
-    _object: Ebpf,
-    /// What an earlier daemon led at another cgroup is not looked after any more.
-    pub(super) moved: bool,
+/// Detaches what is pinned, by whichever daemon.
+pub(super) fn remove(links: &Path) -> Result<(), Error> {
+    PROGRAMS.iter().try_for_each(|name| Hooks::remove(links, name)).map_err(Error::Unpin)
+}
+
+/// Whether any program of an earlier daemon is attached; at another cgroup than this, if one is given.
+pub(super) fn is_left(links: &Path, cgroup: Option<&Path>) -> Result<bool, Error> {
+    let Some(cgroup) = cgroup else { return Ok(PROGRAMS.iter().any(|name| links.join(name).exists())) };
+    let fault = |source| Error::Cgroup { path: cgroup.to_owned(), source };
+    let hooks = Hooks::new(links.to_owned(), cgroup).map_err(fault)?;
+    Ok(PROGRAMS.iter().any(|name| hooks.is_elsewhere(name)))
 }
 
 /// To be done while the object has its maps still.
@@ -41,24 +43,21 @@ pub(super) fn load(object: &mut Ebpf) -> Result<(), Error> {
     })
 }
 
-impl Attached {
-    /// Of an object that is loaded.
-    pub(super) fn start(mut object: Ebpf, cgroup: &Path, links: PathBuf) -> Result<Self, Error> {
-        let fault = |source| Error::Cgroup { path: cgroup.to_owned(), source };
-        let hooks = Hooks::new(links, cgroup).map_err(fault)?;
-        let folder = File::open(cgroup).map_err(fault)?;
-        let moved = PROGRAMS.iter().any(|name| hooks.is_elsewhere(name));
-        for name in PROGRAMS {
-            let program = object.program_mut(name).ok_or(Error::Missing(name))?;
-            let fd = program.fd().map_err(|error| Error::Program(name, error))?;
-            if hooks.take_over(name, fd.as_fd()) {
-                continue;
-            }
-            hooks.remove(name).map_err(Error::Unpin)?;
-            hooks.keep(name, attach(name, program, &folder)?)?;
+/// The programs of an object that is loaded.
+pub(super) fn attach_all(object: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<(), Error> {
+    let fault = |source| Error::Cgroup { path: cgroup.to_owned(), source };
+    let hooks = Hooks::new(links.to_owned(), cgroup).map_err(fault)?;
+    let folder = File::open(cgroup).map_err(fault)?;
+    for name in PROGRAMS {
+        let program = object.program_mut(name).ok_or(Error::Missing(name))?;
+        let fd = program.fd().map_err(|error| Error::Program(name, error))?;
+        if hooks.take_over(name, fd.as_fd()) {
+            continue;
         }
-        Ok(Self { _object: object, moved })
+        Hooks::remove(links, name).map_err(Error::Unpin)?;
+        hooks.keep(name, attach(name, program, &folder)?)?;
     }
+    Ok(())
 }
 
 /// A link has several programs at one place whatever its flags; the kernel takes none (cgroup_bpf_link_attach).

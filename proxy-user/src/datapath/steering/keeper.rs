@@ -21,7 +21,6 @@ use proxy_ebpf::{
 
 use super::{
     Setup,
-    attached::Attached,
     plan::{self, Route},
     sockets::{destroy, find},
     spaces::{self, Spaces, View},
@@ -31,6 +30,7 @@ use crate::{
     kernel::netns::inside,
     nat::netlink::NetlinkError,
     switch::Kept,
+    urgent::Urgent,
 };
 
 /// How often it looks at namespaces and their addresses.
@@ -57,7 +57,6 @@ pub(super) struct Maps {
 
 pub(super) struct Keeper {
     maps: Maps,
-    attached: Attached,
     home: u64,
     /// Where other namespaces are looked for, if they are.
     cgroup: Option<PathBuf>,
@@ -99,17 +98,13 @@ impl Ended {
 }
 
 impl Keeper {
-    pub(super) fn new(maps: Maps, attached: Attached, home: u64, setup: &Setup, routes: Vec<Route>) -> Self {
+    pub(super) fn new(maps: Maps, home: u64, setup: &Setup, routes: Vec<Route>) -> Self {
         let cgroup = setup.all_namespaces.then(|| setup.cgroup.clone());
         let (spaces, nodes, due) = (Spaces::default(), BTreeSet::new(), Vec::new());
-        Self { maps, attached, home, cgroup, spaces, routes, nodes, due, told: None }
+        Self { maps, home, cgroup, spaces, routes, nodes, due, told: None }
     }
 
     pub(super) fn run(mut self, orders: &Receiver<Order>) {
-        if self.attached.moved {
-            // Nobody holds back what they send.
-            self.sweep(&Ended::Strays(Kept::new(), u32::MAX >> 1));
-        }
         let mut look = Instant::now() + LOOK;
         loop {
             let next = self.due.iter().map(|(at, _)| *at).chain([look]).min().unwrap_or(look);
@@ -147,6 +142,8 @@ impl Keeper {
     fn sever(&mut self, order: &Sever) {
         let ended = Ended::by(order);
         let first = Instant::now();
+        // Whom it tells comes back at once.
+        let _urgent = Urgent::here();
         let connections = self.sweep(&ended);
         let first = (connections > 0).then_some(first);
         // Nobody waits for it any more when the daemon is going down.

@@ -176,3 +176,35 @@ fn neither_a_stop_nor_a_purge_leaves_anything() {
         traces.gone(lab)
     });
 }
+
+/// What a killed daemon led, and the next one does not look after, is ended; and the kernel has none of its programs left.
+#[test]
+fn what_the_next_daemon_does_not_go_on_with_is_ended() {
+    check(lab("tc"), |lab| {
+        let kill = |lab: &mut Lab| -> Result<()> {
+            lab.daemon.process().signal(Signal::SIGKILL)?;
+            lab.daemon.wait(FOLLOW).map(drop)
+        };
+        let mut network = lab.writes()?;
+        network.ping()?;
+        let mut client = local(lab)?;
+        ensure_direct(&mut client)?;
+        kill(lab)?;
+        // Without steering, and with the flows of tc.
+        lab.daemon = Daemon::start(&lab.world, &Lab::setup(&lab.world, &lab.cluster, "tc")?.config())?;
+        ended(&client, FOLLOW).context("without steering")?;
+        network.ping().context("a flow")?;
+        let links = || -> Result<usize> {
+            let folder = lab.world.bpffs().join("switchmaster/links");
+            Ok(std::fs::read_dir(folder)?
+                .flatten()
+                .filter(|it| it.file_name().to_string_lossy().starts_with("steer"))
+                .count())
+        };
+        ensure!(links()? == 0, "{} programs are attached", links()?);
+        let route = lab.daemon.status()?.route("writes")?.clone();
+        ensure!(route.connections == 1 && route.steered == 0, "{route:?}");
+        ensure_hop(&mut local(lab)?)?;
+        Ok(())
+    });
+}
