@@ -22,6 +22,7 @@ pub mod names {
     pub const PEER4: &str = "steer_peer4";
     pub const PEER6: &str = "steer_peer6";
     pub const EGRESS: &str = "steer_egress";
+    pub const INGRESS: &str = "steer_ingress";
     pub const RELEASE: &str = "steer_release";
 }
 
@@ -109,7 +110,7 @@ pub mod count {
     pub const UNREACHABLE: u32 = 8;
     /// In the client's namespace a server of its own listens there.
     pub const OCCUPIED: u32 = 9;
-    /// A packet that was not sent: the switch pauses its connection, or has ended it.
+    /// A packet that was not let through, either way: the switch pauses its connection, or has ended it.
     pub const HELD: u32 = 10;
     pub const COUNT: u32 = 11;
 

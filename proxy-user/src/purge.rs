@@ -6,13 +6,10 @@ use std::{fmt, io, path::Path};
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::MapData;
 use nix::net::if_::if_indextoname;
-use proxy_ebpf::{
-    nat::{Door, Snat, names},
-    steering,
-};
+use proxy_ebpf::nat::{Door, Snat, names};
 
 use crate::{
-    datapath::end_steered,
+    datapath::discard_steering,
     kernel::{self, BpffsError, Cell, Life, PinDir, Pinned, Ports, interfaces},
     nat::{fate::is_over, flows::Flows, globals::Globals, ports, reset::Resetter},
 };
@@ -46,14 +43,10 @@ pub fn command(folder: &Path, force: bool) -> Result<Purged> {
 pub fn purge(pins: &mut PinDir) -> io::Result<Purged> {
     let pinned = kernel::pinned(pins.path())?;
     let flows = Left::open(pins);
-    let steered = pins.maps().join(steering::names::STEERED);
-    let steered = steered.exists().then(|| MapData::from_pin(steered));
+    let steered = discard_steering(pins).context("clients of this host");
     // First: else packets that are under way would move the numbers that the resets need.
     pins.detach()?;
-    let told = flows.and_then(|left| left.reset()).and_then(|told| match steered {
-        Some(storage) => Ok(told + end_steered(&storage?).context("clients of this host")?),
-        None => Ok(told),
-    });
+    let told = flows.and_then(|left| left.reset()).and_then(|told| Ok(told + steered?));
     pins.clear()?;
     Ok(Purged { pinned, told })
 }
@@ -99,8 +92,12 @@ impl fmt::Display for Purged {
             return writeln!(f, "nothing was pinned");
         }
         for link in &self.pinned.links {
-            let name = interfaces(std::slice::from_ref(link)).into_iter().find_map(|it| if_indextoname(it).ok());
-            let interface = name.map_or_else(|| "gone".to_owned(), |name| name.to_string_lossy().into_owned());
+            let Some(ifindex) = interfaces(std::slice::from_ref(link)).into_iter().next() else {
+                writeln!(f, "removed the link {link}")?;
+                continue;
+            };
+            let name = if_indextoname(ifindex);
+            let interface = name.map_or_else(|_| "gone".to_owned(), |name| name.to_string_lossy().into_owned());
             writeln!(f, "removed the link {link} (interface {interface})")?;
         }
         for map in &self.pinned.maps {
@@ -109,7 +106,7 @@ impl fmt::Display for Purged {
         match &self.told {
             Ok(told) => writeln!(f, "{told} connections were reset"),
             Err(error) if self.pinned.links.is_empty() => writeln!(f, "no connection was to be reset ({error:#})"),
-            Err(error) => writeln!(f, "connections were not all reset ({error:#}): they end at their next packet"),
+            Err(error) => writeln!(f, "flows were not all reset ({error:#}): they end at their next packet"),
         }
     }
 }

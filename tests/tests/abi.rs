@@ -17,7 +17,9 @@ use proxy_ebpf::{
     index::Bucket,
     names,
     nat::{self, Address, Allowed, Egress, Endpoint, First, Flow, Globals},
-    parking, xdp,
+    parking,
+    steering::{self, Counts, Dialled, Listen, Reached, Steered},
+    xdp,
 };
 
 /// Map name, key size, value size. A map of sockets or of maps is given descriptors (and cannot be read
@@ -66,12 +68,32 @@ const XDP: Maps = &[
     (xdp::names::DEVICES, size_of::<u32>(), size_of::<[u32; 2]>()),
 ];
 
-/// Every object of the daemon: its maps, and its one program.
-const OBJECTS: [(&str, &[Maps], &str); 4] = [
-    ("sockmap", &[SOCKMAP], names::VERDICT),
-    ("tc", &[NAT], nat::names::TC),
-    ("xdp", &[NAT, XDP], xdp::names::XDP),
-    ("release", &[], parking::names::RELEASE),
+/// The same of steering.
+const STEERING: Maps = &[
+    (steering::names::DIALLED, size_of::<Dialled>(), size_of::<Listen>()),
+    (steering::names::REACHED, size_of::<Reached>(), size_of::<u32>()),
+    (steering::names::STEERED, size_of::<i32>(), size_of::<Steered>()),
+    (steering::names::STEERS, size_of::<u32>(), size_of::<u64>()),
+    (steering::names::STEERINGS, size_of::<u32>(), size_of::<Counts>()),
+];
+
+const STEER: [&str; 7] = [
+    steering::names::CONNECT4,
+    steering::names::CONNECT6,
+    steering::names::EGRESS,
+    steering::names::INGRESS,
+    steering::names::PEER4,
+    steering::names::PEER6,
+    steering::names::RELEASE,
+];
+
+/// Every object of the daemon: its maps, and its programs.
+const OBJECTS: [(&str, &[Maps], &[&str]); 5] = [
+    ("sockmap", &[SOCKMAP], &[names::VERDICT]),
+    ("tc", &[NAT], &[nat::names::TC]),
+    ("xdp", &[NAT, XDP], &[xdp::names::XDP]),
+    ("steering", &[NAT, STEERING], &STEER),
+    ("release", &[], &[parking::names::RELEASE]),
 ];
 
 /// Built once: a build removes what an earlier one made.
@@ -89,13 +111,13 @@ fn every_object_has_the_maps_and_the_program_of_the_abi() -> Result<()> {
     // `bare` is what programs are measured beside; the daemon does not know it.
     let known: Vec<&str> = OBJECTS.iter().map(|(name, ..)| *name).chain(["bare"]).collect();
     ensure!(known == ebpf_build::OBJECTS, "an object is not looked at here");
-    for (name, maps, program) in OBJECTS {
-        as_agreed(&object(name)?, &maps.concat(), program).with_context(|| name.to_owned())?;
+    for (name, maps, programs) in OBJECTS {
+        as_agreed(&object(name)?, &maps.concat(), programs).with_context(|| name.to_owned())?;
     }
     Ok(())
 }
 
-fn as_agreed(object: &Object, maps: &[Map], program: &str) -> Result<()> {
+fn as_agreed(object: &Object, maps: &[Map], expected: &[&str]) -> Result<()> {
     for &(name, key, value) in maps {
         let map = object.maps.get(name).with_context(|| format!("no map {name}"))?;
         let found = (map.key_size() as usize, map.value_size() as usize);
@@ -106,8 +128,8 @@ fn as_agreed(object: &Object, maps: &[Map], program: &str) -> Result<()> {
     let extra: Vec<&String> =
         object.maps.keys().filter(|name| !name.starts_with('.') && !known.contains(name.as_str())).collect();
     ensure!(extra.is_empty(), "maps outside the ABI: {extra:?}");
-    let programs: Vec<&String> = object.programs.keys().collect();
-    ensure!(programs == [program], "programs: {programs:?}");
+    let programs: BTreeSet<&str> = object.programs.keys().map(String::as_str).collect();
+    ensure!(programs == expected.iter().copied().collect(), "programs: {programs:?}");
     Ok(())
 }
 

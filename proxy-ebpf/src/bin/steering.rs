@@ -1,6 +1,6 @@
 //! Steering, at a cgroup: a `connect(2)` to an address that a route listens at goes to the node itself, without a hop. The client
 //! sees the address that it dialled. Promises: only TCP, and only the routes' own addresses in their namespaces; who cannot
-//! be led to a node dials the listener as if there were no steering; and on a connection that was led nothing is sent
+//! be led to a node dials the listener as if there were no steering; and on a connection that was led nothing passes
 //! once the switch has ended or paused it. Needs cgroup2, its hook for getpeername (5.8) and that for closing (5.9), storage
 //! of sockets at all of them (5.13).
 #![no_std]
@@ -19,7 +19,7 @@ use aya_ebpf::{
     programs::{SkBuffContext, SockAddrContext, SockContext},
 };
 
-use self::steer::{address, connect, may_send, peer, socket};
+use self::steer::{address, connect, may_pass, peer, socket};
 
 /// The kernel goes on with the call, or the packet.
 const GO_ON: i32 = 1;
@@ -59,7 +59,13 @@ fn steer_peer6(mut ctx: SockAddrContext) -> i32 {
 
 #[cgroup_skb(egress)]
 fn steer_egress(ctx: SkBuffContext) -> i32 {
-    if may_send(&ctx) { GO_ON } else { DROP }
+    if may_pass(&ctx) { GO_ON } else { DROP }
+}
+
+/// What a node answers after the fence to what it heard before is no answer: the new master may not have it.
+#[cgroup_skb(ingress)]
+fn steer_ingress(ctx: SkBuffContext) -> i32 {
+    if may_pass(&ctx) { GO_ON } else { DROP }
 }
 
 #[cgroup_sock(sock_release)]

@@ -22,7 +22,7 @@ use crate::{
     config::{Config, DatapathChoice, Route, Source, Steering as Wish, TargetRole},
     datapath::{
         Datapath, PreparedSteering, Sockmap, Steering, SteeringRoute, SteeringSetup, Tc, TcError, TcParts, TcSetup,
-        Xdp, XdpPanel, XdpStanding, discard_steering,
+        Xdp, XdpPanel, XdpStanding, discard_steering, discard_steering_elsewhere,
     },
     kernel::{self, KernelTargets, Life, NatSizes, PinDir},
     nat::{
@@ -193,18 +193,18 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel, translates: boo
     kernel.targets.set_gates(gates)?;
     let (numbers, left) = take_over(config, sizes, seed, kernel)?;
     let steering = match config.local.steering {
-        Wish::Off => Err("configured".to_owned()),
+        Wish::Off => Err(Ok("configured".to_owned())),
         Wish::Auto | Wish::On => {
-            prepare_steering(config, &object, sizes, seed, kernel).map_err(|error| format!("{error:#}"))
+            prepare_steering(config, &object, sizes, seed, kernel).map_err(|error| refuse_if_asked(config, &error))
         }
     };
-    if steering.is_err() {
-        let ended = discard_steering(&kernel.pins)?;
-        if ended > 0 {
-            tracing::info!(ended, "clients of this host that an earlier daemon had led were reset");
+    let steering = match steering {
+        Ok(prepared) => Ok(prepared),
+        Err(why) => {
+            told(discard_steering(&kernel.pins)?);
+            Err(why?)
         }
-    }
-    let steering = refuse_if_asked(config, steering)?;
+    };
     let setup = TcSetup {
         links: kernel.pins.links(),
         maps: kernel.pins.maps(),
@@ -236,13 +236,14 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel, translates: boo
     Ok(Attached { host, tc, front, numbers, translates, steering })
 }
 
-/// Only `auto` goes on without.
-fn refuse_if_asked<T>(config: &Config, done: Result<T, String>) -> Result<Result<T, String>> {
-    match done {
-        Err(why) if config.local.steering == Wish::On => {
-            bail!("steering cannot work here: {why}; or set steering = \"off\"")
-        }
-        other => Ok(other),
+/// Why there is no steering. Only `auto` goes on without.
+fn refuse_if_asked(config: &Config, error: &anyhow::Error) -> Result<String> {
+    if config.local.steering == Wish::On { Err(super::paths::refuse_steering(error)) } else { Ok(format!("{error:#}")) }
+}
+
+fn told(ended: usize) {
+    if ended > 0 {
+        tracing::info!(ended, "clients of this host that an earlier daemon had led were reset");
     }
 }
 
@@ -255,9 +256,10 @@ fn prepare_steering(
 ) -> Result<PreparedSteering> {
     let cgroup = config.local.cgroup.clone().or_else(kernel::cgroup2);
     let cgroup = cgroup.context("cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup")?;
+    told(discard_steering_elsewhere(&kernel.pins, &cgroup)?);
     let object = kernel::load_steering(tc, sizes, &kernel.pins, seed)?;
     let setup = SteeringSetup { cgroup, links: kernel.pins.links(), all_namespaces: config.local.all_namespaces };
-    Ok(PreparedSteering::attach(object, setup, &kernel.pins)?)
+    Ok(PreparedSteering::attach(object, setup)?)
 }
 
 fn steered(config: &Config, flows: &[u32], numbers: &[u32]) -> Vec<SteeringRoute> {

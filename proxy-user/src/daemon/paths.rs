@@ -67,7 +67,7 @@ pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<P
     let packets = match &mut in_kernel {
         Ok(kernel) => packets::start(config, flows, kernel)?,
         Err(error) if config.local.steering == config::Steering::On => {
-            return Err(anyhow!("steering cannot work here: {error:#}; or set steering = \"off\""));
+            return Err(refuse_steering(error));
         }
         Err(error) => Packets::none(config, |_| String::new(), format!("{error:#}"))?,
     };
@@ -175,12 +175,28 @@ fn enter_kernel(config: &Config, pin_dir: &Path, workers: usize) -> Result<InKer
     Ok(InKernel { targets, sockmap, pins, tested, left })
 }
 
-/// The error of a route whose named datapath cannot work.
-fn refuse(route: &Route, choice: DatapathChoice, error: &anyhow::Error) -> anyhow::Error {
-    let denied = error.chain().any(|cause| {
+/// Whether privileges are what is missing.
+fn is_denied(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
             || cause.source().is_none() && cause.to_string().contains("EPERM")
-    });
+    })
+}
+
+/// The error of steering that was asked for and cannot work.
+pub(super) fn refuse_steering(error: &anyhow::Error) -> anyhow::Error {
+    let what = format!("steering ({error:#})");
+    if is_denied(error) {
+        let privilege = "the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, a cgroup that no other program keeps for itself, and for namespaces = \"all\" CAP_SYS_ADMIN".to_owned();
+        let remedy = "grant them, or set steering = \"off\"; `switchmaster doctor` tells more".to_owned();
+        return Failure::Privilege { what, privilege, remedy }.into();
+    }
+    anyhow!("{what} cannot work here; set steering = \"off\" or \"auto\", or see `switchmaster doctor`")
+}
+
+/// The error of a route whose named datapath cannot work.
+fn refuse(route: &Route, choice: DatapathChoice, error: &anyhow::Error) -> anyhow::Error {
+    let denied = is_denied(error);
     let beneath = if choice == DatapathChoice::Sockmap { "" } else { " with sockmap beneath it" };
     let what = format!("route {}: the datapath {choice}{beneath} ({error:#})", route.name);
     if denied {

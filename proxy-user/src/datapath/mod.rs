@@ -37,7 +37,7 @@ pub use self::{
     sockmap::{Error as SockmapError, Sockmap},
     steering::{
         Error as SteeringError, Prepared as PreparedSteering, Route as SteeringRoute, Setup as SteeringSetup, Steering,
-        discard as discard_steering, end_all as end_steered,
+        discard as discard_steering, discard_elsewhere as discard_steering_elsewhere,
     },
     syn::{Arrival, Ends, Onward, Syn, SynError, SynGate, Syns, Turn},
     tc::{Claim, Error as TcError, Hold, Parts as TcParts, Setup as TcSetup, Tc},

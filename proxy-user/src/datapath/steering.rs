@@ -63,8 +63,10 @@ pub enum Error {
     #[error("the kernel refuses the program {0}: {1}")]
     Program(&'static str, #[source] ProgramError),
     #[error(
-        "the program {0} cannot be attached to the cgroup: {1}; on EPERM another program is there, or above, that lets no other \
-         beside it (`bpftool cgroup tree` shows it): give `cgroup` one that it does not cover"
+        "the program {name} cannot be attached to the cgroup: {why}; on EPERM another program is there, or above, that lets no other \
+         beside it (`bpftool cgroup tree` shows it): give `cgroup` one that it does not cover",
+        name = .0,
+        why = cause(.1)
     )]
     Refused(&'static str, #[source] ProgramError),
     #[error("the kernel has given no link: {0}")]
@@ -81,6 +83,10 @@ pub enum Error {
     Unpin(#[source] io::Error),
     #[error("which network namespace this is cannot be asked: {0}")]
     Namespace(#[source] io::Error),
+    #[error(
+        "clients of other network namespaces cannot be led without CAP_SYS_ADMIN ({0}): grant it, or set namespaces = \"own\""
+    )]
+    Elsewhere(#[source] io::Error),
     #[error("the sockets that were led cannot be listed: {0}")]
     Sockets(#[from] NetlinkError),
     #[error("its thread does not start: {0}")]
@@ -98,10 +104,11 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Takes over what an earlier daemon left at the same cgroup; what is at another one is ended.
-    pub fn attach(mut object: Ebpf, setup: Setup, pins: &PinDir) -> Result<Self, Error> {
-        if attached::is_left(&setup.links, Some(&setup.cgroup))? {
-            discard(pins)?;
+    /// Takes over what an earlier daemon left at the same cgroup.
+    pub fn attach(mut object: Ebpf, setup: Setup) -> Result<Self, Error> {
+        if setup.all_namespaces {
+            let here = File::open("/proc/self/ns/net").map_err(Error::Namespace)?;
+            netns::inside(&here, || ()).ok_or_else(|| Error::Elsewhere(io::ErrorKind::PermissionDenied.into()))?;
         }
         attached::load(&mut object)?;
         let home = netns::cookie().map_err(Error::Namespace)?;
@@ -133,22 +140,36 @@ impl std::fmt::Debug for Prepared {
     }
 }
 
-/// Detaches whatever an earlier daemon left, or was begun here, and ends the sockets that were led: nobody looks after them.
-/// Returns how many there were.
+/// Ends what an earlier daemon led, or was begun here, and leaves nothing of it: nobody looks after it any more. What is held
+/// back is held until its socket is ended. Returns how many sockets there were.
 pub fn discard(pins: &PinDir) -> Result<usize, Error> {
     let links = pins.links();
     if !attached::is_left(&links, None)? {
         return Ok(0);
     }
-    attached::remove(&links)?;
-    let map = |name: &str| Some(pins.maps().join(name)).filter(|path| path.exists()).map(MapData::from_pin).transpose();
-    let ended = map(names::STEERED)?.map_or(Ok(0), |storage| end_all(&storage))?;
-    if let Some(steers) = map(names::STEERS)? {
-        // Their ends are counted by nobody.
-        Mapping::<AtomicU64>::new(names::STEERS, &steers)?.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+    attached::lead_nobody(&links)?;
+    let map = |name: &str| pins.maps().join(name);
+    let mut ended = Ok(0);
+    if map(names::STEERED).exists() {
+        let storage = MapData::from_pin(map(names::STEERED))?;
+        ended = end_all(&storage);
+        // A call that was led just before makes its socket visible a little later.
+        thread::park_timeout(MOMENT);
+        ended = ended.and_then(|ended| Ok(ended + end_all(&storage)?));
     }
-    Ok(ended)
+    attached::remove(&links)?;
+    // Sockets that were ended, and are not closed yet, are counted by nobody: who leads again counts anew.
+    for name in [names::STEERED, names::STEERS] {
+        match std::fs::remove_file(map(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::Unpin(error)),
+            _ => {}
+        }
+    }
+    Ok(ended?)
 }
+
+/// Longer than a call is between the program and the list of sockets.
+const MOMENT: std::time::Duration = std::time::Duration::from_millis(10);
 
 pub struct Steering {
     cgroup: PathBuf,
@@ -156,20 +177,19 @@ pub struct Steering {
     steers: Mapping<AtomicU64>,
     counts: PerCpuArray<MapData, Counts>,
     keeper: Mutex<Option<JoinHandle<()>>>,
-    /// The programs that the links lead to.
-    _object: Ebpf,
 }
 
 impl Steering {
     /// Leads clients of these routes from here on, and looks after those that an earlier daemon led.
     pub fn start(prepared: Prepared, routes: Vec<Route>) -> Result<Self, Error> {
         let Prepared { maps, steers, counts, home, setup, object } = prepared;
-        let mut keeper = Keeper::new(maps, home, &setup, routes);
+        let cgroup = setup.cgroup.clone();
+        let mut keeper = Keeper::new(maps, object, home, setup, routes);
         keeper.follow();
         let (orders, told) = channel();
         let keeper = thread::Builder::new().name("steering".to_owned()).spawn(move || keeper.run(&told))?;
         let (orders, keeper) = (Mutex::new(orders), Mutex::new(Some(keeper)));
-        Ok(Self { cgroup: setup.cgroup, orders, steers, counts, keeper, _object: object })
+        Ok(Self { cgroup, orders, steers, counts, keeper })
     }
 
     pub fn cgroup(&self) -> &Path {
@@ -238,11 +258,29 @@ impl Drop for Steering {
     }
 }
 
-/// Ends all sockets that were led by whoever had this storage, in every namespace that can be seen from here.
-pub fn end_all(storage: &MapData) -> Result<usize, NetlinkError> {
+/// What an earlier daemon led at another cgroup than this is not gone on with.
+pub fn discard_elsewhere(pins: &PinDir, cgroup: &Path) -> Result<usize, Error> {
+    if attached::is_left(&pins.links(), Some(cgroup))? { discard(pins) } else { Ok(0) }
+}
+
+/// Ends all sockets that were led by whoever had this storage, in every namespace that can be seen from here, as far as that
+/// can be done; then the first error.
+fn end_all(storage: &MapData) -> Result<usize, NetlinkError> {
     let end = || -> Result<usize, NetlinkError> { destroy(find(storage.fd().as_fd())?.iter()) };
     let elsewhere = netns::namespaces().into_iter().filter_map(|path| File::open(path).ok());
-    elsewhere.filter_map(|namespace| netns::inside(&namespace, end)).try_fold(end()?, |ended, one| Ok(ended + one?))
+    let outcomes: Vec<_> = elsewhere.filter_map(|namespace| netns::inside(&namespace, end)).chain([end()]).collect();
+    outcomes.into_iter().sum()
+}
+
+/// The kernel's own word, which aya tells last.
+fn cause(error: &ProgramError) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(error) = next {
+        text = format!("{text}: {error}");
+        next = error.source();
+    }
+    text
 }
 
 fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, Error> {

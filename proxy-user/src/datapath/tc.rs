@@ -232,7 +232,7 @@ impl Tc {
             globals,
             routes,
             attach,
-            resetter: Resetter::open()?,
+            resetter: setup.translates.then(Resetter::open).transpose()?,
             snats: Vec::new(),
             exits: Arc::clone(&exits),
             balancer: Arc::clone(&balancer),

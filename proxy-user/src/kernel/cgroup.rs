@@ -144,12 +144,13 @@ pub fn attached(cgroup: &Path) -> io::Result<Attached> {
 const MOST_PROGRAMS: usize = 64;
 /// `BPF_F_ALLOW_MULTI`: a link has it always.
 const ALLOW_MULTI: u32 = 1 << 1;
-const PLACES: [bpf_attach_type; 6] = [
+const PLACES: [bpf_attach_type; 7] = [
     bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
     bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
     bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME,
     bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
     bpf_attach_type::BPF_CGROUP_INET_EGRESS,
+    bpf_attach_type::BPF_CGROUP_INET_INGRESS,
     bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE,
 ];
 

@@ -66,6 +66,24 @@ pub fn way_to(node: IpAddr) -> Result<Way, EgressError> {
     }
 }
 
+/// As whom this host dials an address, its own ones too; `None` where no way leads there.
+pub fn source_to(node: IpAddr) -> Option<IpAddr> {
+    let Ok(Some(RouteNetlinkMessage::NewRoute(route))) = netlink::ask(SockProtocol::NetlinkRoute, &question(node))
+    else {
+        return None;
+    };
+    let is_way = matches!(route.header.kind, RouteType::Unicast | RouteType::Local);
+    is_way.then(|| source(&route)).flatten()
+}
+
+fn source(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    })
+}
+
 fn question(node: IpAddr) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     (message.header.address_family, message.header.destination_prefix_length) = match node {
@@ -82,17 +100,12 @@ fn way(node: IpAddr, route: &RouteMessage) -> Result<Way, EgressError> {
         RouteType::Local => return Err(EgressError::Local { node }),
         _ => return Err(EgressError::Unreachable { node }),
     }
-    let (mut ifindex, mut source) = (None, None);
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => ifindex = Some(*index),
-            RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => source = Some(IpAddr::V4(*ip)),
-            RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => source = Some(IpAddr::V6(*ip)),
-            _ => {}
-        }
-    }
+    let ifindex = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    });
     let missing = |what| EgressError::Incomplete { node, what };
-    Ok(Way { ifindex: ifindex.ok_or(missing("interface"))?, source: source.ok_or(missing("address of ours"))? })
+    Ok(Way { ifindex: ifindex.ok_or(missing("interface"))?, source: source(route).ok_or(missing("address of ours"))? })
 }
 
 /// What the host's interfaces are.

@@ -96,7 +96,8 @@ pub struct Keeper {
     pub globals: Arc<Globals>,
     pub routes: Vec<Route>,
     pub attach: Box<dyn Attach>,
-    pub resetter: Resetter,
+    /// None where no packet is translated.
+    pub resetter: Option<Resetter>,
     pub snats: Vec<Snat>,
     pub exits: Arc<Mutex<Exits>>,
     pub balancer: Arc<Balancer>,
@@ -301,10 +302,8 @@ impl Keeper {
     }
 
     fn reset(&self, flows: &[(u32, Flow)]) {
-        if flows.is_empty() {
-            return;
-        }
-        let outcome = self.resetter.end(flows, |door| self.doors.get(door), &self.snats);
+        let Some(resetter) = self.resetter.as_ref().filter(|_| !flows.is_empty()) else { return };
+        let outcome = resetter.end(flows, |door| self.doors.get(door), &self.snats);
         if let Some(error) = outcome.error {
             tracing::warn!(%error, failed = outcome.failed, "some resets were not sent; their receivers notice at their next packet");
         }

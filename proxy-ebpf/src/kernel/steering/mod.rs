@@ -7,7 +7,10 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_F_CURRENT_NETNS, BPF_F_NO_PREALLOC, bpf_sock},
     btf_maps::{HashMap, PerCpuArray},
-    helpers::{bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sk_lookup_tcp, bpf_sk_release, bpf_skb_load_bytes},
+    helpers::{
+        bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sk_lookup_tcp, bpf_sk_release, bpf_skb_load_bytes,
+        bpf_skc_to_mptcp_sock,
+    },
     macros::btf_map,
     programs::{SkBuffContext, SockAddrContext},
 };
@@ -47,6 +50,11 @@ pub(crate) fn connect(ctx: &SockAddrContext, at: At) -> Option<At> {
         return None;
     }
     let socket = socket_of(ctx);
+    // SAFETY: the socket is the kernel's own.
+    if !unsafe { bpf_skc_to_mptcp_sock(socket.cast()) }.is_null() {
+        // A part of an MPTCP connection: no socket of a process, and its end is told to nobody.
+        return None;
+    }
     socket::forget(socket);
     // SAFETY: the context is the kernel's own.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
@@ -188,9 +196,9 @@ fn socket_of(ctx: &SockAddrContext) -> *mut bpf_sock {
     unsafe { call(ctx).__bindgen_anon_1.sk }
 }
 
-/// Whether a packet may leave its socket. One that ends a connection may: the node is to know.
+/// Whether a packet may leave its socket, or reach it. One that ends a connection may.
 #[inline(always)]
-pub(crate) fn may_send(ctx: &SkBuffContext) -> bool {
+pub(crate) fn may_pass(ctx: &SkBuffContext) -> bool {
     // SAFETY: the kernel's own.
     let skb = unsafe { &*ctx.skb.skb };
     // SAFETY: the one variant that the kernel has.

@@ -13,8 +13,14 @@ use super::Error;
 use crate::kernel::Hooks;
 
 /// In this order: what is led is held back at a switch, and counted, from the first call on.
-const PROGRAMS: [&str; 6] =
-    [names::RELEASE, names::EGRESS, names::PEER4, names::PEER6, names::CONNECT4, names::CONNECT6];
+const PROGRAMS: [&str; 7] =
+    [names::RELEASE, names::EGRESS, names::INGRESS, names::PEER4, names::PEER6, names::CONNECT4, names::CONNECT6];
+
+/// From here on nobody is led, by whichever daemon.
+pub(super) fn lead_nobody(links: &Path) -> Result<(), Error> {
+    let leading = [names::CONNECT4, names::CONNECT6];
+    leading.iter().try_for_each(|name| Hooks::remove(links, name)).map_err(Error::Unpin)
+}
 
 /// Detaches what is pinned, by whichever daemon.
 pub(super) fn remove(links: &Path) -> Result<(), Error> {
@@ -70,7 +76,8 @@ fn attach(name: &'static str, program: &mut Program, cgroup: &File) -> Result<Fd
             FdLink::try_from(program.take_link(id).map_err(refused)?)?
         }
         Program::CgroupSkb(program) => {
-            let id = program.attach(cgroup, CgroupSkbAttachType::Egress, mode).map_err(refused)?;
+            let place = (*program.expected_attach_type()).unwrap_or(CgroupSkbAttachType::Egress);
+            let id = program.attach(cgroup, place, mode).map_err(refused)?;
             FdLink::try_from(program.take_link(id).map_err(refused)?)?
         }
         Program::CgroupSock(program) => {

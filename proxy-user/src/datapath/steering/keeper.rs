@@ -2,16 +2,16 @@
 //! behind. What it does may take a while, so nobody waits for it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fs::File,
     net::IpAddr,
     os::fd::AsFd as _,
-    path::PathBuf,
     sync::mpsc::{Receiver, RecvTimeoutError},
     time::{Duration, Instant},
 };
 
 use aya::{
-    Pod,
+    Ebpf, Pod,
     maps::{HashMap, MapData, MapError},
 };
 use proxy_ebpf::{
@@ -20,7 +20,7 @@ use proxy_ebpf::{
 };
 
 use super::{
-    Setup,
+    Setup, attached,
     plan::{self, Route},
     sockets::{destroy, find},
     spaces::{self, Spaces, View},
@@ -33,6 +33,8 @@ use crate::{
     urgent::Urgent,
 };
 
+/// Nodes of which it is known from where they are reached: as many as a group may have.
+const MOST_NODES: usize = 256;
 /// How often it looks at namespaces and their addresses.
 const LOOK: Duration = Duration::from_secs(1);
 /// A call that was led just before the switch makes its socket visible a little later: after the first sweep come these.
@@ -57,12 +59,14 @@ pub(super) struct Maps {
 
 pub(super) struct Keeper {
     maps: Maps,
+    /// The programs that the links lead to.
+    object: Ebpf,
     home: u64,
-    /// Where other namespaces are looked for, if they are.
-    cgroup: Option<PathBuf>,
+    setup: Setup,
     spaces: Spaces,
     routes: Vec<Route>,
-    nodes: BTreeSet<IpAddr>,
+    /// The latest that were told of.
+    nodes: VecDeque<IpAddr>,
     /// Sweeps that are due, and of what.
     due: Vec<(Instant, Ended)>,
     /// The last fault that was told.
@@ -98,10 +102,9 @@ impl Ended {
 }
 
 impl Keeper {
-    pub(super) fn new(maps: Maps, home: u64, setup: &Setup, routes: Vec<Route>) -> Self {
-        let cgroup = setup.all_namespaces.then(|| setup.cgroup.clone());
-        let (spaces, nodes, due) = (Spaces::default(), BTreeSet::new(), Vec::new());
-        Self { maps, home, cgroup, spaces, routes, nodes, due, told: None }
+    pub(super) fn new(maps: Maps, object: Ebpf, home: u64, setup: Setup, routes: Vec<Route>) -> Self {
+        let (spaces, nodes, due) = (Spaces::default(), VecDeque::new(), Vec::new());
+        Self { maps, object, home, setup, spaces, routes, nodes, due, told: None }
     }
 
     pub(super) fn run(mut self, orders: &Receiver<Order>) {
@@ -115,17 +118,26 @@ impl Keeper {
                     self.follow();
                 }
                 Ok(Order::Meet(node)) => {
-                    if self.nodes.insert(node) {
+                    if self.setup.all_namespaces && !self.nodes.contains(&node) {
+                        self.nodes.push_back(node);
+                        self.nodes.drain(..self.nodes.len().saturating_sub(MOST_NODES));
                         look = Instant::now();
                     }
                 }
                 Ok(Order::TakeOver(kept, latest)) => {
+                    self.spaces.adopt(self.home, in_use(&self.maps.storage));
                     let strays = Ended::Strays(kept, latest as u32);
                     let ended = self.sweep(&strays);
                     tracing::info!(ended, "what a killed daemon had led, and nobody goes on with, was ended");
                     self.again(&strays);
                 }
-                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    // What was on its way has come by now, and nobody looks after it any more.
+                    for (_, ended) in std::mem::take(&mut self.due) {
+                        self.sweep(&ended);
+                    }
+                    return;
+                }
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let now = Instant::now();
@@ -162,13 +174,15 @@ impl Keeper {
         let here = || -> Result<usize, NetlinkError> {
             destroy(find(storage)?.iter().filter(|it| ended.includes(&it.steered)))
         };
-        let mut outcomes = vec![here()];
-        outcomes.extend(self.spaces.iter().filter_map(|(_, namespace)| inside(namespace, here)));
+        let elsewhere = self.spaces.all().map(|namespace| inside(namespace, here));
         let mut count = 0;
-        for outcome in outcomes {
+        for outcome in std::iter::once(Some(here())).chain(elsewhere) {
             match outcome {
-                Ok(ended) => count += ended,
-                Err(error) => tracing::error!(%error, "clients that were led to an old node do not notice its end"),
+                Some(Ok(ended)) => count += ended,
+                Some(Err(error)) => {
+                    tracing::error!(%error, "clients that were led to an old node do not notice its end");
+                }
+                None => tracing::error!("a network namespace is out of reach: clients there do not notice a switch"),
             }
         }
         count
@@ -184,23 +198,34 @@ impl Keeper {
     }
 
     fn bring_up_to_date(&mut self) -> anyhow::Result<()> {
+        // Somebody may have made the cgroup anew, under another number.
+        if attached::is_left(&self.setup.links, Some(&self.setup.cgroup))? {
+            attached::attach_all(&mut self.object, &self.setup.cgroup, &self.setup.links)?;
+            tracing::info!(cgroup = %self.setup.cgroup.display(), "the cgroup is another one; clients there are led from now on");
+        }
         let home = spaces::look(&BTreeSet::new());
         let mut dialled = plan::home(self.home, &self.routes, &home)?;
         let mut reached = BTreeSet::new();
-        if let Some(cgroup) = &self.cgroup {
-            self.spaces.follow(cgroup, self.home);
-            let mut asked = plan::dialled_from_away(&self.routes, &home);
-            asked.extend(&self.nodes);
-            for (cookie, namespace) in self.spaces.iter() {
-                let view: View = inside(namespace, || spaces::look(&asked)).unwrap_or_default();
-                dialled.extend(plan::away(cookie, &self.routes, &home, &view)?);
-                reached.extend(plan::reached(cookie, &self.nodes, &view));
-            }
+        let cgroup = self.setup.all_namespaces.then_some(&*self.setup.cgroup);
+        self.spaces.follow(cgroup, self.home, in_use(&self.maps.storage));
+        let nodes: BTreeSet<IpAddr> = self.nodes.iter().copied().collect();
+        let mut asked = plan::dialled_from_away(&self.routes, &home);
+        asked.extend(&nodes);
+        for (cookie, namespace) in self.spaces.led() {
+            let view: View = inside(namespace, || spaces::look(&asked)).unwrap_or_default();
+            dialled.extend(plan::away(cookie, &self.routes, &nodes, &home, &view)?);
+            reached.extend(plan::reached(cookie, &nodes, &view));
         }
         // A node is reached before an address leads to it.
         write(&mut self.maps.reached, reached.into_iter().map(|node| (node, 1)).collect())?;
         Ok(write(&mut self.maps.dialled, dialled)?)
     }
+}
+
+/// Whether a namespace has sockets that were led.
+fn in_use(storage: &MapData) -> impl Fn(&File) -> bool {
+    let storage = storage.fd().as_fd();
+    move |namespace| inside(namespace, || find(storage)).is_some_and(|found| found.is_ok_and(|found| !found.is_empty()))
 }
 
 /// Makes the map say this and nothing else: what is gone is removed first.

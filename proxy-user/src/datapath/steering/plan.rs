@@ -27,19 +27,22 @@ type Doors = BTreeMap<SocketAddr, proxy_ebpf::nat::Door>;
 /// In the daemon's own namespace.
 pub(super) fn home(netns: u64, routes: &[Route], view: &View) -> Result<BTreeMap<Dialled, Listen>, DoorsError> {
     let doors = doors(routes, &view.addresses)?;
-    Ok(entries(netns, doors.iter().map(|(at, door)| (*at, listen(door, at.ip(), place::HOME)))))
+    Ok(entries(netns, doors.iter().map(|(at, door)| (*at, listen(door, view.source(at.ip()), place::HOME)))))
 }
 
-/// In another: the addresses of the daemon's own that can be dialled from there, and those of the other itself.
+/// In another: the addresses of the daemon's own that can be dialled from there, and those of the other itself. Where a node
+/// is at home, its own addresses mean the node, also while it is down.
 pub(super) fn away(
     netns: u64,
     routes: &[Route],
+    nodes: &BTreeSet<IpAddr>,
     home: &View,
     view: &View,
 ) -> Result<BTreeMap<Dialled, Listen>, DoorsError> {
     // Named addresses are the daemon's own namespace's.
-    let theirs = doors(&wild(routes), &view.addresses)?;
-    let theirs = theirs.iter().map(|(at, door)| (*at, listen(door, at.ip(), place::AWAY_OWN)));
+    let is_a_node_s = view.addresses.iter().any(|ip| nodes.contains(ip));
+    let theirs = if is_a_node_s { Doors::new() } else { doors(&wild(routes), &view.addresses)? };
+    let theirs = theirs.iter().map(|(at, door)| (*at, listen(door, view.source(at.ip()), place::AWAY_OWN)));
     let ours = doors(routes, &home.addresses)?;
     let ours = ours.iter().filter(|(at, _)| !view.addresses.contains(&at.ip()));
     let ours = ours.filter_map(|(at, door)| Some((*at, listen(door, *view.sources.get(&at.ip())?, place::AWAY))));
@@ -48,7 +51,7 @@ pub(super) fn away(
 
 /// The nodes that are reached from another namespace. A loopback address means another host there.
 pub(super) fn reached(netns: u64, nodes: &BTreeSet<IpAddr>, view: &View) -> BTreeSet<Reached> {
-    let reached = nodes.iter().filter(|node| view.sources.contains_key(node));
+    let reached = nodes.iter().filter(|node| !node.is_loopback() && view.sources.contains_key(node));
     reached.map(|node| Reached { netns, addr: encode(*node) }).collect()
 }
 
@@ -115,6 +118,22 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_of_a_node_keeps_its_own_addresses() {
+        let (ours, theirs) = (view(&["10.0.0.1"], &[]), view(&["127.0.0.1", "10.0.0.5"], &[("10.0.0.1", "10.0.0.5")]));
+        let nodes = addresses(&["10.0.0.5", "10.0.0.6"]);
+        let found = away(2, &[route(0, &["0.0.0.0:6379"])], &nodes, &ours, &theirs).unwrap();
+        assert_eq!(said(&found), [("10.0.0.1:6379".to_owned(), 0, place::AWAY)]);
+    }
+
+    #[test]
+    fn a_client_is_allowed_as_whom_the_kernel_would_dial() {
+        let own = view(&["10.0.0.1", "10.0.0.9"], &[("10.0.0.9", "10.0.0.1")]);
+        let found = home(1, &[route(0, &["10.0.0.9:6379"])], &own).unwrap();
+        let sources: Vec<_> = found.values().map(|it| it.source).collect();
+        assert_eq!(sources, [encode("10.0.0.1".parse().unwrap())]);
+    }
+
+    #[test]
     fn at_home_a_wildcard_is_every_address_with_loopback() {
         let own = view(&["127.0.0.1", "10.0.0.1", "::1", "fd00::1"], &[]);
         let routes = [route(0, &["0.0.0.0:6379"]), route(1, &["127.0.0.1:6380", "[fd00::1]:6380"])];
@@ -133,7 +152,7 @@ mod tests {
         let ours = view(&["127.0.0.1", "10.0.0.1", "10.0.1.1"], &[]);
         let theirs = view(&["127.0.0.1", "172.17.0.2"], &[("10.0.0.1", "172.17.0.2")]);
         let routes = [route(0, &["0.0.0.0:6379"]), route(1, &["127.0.0.1:6380", "10.0.0.1:6381"])];
-        let found = away(2, &routes, &ours, &theirs).unwrap();
+        let found = away(2, &routes, &BTreeSet::new(), &ours, &theirs).unwrap();
         let expected = [
             ("10.0.0.1:6379", 0, place::AWAY),
             ("10.0.0.1:6381", 1, place::AWAY),
@@ -149,14 +168,14 @@ mod tests {
     fn an_address_that_both_have_is_theirs() {
         let (ours, theirs) = (view(&["10.0.0.1"], &[]), view(&["10.0.0.1"], &[("10.0.0.1", "10.0.0.1")]));
         let routes = [route(0, &["0.0.0.0:6379"]), route(1, &["10.0.0.1:6380"])];
-        let found = away(2, &routes, &ours, &theirs).unwrap();
+        let found = away(2, &routes, &BTreeSet::new(), &ours, &theirs).unwrap();
         assert_eq!(said(&found), [("10.0.0.1:6379".to_owned(), 0, place::AWAY_OWN)]);
     }
 
     #[test]
     fn a_node_counts_as_reached_where_a_way_leads_to_it() {
         let nodes = addresses(&["10.0.0.5", "127.0.0.1"]);
-        let found = reached(2, &nodes, &view(&[], &[("10.0.0.5", "172.17.0.2")]));
+        let found = reached(2, &nodes, &view(&[], &[("10.0.0.5", "172.17.0.2"), ("127.0.0.1", "127.0.0.1")]));
         assert_eq!(found, [Reached { netns: 2, addr: encode("10.0.0.5".parse().unwrap()) }].into());
     }
 }

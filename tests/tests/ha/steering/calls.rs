@@ -155,6 +155,23 @@ fn nothing_is_led_but_tcp_to_the_routes_own_addresses() {
     });
 }
 
+/// The kernel makes its subflows itself, and tells nobody when they end.
+#[test]
+fn mptcp_is_left_alone() {
+    check(lab("copy"), |lab| {
+        let proxy = lab.world.proxy()?;
+        let make = || Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP));
+        let Ok(socket) = proxy.enter(make)? else {
+            println!("skipped: this kernel has no MPTCP");
+            return Ok(());
+        };
+        socket.connect(&lab.writes_address()?.into())?;
+        ensure!(connected(socket)?.role()? == "master", "the listener does not serve it");
+        ensure!(steered(lab)? == 0 && outcome(lab, "steered")? == 0, "it was led");
+        Ok(())
+    });
+}
+
 #[test]
 fn who_may_not_or_finds_no_place_goes_to_the_listener() {
     let start = || {

@@ -108,6 +108,18 @@ fn a_client_elsewhere_is_led_from_its_own_addresses_and_from_ours() {
         })?;
         subscriber.0.kill()?;
 
+        // A cgroup that is made anew has the same name and another number.
+        drop((sleep, subscriber));
+        wait::until(FOLLOW, "the cgroup to be made anew", || {
+            fs::remove_dir(&cgroup.0).and_then(|()| fs::create_dir(&cgroup.0)).context("cgroup")
+        })?;
+        let sleep = Idle(cgroup.command(&client, &["sleep", "60"]).spawn().context("sleep")?);
+        wait::until(FOLLOW, "clients of the new one to be led", || {
+            let seen = addr(&cgroup, &client, loopback)?;
+            ensure!(seen.ip() == client.ipv4(), "the node sees {seen}");
+            Ok(())
+        })?;
+
         // A server of its own goes first.
         let mut own = client.command("redis-server");
         let port = WRITES.to_string();
@@ -119,7 +131,7 @@ fn a_client_elsewhere_is_led_from_its_own_addresses_and_from_ours() {
             Ok(())
         })?;
         ensure!(outcome(lab, "occupied")? >= 1, "it is not counted");
-        drop((own, sleep, subscriber));
+        drop((own, sleep));
         Ok(())
     });
 }

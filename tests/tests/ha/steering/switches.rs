@@ -110,6 +110,49 @@ fn in_a_pause_the_old_master_gets_no_byte_and_afterwards_they_go_on() {
     });
 }
 
+/// The old master has heard the command before the fence, and answers it after.
+#[test]
+fn in_a_pause_no_answer_of_the_old_master_arrives() {
+    let spec = Spec { failover_timeout_ms: 2000, ..Spec::default() };
+    check(lab_with(spec, "copy", |config| config), |lab| {
+        let mut client = local(lab)?;
+        ensure_direct(&mut client)?;
+        client.send(redis::cmd("BLPOP").arg("list").arg(0))?;
+        wait::pause(Duration::from_millis(100));
+        let old = hang_a_failover(lab)?;
+        lab.cluster.nodes[old].client()?.call::<i64>(redis::cmd("RPUSH").arg("list").arg("late"))?;
+        client.set_limit(Some(Duration::from_millis(300)))?;
+        let answer = client.receive();
+        ensure!(answer.is_err(), "it was acknowledged by a master that was fenced: {answer:?}");
+        lab.daemon.wait_way(lab.group_name(), "open", FAILOVER)?;
+        client.set_limit(Some(FAILOVER))?;
+        client.receive().context("after the pause").map(drop)
+    });
+}
+
+/// What waits behind the fence does not go out when the programs go.
+#[test]
+fn a_purge_in_a_pause_sends_nothing_to_the_old_master() {
+    let spec = Spec { failover_timeout_ms: 20_000, ..Spec::default() };
+    check(lab_with(spec, "copy", |config| config), |lab| {
+        let mut client = local(lab)?;
+        ensure_direct(&mut client)?;
+        let old = hang_a_failover(lab)?;
+        for _ in 0..100 {
+            client.send(redis::cmd("INCR").arg("held"))?;
+        }
+        lab.daemon.process().signal(Signal::SIGKILL)?;
+        lab.daemon.wait(FOLLOW)?;
+        let purged = lab.world.proxy()?.command(daemon::binary()?).arg("purge").output().context("purge")?;
+        let said = String::from_utf8_lossy(&purged.stdout).into_owned();
+        ensure!(purged.status.success() && said.contains("1 connections were reset"), "{said}");
+        ended(&client, FOLLOW).context("at the purge")?;
+        let held = lab.cluster.nodes[old].client()?.get("held")?;
+        ensure!(held.is_none(), "the old master has had {held:?} of them");
+        Ok(())
+    });
+}
+
 const GRACE: Duration = Duration::from_secs(2);
 
 fn with_grace(lab: daemon::Config) -> daemon::Config {
@@ -205,6 +248,12 @@ fn what_the_next_daemon_does_not_go_on_with_is_ended() {
         let route = lab.daemon.status()?.route("writes")?.clone();
         ensure!(route.connections == 1 && route.steered == 0, "{route:?}");
         ensure_hop(&mut local(lab)?)?;
+        // And with it again, while the client has not closed what was ended.
+        kill(lab)?;
+        lab.daemon = Daemon::start(&lab.world, &with_steering(&Lab::setup(&lab.world, &lab.cluster, "tc")?))?;
+        drop(client);
+        wait::until(FOLLOW, "a client to be led again", || ensure_direct(&mut local(lab)?))?;
+        ensure!(steered(lab)? == 0, "{} are counted", steered(lab)?);
         Ok(())
     });
 }
