@@ -69,8 +69,7 @@ impl Resetter {
 
     /// Ends both ends of these flows, which are told with their places. A door or an address that is not known
     /// any more has nobody left to be told. Most of the time is the kernel's, which takes a packet all the way to its
-    /// receiver: where there are many, the clients and the nodes are told at the same time, but no node before a client
-    /// that wants the same processor.
+    /// receiver: where there are many, the clients and the nodes are told at the same time.
     pub fn end<'a>(&self, flows: &[(u32, Flow)], door: impl Fn(u16) -> Option<&'a Door>, snats: &[Snat]) -> Outcome {
         let clients = || {
             let rst = |flow: &Flow| Rst::to_client(flow, door(flow.client.through)?);
@@ -78,7 +77,7 @@ impl Resetter {
         };
         let nodes = || {
             let rst = |place, flow: &Flow| Rst::to_node(flow, snats.get(usize::from(flow.node.through))?, place);
-            self.send_all(flows.iter().filter_map(|(place, flow)| rst(*place, flow)), None)
+            self.send(flows.iter().filter_map(|(place, flow)| rst(*place, flow)))
         };
         if flows.len() < FEW {
             return clients().and(nodes());
@@ -96,15 +95,12 @@ impl Resetter {
 
     /// Sends all of them. Blocks for the time that the kernel takes: not on a thread that has other duties.
     pub fn send(&self, segments: impl IntoIterator<Item = Rst>) -> Outcome {
-        self.send_all(segments, Some(Urgent::here()))
-    }
-
-    fn send_all(&self, segments: impl IntoIterator<Item = Rst>, mut urgent: Option<Urgent>) -> Outcome {
         let mut outcome = Outcome::default();
+        let mut urgent = Urgent::here();
         let mut v4 = Batch::new(Some(&self.v4));
         let mut v6 = Batch::new(self.v6.as_ref());
         for (sent, segment) in segments.into_iter().enumerate() {
-            if let Some(urgent) = urgent.as_mut().filter(|_| sent % BATCH == 0) {
+            if sent % BATCH == 0 {
                 urgent.yield_if_long();
             }
             let batch = if segment.to.is_ipv4() { &mut v4 } else { &mut v6 };
