@@ -1,7 +1,9 @@
 //! Clients on the daemon's own host: they are at the node without a hop, and a switch holds for them as for all others.
 
 mod calls;
+mod cgroup;
 mod namespaces;
+mod others;
 mod switches;
 
 use std::net::SocketAddr;

@@ -4,8 +4,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,36 +15,8 @@ use switchmaster_tests::{
     wait,
 };
 
-use super::{ensure_hop, outcome, steered, with_steering};
+use super::{cgroup::Cgroup, ensure_hop, outcome, steered, with_steering};
 use crate::{FAILOVER, FOLLOW};
-
-/// Gone with the processes in it.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new(lab: &str) -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/mounts").context("/proc/mounts")?;
-        let root =
-            mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|it| it.get(2) == Some(&"cgroup2"));
-        let path = PathBuf::from(root.context("cgroup2 is not mounted")?[1]).join(lab);
-        fs::create_dir(&path).with_context(|| path.display().to_string())?;
-        Ok(Self(path))
-    }
-
-    /// A program in there, and in a network namespace.
-    fn command(&self, namespace: &Namespace, words: &[&str]) -> Command {
-        let mut command = namespace.command("sh");
-        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(self.0.join("cgroup.procs")).args(words);
-        command
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // A process that was just killed is in it for a moment longer.
-        let _told = wait::until(FOLLOW, "the cgroup to be empty", || fs::remove_dir(&self.0).context("rmdir"));
-    }
-}
 
 struct Idle(Child);
 
@@ -73,7 +44,8 @@ fn a_client_elsewhere_is_led_from_its_own_addresses_and_from_ours() {
         let mut setup = Lab::setup(&world, &cluster, "copy")?;
         let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, WRITES));
         setup.writes = Route::new("writes", &cluster.spec.name, "master", "copy", &[any]);
-        let config = with_steering(&setup).local("namespaces", "\"all\"").local("cgroup", quoted(cgroup.0.display()));
+        let config =
+            with_steering(&setup).local("namespaces", "\"all\"").local("cgroup", quoted(cgroup.path().display()));
         let daemon = Daemon::start(&world, &config)?;
         Ok(Lab { daemon, cluster, world })
     };
@@ -111,7 +83,7 @@ fn a_client_elsewhere_is_led_from_its_own_addresses_and_from_ours() {
         // A cgroup that is made anew has the same name and another number.
         drop((sleep, subscriber));
         wait::until(FOLLOW, "the cgroup to be made anew", || {
-            fs::remove_dir(&cgroup.0).and_then(|()| fs::create_dir(&cgroup.0)).context("cgroup")
+            fs::remove_dir(cgroup.path()).and_then(|()| fs::create_dir(cgroup.path())).context("cgroup")
         })?;
         let sleep = Idle(cgroup.command(&client, &["sleep", "60"]).spawn().context("sleep")?);
         wait::until(FOLLOW, "clients of the new one to be led", || {
