@@ -2,7 +2,7 @@
 //! sees the address that it dialled. Promises: only TCP, and only the routes' own addresses in their namespaces; who cannot
 //! be led to a node dials the listener as if there were no steering; and on a connection that was led nothing passes
 //! once the switch has ended or paused it. Needs cgroup2, its hook for getpeername (5.8) and that for closing (5.9), storage
-//! of sockets at all of them (5.13).
+//! of sockets at all of them (5.13), and a helper that knows MPTCP (5.19).
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
