@@ -53,7 +53,7 @@ fn round(drill: Drill, figures: Figures, marks: Vec<Mark>, buckets: Vec<Bucket>)
 
 /// Clients dial before anybody listens, and go on until each has been let in.
 fn start(run: &Run, side: Side) -> Result<Round> {
-    let mut stage = Stage::bare()?;
+    let mut stage = Stage::bare(run)?;
     let (namespace, to) = (stage.client()?.clone(), stage.address()?);
     let stop = AtomicBool::new(false);
     let (began, dials) = thread::scope(|scope| -> Result<(Instant, Vec<Dial>)> {
@@ -126,7 +126,7 @@ fn besiege(namespace: &Namespace, to: SocketAddr, stop: &AtomicBool) -> Result<V
 /// Two of three Sentinels are gone, a replica has been made a second master; then the proxy is started,
 /// and looks around; then clients come, each with a question and a write.
 fn no_majority(run: &Run, side: Side) -> Result<Round> {
-    let mut stage = Stage::bare()?;
+    let mut stage = Stage::bare(run)?;
     let began = Instant::now();
     stage.cluster.sentinels.iter_mut().skip(1).for_each(switchmaster_tests::redis::Sentinel::kill);
     stage.cluster.nodes[1].replicate(None)?;

@@ -159,7 +159,7 @@ fn play(run: &Run, drill: Drill, side: Side, stage: &mut Option<Stage>) -> Resul
     }
     let mut used = match stage.take() {
         Some(stage) => stage,
-        None => Stage::bare()?,
+        None => Stage::bare(run)?,
     };
     let round = script::play(&mut used, run, drill, side)?;
     *stage = Some(used);

@@ -50,7 +50,7 @@ pub(super) struct Stage {
 
 impl Stage {
     /// The cluster, and no proxy yet.
-    pub(super) fn bare() -> Result<Self> {
+    pub(super) fn bare(run: &Run) -> Result<Self> {
         let spec = Spec {
             down_after_ms: DOWN_AFTER_MS,
             failover_timeout_ms: FAILOVER_TIMEOUT_MS,
@@ -59,6 +59,9 @@ impl Stage {
             ..Spec::apart()
         };
         let (world, cluster) = Lab::cluster(spec)?;
+        if run.datapath == "xdp" {
+            world.whole_packets()?;
+        }
         Ok(Self { front: None, cluster, world })
     }
 
