@@ -63,10 +63,8 @@ pub enum Error {
     #[error("the kernel refuses the program {0}: {1}")]
     Program(&'static str, #[source] ProgramError),
     #[error(
-        "the program {name} cannot be attached to the cgroup: {why}; on EPERM another program is there, or above, that lets no other \
-         beside it (`bpftool cgroup tree` shows it): give `cgroup` one that it does not cover",
-        name = .0,
-        why = cause(.1)
+        "the program {0} cannot be attached to the cgroup; on EPERM another program is there, or above, that lets no other \
+         beside it (`bpftool cgroup tree` shows it): give `cgroup` one that it does not cover"
     )]
     Refused(&'static str, #[source] ProgramError),
     #[error("the kernel has given no link: {0}")]
@@ -270,17 +268,6 @@ fn end_all(storage: &MapData) -> Result<usize, NetlinkError> {
     let elsewhere = netns::namespaces().into_iter().filter_map(|path| File::open(path).ok());
     let outcomes: Vec<_> = elsewhere.filter_map(|namespace| netns::inside(&namespace, end)).chain([end()]).collect();
     outcomes.into_iter().sum()
-}
-
-/// The kernel's own word, which aya tells last.
-fn cause(error: &ProgramError) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(error) = next {
-        text = format!("{text}: {error}");
-        next = error.source();
-    }
-    text
 }
 
 fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
