@@ -4,6 +4,7 @@
 #![no_std]
 
 pub mod balance;
+pub mod bypass;
 pub mod index;
 pub mod nat;
 pub mod parking;
@@ -226,6 +227,7 @@ mod user {
     use super::{
         Event, Link, Meter, Target, TargetKey,
         balance::{Balance, Load},
+        bypass::{self, Orders},
         nat::{Allowed, Clock, Counters, Door, Egress, End, Endpoint, First, Flow, Globals, Life, Out, Snat},
         parking::Parked,
         steering::{Counts, Dialled, Listen, Reached, Steered},
@@ -249,4 +251,5 @@ mod user {
     pod!(Parked);
     pod!(Interface);
     pod!(Dialled, Listen, Reached, Steered, Counts);
+    pod!(bypass::End, Orders, bypass::Counts);
 }

@@ -39,9 +39,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Check(check) => Ok(cli::check(&check.config, &mut io::stdout(), &mut io::stderr())?.into()),
         Command::Doctor(asked) => {
             let self_test: doctor::SelfTest = Box::new(|| datapath::selftest().map_err(|error| error.to_string()));
+            let bypass: doctor::SelfTest =
+                Box::new(|| datapath::selftest_bypass().map(|it| it.said).map_err(|error| error.to_string()));
             let report = doctor::run(doctor::Input {
                 datapath: asked.datapath,
                 sockmap_self_test: Some(self_test),
+                bypass_self_test: Some(bypass),
                 pin_dir: asked.pin_dir,
             });
             if asked.json {

@@ -9,7 +9,7 @@ use nix::net::if_::if_indextoname;
 use proxy_ebpf::nat::{Door, Snat, names};
 
 use crate::{
-    datapath::discard_steering,
+    datapath::{discard_bypass, discard_steering},
     kernel::{self, BpffsError, Cell, Life, PinDir, Pinned, Ports, interfaces},
     nat::{fate::is_over, flows::Flows, globals::Globals, ports, reset::Resetter},
 };
@@ -44,10 +44,12 @@ pub fn purge(pins: &mut PinDir) -> io::Result<Purged> {
     let pinned = kernel::pinned(pins.path())?;
     let flows = Left::open(pins);
     let steered = discard_steering(pins).context("clients of this host");
+    let bypassed = discard_bypass(pins).context("the bypass");
     // First: else packets that are under way would move the numbers that the resets need.
     pins.detach()?;
     let told = flows.and_then(|left| left.reset()).and_then(|told| Ok(told + steered?));
     pins.clear()?;
+    let told = told.and_then(|told| bypassed.map(|()| told));
     Ok(Purged { pinned, told })
 }
 

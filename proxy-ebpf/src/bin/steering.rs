@@ -8,6 +8,8 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(clippy::needless_pass_by_value, reason = "the signature that the macro wants")]
 
+#[path = "../kernel/field.rs"]
+mod field;
 #[path = "../kernel/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "packets are translated by others; routes and targets are the same")]
 mod kernel;

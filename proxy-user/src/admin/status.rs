@@ -35,18 +35,29 @@ pub struct Status {
     /// What would outlive the daemon; absent: nothing, it has no place in the kernel.
     pub pins: Option<Pins>,
     /// Absent: the daemon knows no steering.
-    pub steering: Option<Steering>,
+    pub steering: Option<AtCgroup>,
+    /// As steering.
+    pub bypass: Option<Bypass>,
 }
 
-/// Whether clients on the daemon's host are led to nodes without a hop.
+/// Whether clients on the daemon's host are led to nodes without a hop, or need no TCP to nodes on that host.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Steering {
+pub struct AtCgroup {
     pub on: bool,
     /// Where it is attached.
     pub cgroup: String,
     /// Why it is not on.
     pub reason: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bypass {
+    #[serde(flatten)]
+    pub stands: AtCgroup,
+    /// Clients that have dialled a node themselves, and need no TCP to it.
+    pub direct: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -109,6 +120,8 @@ pub struct Route {
     pub connections: u64,
     /// Those of them that steering led to their node: they have no hop.
     pub steered: u64,
+    /// Those of these whose requests go to their node, on the same host, without TCP.
+    pub bypassed: u64,
     pub parked: u64,
     pub severed: u64,
     /// By reason, those that ever occurred.

@@ -101,7 +101,11 @@ fn name_row(it: &Value) -> Option<Vec<String>> {
 fn route_row(route: &Route) -> Vec<String> {
     let targets: Vec<_> = route.targets.iter().map(|it| it.addr.to_string()).collect();
     let target = if targets.is_empty() { "nowhere".to_owned() } else { targets.join(" ") };
-    let steered = if route.steered > 0 { format!(" ({} steered)", route.steered) } else { String::new() };
+    let steered = match (route.steered, route.bypassed) {
+        (0, _) => String::new(),
+        (steered, 0) => format!(" ({steered} steered)"),
+        (steered, bypassed) => format!(" ({steered} steered, {bypassed} of them bypassed)"),
+    };
     let mut counts = format!(
         "{} connections{steered}, {} parked, {} severed, {} switches",
         route.connections, route.parked, route.severed, route.switches

@@ -77,9 +77,6 @@ fn admin(section: &Section<'_>) -> (Option<Placed<AdminListen>>, Option<super::S
 fn local(section: &Section<'_>) -> Local {
     let steering = section.or("steering", Steering::default(), Section::parsed);
     let bypass = section.or("bypass", OnOff::Off, |value| OnOff::of_word(Section::text(value)?)) == OnOff::On;
-    if bypass {
-        section.warn("bypass", Invalid::new("is not in this version and does nothing", "leave it out"));
-    }
     Local {
         steering,
         bypass,

@@ -8,14 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy_ebpf::counter;
+use proxy_ebpf::{bypass, counter};
 use tokio::time::{sleep, timeout};
 
 use super::group::GroupState;
 use crate::{
     admin::{Readiness, Status, StatusSource, status},
     config::{self, TargetRole},
-    datapath::{Sockmap, Steering, Tc, Traffic, XdpPanel},
+    datapath::{Bypass, Sockmap, Steering, Tc, Traffic, XdpPanel},
     discovery,
     events::{Aftermath, Event, Log, Tally},
     kernel,
@@ -55,6 +55,7 @@ pub(super) struct House {
     pub(super) xdp: Option<Arc<XdpPanel>>,
     /// Or why there is none.
     pub(super) steering: Result<Arc<Steering>, String>,
+    pub(super) bypass: Result<Arc<Bypass>, String>,
     pub(super) switch: Mutex<Switch>,
 }
 
@@ -118,10 +119,20 @@ impl House {
         }
     }
 
+    fn bypass_counts(&self) -> Option<[u64; bypass::count::COUNT as usize]> {
+        self.bypass.as_ref().ok().and_then(|bypass| bypass.counts().ok())
+    }
+
     fn route_status(&self, number: usize, route: &RouteState) -> status::Route {
-        let (slots, way, flows, steered) = {
+        let (slots, way, flows, steered, bypassed) = {
             let switch = self.switch();
-            (switch.slots(number), switch.way(number), switch.flows(number), switch.steered(number))
+            (
+                switch.slots(number),
+                switch.way(number),
+                switch.flows(number),
+                switch.steered(number),
+                switch.bypassed(number),
+            )
         };
         let counts = route.counts.snapshot();
         let group = &self.groups[route.config.group];
@@ -136,6 +147,7 @@ impl House {
             generation: slots.iter().map(|slot| slot.generation).max().unwrap_or(0),
             connections: flows + slots.iter().map(|slot| u64::from(slot.connections)).sum::<u64>(),
             steered,
+            bypassed,
             parked: counts.parked_now,
             severed: self.metrics.severed_total(&route.config.name),
             refused: counts
@@ -151,9 +163,15 @@ impl House {
 
     fn route_sample(&self, number: usize, route: &RouteState) -> RouteSample {
         let counts: listener::Snapshot = route.counts.snapshot();
-        let (slots, flows, steered, [to_node, to_client]) = {
+        let (slots, flows, steered, bypassed, [to_node, to_client]) = {
             let switch = self.switch();
-            (switch.slots(number), switch.flows(number), switch.steered(number), switch.carried(number))
+            (
+                switch.slots(number),
+                switch.flows(number),
+                switch.steered(number),
+                switch.bypassed(number),
+                switch.carried(number),
+            )
         };
         let mut targets = BTreeMap::new();
         for target in slots.iter().map(target) {
@@ -164,6 +182,7 @@ impl House {
             datapath: route.datapath,
             connections: flows + slots.iter().map(|slot| u64::from(slot.connections)).sum::<u64>(),
             steered,
+            bypassed,
             targets,
             parked: counts.parked_now,
             to_node: to_node + route.traffic.to_node.load(Ordering::Relaxed),
@@ -184,16 +203,20 @@ impl StatusSource for House {
             groups: self.groups.iter().map(|group| self.group_status(group, now)).collect(),
             routes: self.routes.iter().enumerate().map(|(number, route)| self.route_status(number, route)).collect(),
             pins: self.pins.as_ref().and_then(|(folder, taken_over)| pins_status(folder, *taken_over)),
-            steering: Some(match &self.steering {
-                Ok(steering) => status::Steering {
-                    on: true,
-                    cgroup: steering.cgroup().display().to_string(),
-                    reason: String::new(),
-                },
-                Err(reason) => status::Steering { on: false, cgroup: String::new(), reason: reason.clone() },
+            steering: Some(at_cgroup(self.steering.as_ref().map(|it| it.cgroup()))),
+            bypass: Some(status::Bypass {
+                stands: at_cgroup(self.bypass.as_ref().map(|it| it.cgroup())),
+                direct: self.bypass_counts().map_or(0, |counts| counts[bypass::count::DIRECT as usize]),
             }),
             ..Status::default()
         }
+    }
+}
+
+fn at_cgroup(stands: Result<&Path, &String>) -> status::AtCgroup {
+    match stands {
+        Ok(cgroup) => status::AtCgroup { on: true, cgroup: cgroup.display().to_string(), reason: String::new() },
+        Err(reason) => status::AtCgroup { on: false, cgroup: String::new(), reason: reason.clone() },
     }
 }
 
@@ -219,6 +242,7 @@ impl Source for House {
             packets: self.tc.as_ref().and_then(|tc| tc.packets().ok()),
             xdp: self.xdp.as_ref().and_then(|xdp| xdp.fates().ok()),
             steering: self.steering.as_ref().ok().and_then(|steering| steering.counts().ok()),
+            bypass: self.bypass_counts(),
         }
     }
 }

@@ -111,6 +111,7 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
         pins: paths.pins.as_ref().map(|pins| (pins.path().to_owned(), paths.taken_over)),
         xdp: paths.xdp,
         steering: paths.steering,
+        bypass: paths.bypass,
         switch: Mutex::new(switch),
     });
     let source: Arc<dyn metrics::Source> = Arc::<House>::clone(&house);

@@ -6,6 +6,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -21,8 +22,9 @@ use crate::{
     admin::status,
     config::{Config, DatapathChoice, Route, Source, Steering as Wish, TargetRole},
     datapath::{
-        Datapath, PreparedSteering, Sockmap, Steering, SteeringRoute, SteeringSetup, Tc, TcError, TcParts, TcSetup,
-        Xdp, XdpPanel, XdpStanding, discard_steering, discard_steering_elsewhere,
+        Bypass, BypassSetup, Datapath, PreparedSteering, Sockmap, Steering, SteeringRoute, SteeringSetup, Tc, TcError,
+        TcParts, TcSetup, Xdp, XdpPanel, XdpStanding, discard_bypass, discard_bypass_elsewhere, discard_steering,
+        discard_steering_elsewhere, selftest_bypass,
     },
     kernel::{self, KernelTargets, Life, NatSizes, PinDir},
     nat::{
@@ -52,19 +54,24 @@ pub(super) struct Packets {
     pub(super) numbers: Vec<u32>,
     /// Whether this host's clients are led to nodes, or why not.
     pub(super) steering: Result<Arc<Steering>, String>,
+    /// Whether they and nodes of this host's need no TCP between them, or why not.
+    pub(super) bypass: Result<Arc<Bypass>, String>,
 }
 
 impl Packets {
     /// No route is served as packets, each for its reason.
-    pub(super) fn none(config: &Config, why: impl Fn(&Route) -> String, no_steering: String) -> Result<Self> {
+    pub(super) fn none(config: &Config, why: impl Fn(&Route) -> String, no_local: [String; 2]) -> Result<Self> {
         let of = config.routes.iter().map(|route| Err(why(route))).collect();
         let numbers = (0..u32::try_from(config.routes.len())?).collect();
-        Ok(Self { tc: None, xdp: None, of, numbers, steering: Err(no_steering) })
+        let [no_steering, no_bypass] = no_local;
+        Ok(Self { tc: None, xdp: None, of, numbers, steering: Err(no_steering), bypass: Err(no_bypass) })
     }
 
-    /// Puts steering in front of what serves a route whose packets are not translated.
+    /// Puts steering and the bypass in front of what serves a route whose packets are not translated.
     pub(super) fn before(&self, route: usize, config: &Route, most: u32, beneath: Chosen) -> Result<Chosen> {
-        let (Some(tc), Ok(_)) = (&self.tc, &self.steering) else { return Ok(beneath) };
+        let Some(tc) = self.tc.as_ref().filter(|_| self.steering.is_ok() || self.bypass.is_ok()) else {
+            return Ok(beneath);
+        };
         let Chosen { datapath, reason } = beneath;
         let parts = TcParts {
             number: u16::try_from(self.numbers[route])?,
@@ -85,7 +92,12 @@ fn may_serve(route: &Route) -> bool {
 
 /// Whether it may have connections that outlive the daemon.
 fn may_outlive(config: &Config, route: &Route) -> bool {
-    may_serve(route) || config.local.steering != Wish::Off
+    may_serve(route) || is_local(config)
+}
+
+/// Whether anything is to be done for clients of this host.
+fn is_local(config: &Config) -> bool {
+    config.local.steering != Wish::Off || config.local.bypass
 }
 
 /// Whether any route may.
@@ -139,19 +151,15 @@ fn wants_xdp(route: &Route) -> bool {
 
 /// Starts what any route needs, with sockmap beneath for what is left to the listener.
 pub(super) fn start(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Result<Packets> {
-    let off = match config.local.steering {
-        Wish::Off => "configured",
-        Wish::Auto | Wish::On => "",
-    };
-    let nothing = |why: &str, off: &str| {
-        Packets::none(config, |route| serves(route).err().unwrap_or(why).to_owned(), off.to_owned())
+    let nothing = |why: &str, local: &str| {
+        Packets::none(config, |route| serves(route).err().unwrap_or(why).to_owned(), no_local(config, local))
     };
     if !any_may_outlive(config) {
-        return nothing("", off);
+        return nothing("", "");
     }
     let named = config.routes.iter().find(|route| may_serve(route) && is_named(route));
     let attached = match translates(config) {
-        Ok(false) if config.local.steering == Wish::Off => {
+        Ok(false) if !is_local(config) => {
             Err(Tc::check().err().map_or_else(|| anyhow!("no route asks for it"), Into::into))
         }
         Ok(translates) => attach(config, flows, kernel, translates),
@@ -182,7 +190,16 @@ struct Attached {
     numbers: Vec<u32>,
     translates: bool,
     steering: Result<Arc<Steering>, String>,
+    bypass: Result<Arc<Bypass>, String>,
 }
+
+/// Why there is no steering, and why no bypass: that is what it was to be, or this.
+pub(super) fn no_local(config: &Config, why: &str) -> [String; 2] {
+    let off = |is_off: bool| if is_off { CONFIGURED } else { why }.to_owned();
+    [off(config.local.steering == Wish::Off), off(!config.local.bypass)]
+}
+
+const CONFIGURED: &str = "configured";
 
 fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel, translates: bool) -> Result<Attached> {
     let host = Host::read().context("the host's interfaces")?;
@@ -193,7 +210,7 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel, translates: boo
     kernel.targets.set_gates(gates)?;
     let (numbers, left) = take_over(config, sizes, seed, kernel)?;
     let steering = match config.local.steering {
-        Wish::Off => Err(Ok("configured".to_owned())),
+        Wish::Off => Err(Ok(CONFIGURED.to_owned())),
         Wish::Auto | Wish::On => {
             prepare_steering(config, &object, sizes, seed, kernel).map_err(|error| refuse_if_asked(config, &error))
         }
@@ -205,6 +222,7 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel, translates: boo
             Err(why?)
         }
     };
+    let bypass = bypass(config, &object, sizes, kernel)?;
     let setup = TcSetup {
         links: kernel.pins.links(),
         maps: kernel.pins.maps(),
@@ -233,7 +251,10 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel, translates: boo
     if let Ok(steering) = &steering {
         tc.steer(Arc::clone(steering));
     }
-    Ok(Attached { host, tc, front, numbers, translates, steering })
+    if let Ok(bypass) = &bypass {
+        tc.bypass(Arc::clone(bypass));
+    }
+    Ok(Attached { host, tc, front, numbers, translates, steering, bypass })
 }
 
 /// Why there is no steering. Only `auto` goes on without.
@@ -254,12 +275,39 @@ fn prepare_steering(
     seed: u64,
     kernel: &InKernel,
 ) -> Result<PreparedSteering> {
-    let cgroup = config.local.cgroup.clone().or_else(kernel::cgroup2);
-    let cgroup = cgroup.context("cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup")?;
+    let cgroup = cgroup(config)?;
     told(discard_steering_elsewhere(&kernel.pins, &cgroup)?);
     let object = kernel::load_steering(tc, sizes, &kernel.pins, seed)?;
     let setup = SteeringSetup { cgroup, links: kernel.pins.links(), all_namespaces: config.local.all_namespaces };
     Ok(PreparedSteering::attach(object, setup)?)
+}
+
+fn cgroup(config: &Config) -> Result<PathBuf> {
+    let cgroup = config.local.cgroup.clone().or_else(kernel::cgroup2);
+    cgroup.context("cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup")
+}
+
+/// What a kernel cannot do is no reason not to serve: without the bypass everything is as it should be, only slower.
+fn bypass(config: &Config, tc: &Ebpf, sizes: NatSizes, kernel: &InKernel) -> Result<Result<Arc<Bypass>, String>> {
+    let why = if config.local.bypass {
+        match start_bypass(config, tc, sizes, kernel) {
+            Ok(bypass) => return Ok(Ok(Arc::new(bypass))),
+            Err(error) => format!("{error:#}"),
+        }
+    } else {
+        CONFIGURED.to_owned()
+    };
+    discard_bypass(&kernel.pins)?;
+    Ok(Err(why))
+}
+
+fn start_bypass(config: &Config, tc: &Ebpf, sizes: NatSizes, kernel: &InKernel) -> Result<Bypass> {
+    let cgroup = cgroup(config)?;
+    discard_bypass_elsewhere(&kernel.pins, &cgroup)?;
+    let tested = selftest_bypass()?;
+    let object = kernel::load_bypass(tc, sizes, &kernel.pins)?;
+    let (links, all_namespaces) = (kernel.pins.links(), config.local.all_namespaces);
+    Ok(Bypass::start(object, BypassSetup { cgroup, links, all_namespaces, tested })?)
 }
 
 fn steered(config: &Config, flows: &[u32], numbers: &[u32]) -> Vec<SteeringRoute> {
@@ -388,11 +436,11 @@ fn survey(host: &Host, families: Families) -> XdpStanding {
 
 /// Gives each route what it asks for, or the best there is.
 fn divide(config: &Config, flows: &[u32], attached: Attached, kernel: &InKernel) -> Result<Packets> {
-    let Attached { host, tc, front, numbers, translates, steering } = attached;
+    let Attached { host, tc, front, numbers, translates, steering, bypass } = attached;
     if !translates {
         let why = Tc::check().err().map_or_else(String::new, |error| format!("tc cannot work here: {error}"));
         let of = config.routes.iter().map(|route| Err(serves(route).err().map_or_else(|| why.clone(), str::to_owned)));
-        return Ok(Packets { tc: Some(tc), xdp: None, of: of.collect(), numbers, steering });
+        return Ok(Packets { tc: Some(tc), xdp: None, of: of.collect(), numbers, steering, bypass });
     }
     let (panel, fault) = match front {
         Ok(panel) => (panel, None),
@@ -439,7 +487,7 @@ fn divide(config: &Config, flows: &[u32], attached: Attached, kernel: &InKernel)
     } else if let Some(panel) = &panel {
         panel.retire();
     }
-    Ok(Packets { tc: Some(tc), xdp: panel.filter(|_| taken), of, numbers, steering })
+    Ok(Packets { tc: Some(tc), xdp: panel.filter(|_| taken), of, numbers, steering, bypass })
 }
 
 /// The interfaces that the packets of a route are sure to pass: those with an address that it names, and those by which

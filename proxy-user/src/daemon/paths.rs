@@ -9,7 +9,7 @@ use super::packets::{self, Packets};
 use crate::{
     cli::Failure,
     config::{self, Config, DatapathChoice, Route},
-    datapath::{Copy, Datapath, SelfTestError, Sockmap, Steering, Tc, XdpPanel, selftest},
+    datapath::{Bypass, Copy, Datapath, SelfTestError, Sockmap, Steering, Tc, XdpPanel, selftest},
     kernel::{self, BpffsError, KernelTargets, Life, LifeError, PinDir, Sizes},
     purge::{PORTS, purge},
 };
@@ -25,6 +25,8 @@ pub(super) struct Paths {
     pub(super) xdp: Option<Arc<XdpPanel>>,
     /// Or why there is none.
     pub(super) steering: Result<Arc<Steering>, String>,
+    /// As steering.
+    pub(super) bypass: Result<Arc<Bypass>, String>,
     /// By which number the kernel knows each route.
     pub(super) numbers: Vec<u32>,
     /// Flows of an earlier daemon go on.
@@ -69,7 +71,7 @@ pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<P
         Err(error) if config.local.steering == config::Steering::On => {
             return Err(refuse_steering(error));
         }
-        Err(error) => Packets::none(config, |_| String::new(), format!("{error:#}"))?,
+        Err(error) => Packets::none(config, |_| String::new(), packets::no_local(config, &format!("{error:#}")))?,
     };
     let mut chosen = Vec::new();
     for (at, (route, served)) in config.routes.iter().zip(&packets.of).enumerate() {
@@ -93,13 +95,23 @@ pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<P
         announce(route, &one);
         chosen.push(if is_translated { one } else { packets.before(at, route, flows[at], one)? });
     }
-    let Packets { tc, xdp, numbers, steering, .. } = packets;
+    let Packets { tc, xdp, numbers, steering, bypass, .. } = packets;
     match &steering {
         Ok(steering) => {
             tracing::info!(cgroup = %steering.cgroup().display(), "steering: clients of this host are led to nodes");
         }
         Err(reason) if config.local.steering == config::Steering::Auto => {
             tracing::info!(reason, "auto: clients of this host go to the listener");
+        }
+        Err(_) => {}
+    }
+    match &bypass {
+        Ok(bypass) => {
+            let (cgroup, tested) = (bypass.cgroup().display(), bypass.tested());
+            tracing::info!(%cgroup, tested, "bypass: clients and nodes of this host need no TCP between them");
+        }
+        Err(reason) if config.local.bypass => {
+            tracing::warn!(reason, "the bypass cannot work here: clients and nodes of this host go on with TCP");
         }
         Err(_) => {}
     }
@@ -112,6 +124,7 @@ pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<P
             tc,
             xdp,
             steering,
+            bypass,
             numbers,
             pins: Some(kernel.pins),
         },
@@ -124,6 +137,7 @@ pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<P
                 tc: None,
                 xdp: None,
                 steering,
+                bypass,
                 numbers,
                 taken_over: false,
                 pins: None,

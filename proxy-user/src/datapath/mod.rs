@@ -3,6 +3,7 @@
 //! connection ends by RST; a half-close is passed on after the bytes before it; nothing moves
 //! while the lease is not free; a pause loses nothing and ends nothing.
 
+mod bypass;
 mod copy;
 mod crew;
 mod end;
@@ -14,6 +15,7 @@ mod relay;
 mod room;
 mod selftest;
 mod sockmap;
+mod spaces;
 mod splice;
 mod steering;
 mod syn;
@@ -32,6 +34,10 @@ use proxy_ebpf::TargetKey;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 pub use self::{
+    bypass::{
+        Bypass, Error as BypassError, Setup as BypassSetup, discard as discard_bypass,
+        discard_elsewhere as discard_bypass_elsewhere, selftest as selftest_bypass,
+    },
     copy::Copy,
     selftest::{SelfTestError, selftest},
     sockmap::{Error as SockmapError, Sockmap},
@@ -141,6 +147,10 @@ pub trait Datapath: Send + Sync + std::fmt::Debug {
     }
     /// Those among them whose clients were led to their node, and have no hop.
     fn steered(&self) -> u64 {
+        0
+    }
+    /// Those among these whose requests are bypassed.
+    fn bypassed(&self) -> u64 {
         0
     }
     /// Bytes of payload of those, to nodes and to clients.

@@ -18,7 +18,7 @@ use crate::{
 };
 
 const KEY: TargetKey = TargetKey { route: 0, slot: 0 };
-const LIMIT: Duration = Duration::from_secs(3);
+pub(super) const LIMIT: Duration = Duration::from_secs(3);
 /// A receiver that does not read must stop its sender before this much is on its way.
 const MOST_IN_FLIGHT: usize = 64 << 20;
 const STALL: Duration = Duration::from_millis(150);
@@ -195,7 +195,7 @@ fn slow_reader(bench: &Bench) -> Result<(), String> {
     if intact { Ok(()) } else { Err(format!("{} bytes of {sent} arrived intact", received.len())) }
 }
 
-fn exchange(from: &mut TcpStream, to: &mut TcpStream, message: &[u8]) -> Result<(), String> {
+pub(super) fn exchange(from: &mut TcpStream, to: &mut TcpStream, message: &[u8]) -> Result<(), String> {
     from.write_all(message).map_err(text)?;
     expect(to, message)
 }
@@ -207,11 +207,11 @@ fn expect(on: &mut TcpStream, message: &[u8]) -> Result<(), String> {
 }
 
 /// Bytes whose place shows.
-fn pattern(len: usize) -> Vec<u8> {
+pub(super) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is the function of map_err")]
-fn text(error: impl ToString) -> String {
+pub(super) fn text(error: impl ToString) -> String {
     error.to_string()
 }

@@ -8,7 +8,6 @@ mod attached;
 mod keeper;
 mod plan;
 mod sockets;
-mod spaces;
 
 use std::{
     fs::File,

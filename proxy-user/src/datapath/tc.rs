@@ -38,7 +38,7 @@ use self::{
     attached::{Attached, Nowhere},
     route::TcRoute,
 };
-use super::{Steering, Xdp};
+use super::{Bypass, Steering, Xdp};
 use crate::{
     kernel::{Cell, Links, MappingError},
     nat::{
@@ -66,6 +66,7 @@ use crate::{
 
 pub struct Tc {
     steering: OnceLock<Arc<Steering>>,
+    bypass: OnceLock<Arc<Bypass>>,
     exits: Arc<Mutex<Exits>>,
     orders: Mutex<Sender<Order>>,
     usage: Arc<Usage>,
@@ -251,8 +252,22 @@ impl Tc {
         let (orders, told) = channel();
         let keeper = thread::Builder::new().name("tc".to_owned()).spawn(move || keeper.run(&told))?;
         let (orders, keeper) = (Mutex::new(orders), Mutex::new(Some(keeper)));
-        let steering = OnceLock::new();
-        Ok(Self { steering, exits, orders, usage, carried, loads, balancer, packets, firsts, aside, rest, keeper })
+        let (steering, bypass) = (OnceLock::new(), OnceLock::new());
+        Ok(Self {
+            steering,
+            bypass,
+            exits,
+            orders,
+            usage,
+            carried,
+            loads,
+            balancer,
+            packets,
+            firsts,
+            aside,
+            rest,
+            keeper,
+        })
     }
 
     pub fn hold(self: &Arc<Self>) -> Arc<Hold> {
@@ -272,6 +287,15 @@ impl Tc {
         self.steering.get().map(|it| &**it)
     }
 
+    /// From now on it hears of nodes, too.
+    pub fn bypass(&self, bypass: Arc<Bypass>) {
+        let _is_first = self.bypass.set(bypass);
+    }
+
+    pub fn bypassing(&self) -> Option<&Bypass> {
+        self.bypass.get().map(|it| &**it)
+    }
+
     /// Ends the flows of an earlier daemon that nobody goes on with.
     pub fn take_over(&self, kept: Kept, latest: u64) {
         if let Some(steering) = self.steering() {
@@ -284,6 +308,9 @@ impl Tc {
     pub fn stop(&self) {
         if let Some(steering) = self.steering() {
             steering.stop();
+        }
+        if let Some(bypass) = self.bypassing() {
+            bypass.stop();
         }
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(keeper) = keeper {

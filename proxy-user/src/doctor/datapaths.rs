@@ -19,7 +19,6 @@ pub enum Verdict {
     /// Privileges are all that is known to be missing.
     MissingPrivilege,
     No,
-    NotInThisVersion,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -65,18 +64,23 @@ pub(super) fn judge(
             remedy: String::new(),
         },
         steering,
-        later("bypass"),
     ]
 }
 
-fn later(name: &'static str) -> Ability {
-    Ability {
-        name,
-        verdict: Verdict::NotInThisVersion,
-        reason: "not in this version".to_owned(),
-        remedy: String::new(),
-    }
+/// It shares the maps of tc and the cgroup of steering, and needs neither of them to work.
+pub(super) fn bypass(tc: &Ability, hooks: &Hooks, self_test: Option<SelfTest>) -> Ability {
+    let (verdict, reason, remedy) = if tc.verdict != Verdict::Yes {
+        (tc.verdict, format!("needs the capabilities of tc: {}", tc.reason), tc.remedy.clone())
+    } else if hooks.cgroup.is_none() {
+        (Verdict::No, NO_CGROUP2.to_owned(), MOUNT_CGROUP2.to_owned())
+    } else {
+        tested(self_test)
+    };
+    Ability { name: "bypass", verdict, reason, remedy }
 }
+
+const NO_CGROUP2: &str = "cgroup2 is not mounted";
+const MOUNT_CGROUP2: &str = "mount -t cgroup2 none /sys/fs/cgroup";
 
 /// Where steering goes, what is there already, and what the kernel has for it.
 #[derive(Debug)]
@@ -100,7 +104,7 @@ fn steering(tc: &Ability, hooks: &Hooks) -> Ability {
         return ability(tc.verdict, format!("needs the capabilities of tc: {}", tc.reason), &tc.remedy);
     }
     let Some(cgroup) = &hooks.cgroup else {
-        return ability(Verdict::No, "cgroup2 is not mounted".to_owned(), "mount -t cgroup2 none /sys/fs/cgroup");
+        return ability(Verdict::No, NO_CGROUP2.to_owned(), MOUNT_CGROUP2);
     };
     if let Some((what, answer)) = hooks.support.obstacles().next() {
         let (verdict, reason, _) = unsupported(what, answer);

@@ -22,7 +22,7 @@ use serde::Serialize;
 pub use self::datapaths::{Ability, Verdict};
 use crate::config::DatapathChoice;
 
-/// The sockmap self-test: what was tested, or why it failed. Run only where it can be.
+/// A self-test: what was tested, or why it failed. Run only where it can be.
 pub type SelfTest = Box<dyn FnOnce() -> Result<String, String>>;
 
 #[derive(Default)]
@@ -31,6 +31,8 @@ pub struct Input {
     pub datapath: Option<DatapathChoice>,
     /// None: this build has none, and sockmap is judged by the probes alone.
     pub sockmap_self_test: Option<SelfTest>,
+    /// As above, for the bypass.
+    pub bypass_self_test: Option<SelfTest>,
     /// Where a daemon pins.
     pub pin_dir: PathBuf,
 }
@@ -94,7 +96,11 @@ pub fn run(input: Input) -> Report {
         sock_destroy: sock_destroy.state,
     };
     let interfaces = interfaces::look();
-    let datapaths = datapaths::judge(&held, &support, (&bpffs, pinning), input.sockmap_self_test, &interfaces, &hooks);
+    let mut datapaths =
+        datapaths::judge(&held, &support, (&bpffs, pinning), input.sockmap_self_test, &interfaces, &hooks);
+    if let Some(tc) = datapaths.iter().find(|it| it.name == "tc") {
+        datapaths.push(datapaths::bypass(tc, &hooks, input.bypass_self_test));
+    }
     let mut checks = vec![kernel::check(), kernel::sockmap_floor()];
     checks.extend(privileges::checks(&held));
     checks.extend([bpffs, pins::check(&input.pin_dir), mounts::cgroup2(), bpf::btf()]);
@@ -113,7 +119,7 @@ impl Report {
             match ability.verdict {
                 Verdict::Yes => return 0,
                 Verdict::MissingPrivilege => code = 77,
-                Verdict::No | Verdict::NotInThisVersion => {}
+                Verdict::No => {}
             }
         }
         code

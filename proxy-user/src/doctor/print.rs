@@ -28,7 +28,6 @@ fn word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Yes => "yes",
         Verdict::MissingPrivilege | Verdict::No => "no",
-        Verdict::NotInThisVersion => "-",
     }
 }
 

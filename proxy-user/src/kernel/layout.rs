@@ -11,6 +11,7 @@ use aya::{
 use aya_obj::{Object, ParseError};
 use proxy_ebpf::{
     balance::{self, names as sharing},
+    bypass::names as bypass,
     index, names,
     nat::names as nat,
     parking::names as parking,
@@ -19,7 +20,7 @@ use proxy_ebpf::{
 
 use super::{
     bpffs::PinDir,
-    load::{Error, STEERING, TC, XDP},
+    load::{BYPASS, Error, STEERING, TC, XDP},
 };
 
 /// Networks in the `allow` of a route, as many as the configuration takes.
@@ -28,6 +29,9 @@ const MOST_NETS: u32 = 4096;
 const MOST_DIALLED: u32 = 1 << 16;
 /// The maps of steering that outlive the daemon, with the sockets that it has led.
 const OF_STEERING: [&str; 4] = [steering::DIALLED, steering::REACHED, steering::STEERED, steering::STEERS];
+/// And of the bypass, with the sockets that it knows.
+pub const OF_BYPASS: [&str; 6] =
+    [bypass::NODES, bypass::SOCKETS, bypass::ENDS, bypass::PATHS, bypass::ORDERS, bypass::CLIENTS];
 /// Room for routes that a later configuration adds.
 const LEAST_ROUTES: u32 = 64;
 
@@ -75,9 +79,9 @@ fn definitions(object: &[u8], pins: &PinDir, sizes: NatSizes) -> Result<Vec<Defi
     Ok(pinned.map(|(name, map)| Definition::new(name, map, pins, sizes)).collect())
 }
 
-/// What steering pins beside them.
-fn of_steering(pins: &PinDir, sizes: NatSizes) -> Result<Vec<Definition>, ParseError> {
-    let maps = Object::parse(STEERING)?.maps.into_iter().filter(|(name, _)| OF_STEERING.contains(&name.as_str()));
+/// What an object pins beside them.
+fn beside(object: &[u8], its: &[&str], pins: &PinDir, sizes: NatSizes) -> Result<Vec<Definition>, ParseError> {
+    let maps = Object::parse(object)?.maps.into_iter().filter(|(name, _)| its.contains(&name.as_str()));
     Ok(maps.map(|(name, map)| Definition::new(name, map, pins, sizes)).collect())
 }
 
@@ -92,7 +96,7 @@ fn entries(name: &str, own: u32, sizes: NatSizes) -> u32 {
         nat::EGRESS | nat::GATES | names::TARGETS | sharing::LOADS => targets(sizes.routes),
         // One for each family.
         sharing::BALANCE | sharing::TURN | sharing::MAGLEV => balance::of_route(routes, false),
-        steering::STEERS => targets(sizes.routes),
+        steering::STEERS | bypass::CLIENTS => targets(sizes.routes),
         steering::DIALLED | steering::REACHED => MOST_DIALLED,
         _ => own,
     }
@@ -106,7 +110,8 @@ pub(super) fn check(pins: &PinDir, sizes: NatSizes) -> Result<(), Unlike> {
         one.check(if grows { 1 } else { one.entries })
     })?;
     // An earlier daemon may have done without.
-    let mut there = of_steering(pins, sizes)?.into_iter().filter(|one| one.path.exists());
+    let others = [beside(STEERING, &OF_STEERING, pins, sizes)?, beside(BYPASS, &OF_BYPASS, pins, sizes)?];
+    let mut there = others.into_iter().flatten().filter(|one| one.path.exists());
     there.try_for_each(|one| one.check(one.entries))
 }
 
@@ -161,7 +166,30 @@ pub fn load_xdp(tc: &Ebpf, pins: &PinDir, seed: u64) -> Result<Ebpf, Error> {
 
 /// Loads the programs of steering, with tc's maps and some of its own, which outlive it.
 pub fn load_steering(tc: &Ebpf, sizes: NatSizes, pins: &PinDir, seed: u64) -> Result<Ebpf, Error> {
-    let definitions = of_steering(pins, sizes).map_err(aya::EbpfError::from)?;
+    load_beside(STEERING, &OF_STEERING, tc, sizes, pins, Some(seed))
+}
+
+/// Loads the programs of the bypass in the same way. Where there is steering, they know whom that has led.
+pub fn load_bypass(tc: &Ebpf, sizes: NatSizes, pins: &PinDir) -> Result<Ebpf, Error> {
+    let led = Some(steering::STEERED).filter(|name| has(&pins.maps(), name));
+    let its: Vec<&str> = OF_BYPASS.into_iter().chain(led).collect();
+    load_beside(BYPASS, &its, tc, sizes, pins, None)
+}
+
+/// The same with maps of its own, which nothing outlives: for the self-test.
+pub fn load_bypass_alone() -> Result<Ebpf, Error> {
+    Ok(EbpfLoader::new().load(BYPASS)?)
+}
+
+fn load_beside(
+    object: &[u8],
+    its: &[&str],
+    tc: &Ebpf,
+    sizes: NatSizes,
+    pins: &PinDir,
+    seed: Option<u64>,
+) -> Result<Ebpf, Error> {
+    let definitions = beside(object, its, pins, sizes).map_err(aya::EbpfError::from)?;
     let lent = pins.lend(tc.maps())?;
     let mut loader = EbpfLoader::new();
     for name in lent.names() {
@@ -171,8 +199,10 @@ pub fn load_steering(tc: &Ebpf, sizes: NatSizes, pins: &PinDir, seed: u64) -> Re
         loader.map_pin_path(&map.name, map.path.as_path()).map_max_entries(&map.name, map.size());
     }
     let mask = 0;
-    find_flows(&mut loader, &seed, &mask);
-    Ok(loader.load(STEERING)?)
+    if let Some(seed) = &seed {
+        find_flows(&mut loader, seed, &mask);
+    }
+    Ok(loader.load(object)?)
 }
 
 /// Loads a packet program, with the maps that are pinned, or else pins those that it makes: several share them by name.

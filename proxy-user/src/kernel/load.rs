@@ -14,6 +14,7 @@ static SOCKMAP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/s
 pub(super) static TC: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tc.o"));
 static RELEASE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/release.o"));
 pub(super) static STEERING: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steering.o"));
+pub(super) static BYPASS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bypass.o"));
 pub(super) static XDP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp.o"));
 
 #[derive(Debug, thiserror::Error)]

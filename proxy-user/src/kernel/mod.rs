@@ -2,7 +2,9 @@
 //! the build embedded. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; CAP_SYS_ADMIN where bpffs is not mounted yet.
 
 mod bpffs;
+mod btf;
 mod cgroup;
+pub mod contents;
 mod layout;
 mod lent;
 mod life;
@@ -14,8 +16,9 @@ mod targets;
 
 pub use self::{
     bpffs::{BpffsError, DEFAULT_DIR, PinDir, Pinned, pinned},
+    btf::{BtfError, Types},
     cgroup::{Attached, Hooks, attached, cgroup2, mounted},
-    layout::{NatSizes, load_steering, load_tc, load_xdp, targets},
+    layout::{NatSizes, OF_BYPASS, load_bypass, load_bypass_alone, load_steering, load_tc, load_xdp, targets},
     life::{Life, LifeError, Ports},
     links::{Links, interfaces},
     load::{Error, Sizes, load, load_release},

@@ -14,7 +14,7 @@ use prometheus_client::{
     metrics::MetricType,
     registry::Unit,
 };
-use proxy_ebpf::{counter, nat::packet, steering, xdp::fate};
+use proxy_ebpf::{bypass, counter, nat::packet, steering, xdp::fate};
 
 use super::{
     Labels, Shared,
@@ -51,6 +51,9 @@ impl Collector for Gather {
         if let Some(counters) = &snapshot.steering {
             let help = "What became of connects on this host to a route's address, and packets that a switch held back";
             page.sums("steering", help, "outcome", &steering::count::NAMES, counters)?;
+        }
+        if let Some(counters) = &snapshot.bypass {
+            encode_bypass(&mut page, counters)?;
         }
         self.encode_probes(&mut page, Some(&snapshot))
     }
@@ -147,6 +150,16 @@ fn encode_nodes(page: &mut Page<'_>, groups: &[GroupSample]) -> fmt::Result {
     page.gauges("node_lag_bytes", "How far the replica is behind its master's offset", bytes)
 }
 
+fn encode_bypass(page: &mut Page<'_>, counters: &[u64; bypass::count::COUNT as usize]) -> fmt::Result {
+    let help = "Directions of connections on this host that were bypassed, and those that went to TCP, by reason";
+    page.sums("bypass", help, "outcome", &bypass::count::NAMES, counters)?;
+    let one = |what: u32| std::iter::once(([], counters[what as usize]));
+    page.counters("bypass_bytes", "Bytes that went from socket to socket", one(bypass::count::BYTES))?;
+    page.counters("bypass_messages", "Sends of which those were made", one(bypass::count::MESSAGES))?;
+    let help = "Clients that have dialled a node on this host themselves and are bypassed";
+    page.gauges("bypass_direct_connections", help, one(bypass::count::DIRECT))
+}
+
 fn encode_routes(page: &mut Page<'_>, routes: &[RouteSample]) -> fmt::Result {
     let active = routes
         .iter()
@@ -154,6 +167,8 @@ fn encode_routes(page: &mut Page<'_>, routes: &[RouteSample]) -> fmt::Result {
     page.gauges("connections_active", "Connections paired with a node now", active)?;
     let steered = routes.iter().map(|it| ([("route", Arc::clone(&it.name))], it.steered));
     page.gauges("connections_steered", "Connections on this host that lead to their node without a hop", steered)?;
+    let bypassed = routes.iter().map(|it| ([("route", Arc::clone(&it.name))], it.bypassed));
+    page.gauges("connections_bypassed", "Those of them whose requests need no TCP either", bypassed)?;
     let targets = routes.iter().flat_map(|it| {
         it.targets.iter().map(|(node, count)| ([("route", Arc::clone(&it.name)), ("node", text(*node))], *count))
     });

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use proxy_ebpf::{counter, nat::packet, steering, xdp::fate};
+use proxy_ebpf::{bypass, counter, nat::packet, steering, xdp::fate};
 
 use crate::{
     config::Name,
@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub xdp: Option<[u64; fate::COUNT as usize]>,
     /// And of the programs at the cgroup; None without steering.
     pub steering: Option<[u64; steering::count::COUNT as usize]>,
+    /// And of the bypass; None without.
+    pub bypass: Option<[u64; bypass::count::COUNT as usize]>,
 }
 
 #[derive(Debug, Clone)]
@@ -70,6 +72,7 @@ pub struct RouteSample {
     pub connections: u64,
     /// Those of them that have no hop.
     pub steered: u64,
+    pub bypassed: u64,
     /// The same by node: of a route to replicas there are several.
     pub targets: BTreeMap<SocketAddr, u64>,
     /// Connections that wait for a target now.

@@ -67,6 +67,7 @@ fn snapshot() -> Snapshot {
         datapath: "copy",
         connections: 4,
         steered: 2,
+        bypassed: 1,
         targets: BTreeMap::from([(([10, 0, 0, 1], 6379).into(), 4)]),
         parked: 1,
         to_node: 100,
@@ -83,6 +84,7 @@ fn snapshot() -> Snapshot {
         packets: Some([7; proxy_ebpf::nat::packet::COUNT as usize]),
         xdp: Some([5; proxy_ebpf::xdp::fate::COUNT as usize]),
         steering: Some([6; proxy_ebpf::steering::count::COUNT as usize]),
+        bypass: Some([4; proxy_ebpf::bypass::count::COUNT as usize]),
     }
 }
 

@@ -146,6 +146,11 @@ impl Switch {
         self.routes.get(route).map_or(0, |it| it.datapath.steered())
     }
 
+    /// Those of these whose requests are bypassed.
+    pub fn bypassed(&self, route: usize) -> u64 {
+        self.routes.get(route).map_or(0, |it| it.datapath.bypassed())
+    }
+
     /// What those have carried to nodes and to clients, in bytes.
     pub fn carried(&self, route: usize) -> [u64; 2] {
         self.routes.get(route).map_or([0; 2], |it| it.datapath.carried())

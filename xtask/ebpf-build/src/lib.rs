@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 /// The kernel objects: one a datapath, so that a kernel which lacks one still loads the others, the one that sends
 /// parked SYNs in again, and the one that packet programs are measured with.
-pub const OBJECTS: [&str; 6] = ["sockmap", "tc", "xdp", "steering", "release", "bare"];
+pub const OBJECTS: [&str; 7] = ["sockmap", "tc", "xdp", "steering", "bypass", "release", "bare"];
 pub const TARGET: &str = "bpfel-unknown-none";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";

@@ -2,6 +2,7 @@
 
 use aya_ebpf::{bindings::bpf_sock_addr, programs::SockAddrContext};
 
+use crate::field::{read, read_all};
 use crate::kernel::packet::{is_mapped, mapped, of_words, words};
 use proxy_ebpf::nat::{Halves, Port};
 
@@ -65,18 +66,6 @@ pub(super) fn call(ctx: &SockAddrContext) -> &bpf_sock_addr {
 fn call_mut(ctx: &mut SockAddrContext) -> &mut bpf_sock_addr {
     // SAFETY: as above.
     unsafe { &mut *ctx.sock_addr }
-}
-
-/// A field that the kernel shows by itself only, and not together with its neighbour.
-#[inline(always)]
-pub(super) fn read(field: &u32) -> u32 {
-    // SAFETY: a reference is valid for reads.
-    unsafe { core::ptr::from_ref(field).read_volatile() }
-}
-
-#[inline(always)]
-pub(super) fn read_all([first, second, third, last]: &[u32; 4]) -> [u32; 4] {
-    [read(first), read(second), read(third), read(last)]
 }
 
 #[inline(always)]

@@ -15,7 +15,8 @@ use aya_ebpf::{
     programs::{SkBuffContext, SockAddrContext},
 };
 
-use self::address::{At, call, is_loopback, read, read_all};
+use self::address::{At, call, is_loopback};
+use crate::field::{read, read_all};
 use crate::kernel::{
     aside::{Turn, turn_of},
     balance,

@@ -158,10 +158,6 @@ fn keys_without_effect_are_warnings() {
             format!("{MINIMAL}fallback = \"none\""),
             "s.toml:9:1: route[0].fallback: has no effect on a route to the master; ",
         ),
-        (
-            format!("{MINIMAL}[local]\nbypass = \"on\""),
-            "s.toml:10:1: local.bypass: is not in this version and does nothing; ",
-        ),
         (replica, "s.toml:10:1: route[0].reconnect_rate: has no effect on a route to replicas; "),
     ] {
         let warnings = parse_in(folder.path(), &text).expect(expected).warnings;

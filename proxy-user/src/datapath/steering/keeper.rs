@@ -2,7 +2,7 @@
 //! behind. What it does may take a while, so nobody waits for it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     fs::File,
     net::IpAddr,
     os::fd::AsFd as _,
@@ -11,8 +11,8 @@ use std::{
 };
 
 use aya::{
-    Ebpf, Pod,
-    maps::{HashMap, MapData, MapError},
+    Ebpf,
+    maps::{HashMap, MapData},
 };
 use proxy_ebpf::{
     TargetKey,
@@ -23,11 +23,13 @@ use super::{
     Setup, attached,
     plan::{self, Route},
     sockets::{destroy, find},
-    spaces::{self, Spaces, View},
 };
 use crate::{
-    datapath::{Sever, Severed},
-    kernel::netns::inside,
+    datapath::{
+        Sever, Severed,
+        spaces::{self, Spaces, View},
+    },
+    kernel::{contents, netns::inside},
     nat::netlink::NetlinkError,
     switch::Kept,
     urgent::Urgent,
@@ -217,8 +219,8 @@ impl Keeper {
             reached.extend(plan::reached(cookie, &nodes, &view));
         }
         // A node is reached before an address leads to it.
-        write(&mut self.maps.reached, reached.into_iter().map(|node| (node, 1)).collect())?;
-        Ok(write(&mut self.maps.dialled, dialled)?)
+        contents::write(&mut self.maps.reached, reached.into_iter().map(|node| (node, 1)).collect())?;
+        Ok(contents::write(&mut self.maps.dialled, dialled)?)
     }
 }
 
@@ -226,19 +228,6 @@ impl Keeper {
 fn in_use(storage: &MapData) -> impl Fn(&File) -> bool {
     let storage = storage.fd().as_fd();
     move |namespace| inside(namespace, || find(storage)).is_some_and(|found| found.is_ok_and(|found| !found.is_empty()))
-}
-
-/// Makes the map say this and nothing else: what is gone is removed first.
-fn write<K: Pod + Ord, V: Pod + PartialEq>(
-    map: &mut HashMap<MapData, K, V>,
-    wanted: BTreeMap<K, V>,
-) -> Result<(), MapError> {
-    let found: BTreeMap<K, V> = map.iter().collect::<Result<_, _>>()?;
-    found.keys().filter(|key| !wanted.contains_key(key)).try_for_each(|key| map.remove(key))?;
-    wanted
-        .into_iter()
-        .filter(|(key, value)| found.get(key) != Some(value))
-        .try_for_each(|(key, value)| map.insert(key, value, 0))
 }
 
 #[cfg(test)]

@@ -7,10 +7,12 @@ use std::{
 
 use proxy_ebpf::steering::{Dialled, Listen, Reached, place};
 
-use super::spaces::View;
-use crate::nat::{
-    address::encode,
-    doors::{self, DoorsError},
+use crate::{
+    datapath::spaces::View,
+    nat::{
+        address::encode,
+        doors::{self, DoorsError},
+    },
 };
 
 /// A route, as far as its clients on this host go.

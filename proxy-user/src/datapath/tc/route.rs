@@ -77,6 +77,9 @@ impl Datapath for TcRoute {
         if let Some(steering) = self.tc.steering() {
             steering.meet(node.ip());
         }
+        if let Some(bypass) = self.tc.bypassing() {
+            bypass.meet(node);
+        }
     }
 
     fn lead(&self, key: TargetKey, node: SocketAddr) {
@@ -85,6 +88,9 @@ impl Datapath for TcRoute {
         }
         if let Some(steering) = self.tc.steering() {
             steering.meet(node.ip());
+        }
+        if let Some(bypass) = self.tc.bypassing() {
+            bypass.meet(node);
         }
     }
 
@@ -138,6 +144,10 @@ impl Datapath for TcRoute {
 
     fn steered(&self) -> u64 {
         self.tc.steering().map_or(0, |steering| steering.of(self.places.route))
+    }
+
+    fn bypassed(&self) -> u64 {
+        self.tc.bypassing().map_or(0, |bypass| bypass.of(self.places.route))
     }
 
     fn flows(&self) -> u64 {

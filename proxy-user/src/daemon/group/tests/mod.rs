@@ -95,6 +95,7 @@ impl Bench {
             pins: None,
             xdp: None,
             steering: Err(String::new()),
+            bypass: Err(String::new()),
             switch: Mutex::new(switch),
         });
         let start = Start::new(Rules::from(&group), seen, latch, None);

@@ -36,7 +36,8 @@ pub(super) fn look(others: &BTreeSet<IpAddr>) -> View {
     View { addresses, sources }
 }
 
-fn addresses() -> BTreeSet<IpAddr> {
+/// Those of the namespace that the thread is in.
+pub(super) fn addresses() -> BTreeSet<IpAddr> {
     let mut found = BTreeSet::new();
     for entry in getifaddrs().into_iter().flatten() {
         let Some(address) = entry.address.filter(|_| entry.flags.contains(InterfaceFlags::IFF_UP)) else { continue };

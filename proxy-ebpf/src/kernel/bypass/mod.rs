@@ -1,0 +1,64 @@
+//! Which connections are bypassed, and whether what is sent on one still is.
+
+pub(crate) mod connections;
+pub(crate) mod send;
+mod socket;
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SockHash},
+    macros::btf_map,
+};
+
+use crate::kernel::tables::MAPPED;
+use proxy_ebpf::{
+    balance::SLOTS,
+    bypass::{Counts, End, Entered, Gate, NO_ROUTE, Orders, Path, count},
+    steering::Dialled,
+};
+
+/// Both ends of as many connections as one host has to its own nodes. Where there are more, the oldest that have not begun to
+/// send are forgotten, and go by TCP.
+const MOST_ENDS: usize = 1 << 16;
+
+#[btf_map(name = "bypass_nodes")]
+static NODES: HashMap<Dialled, u32, 4096, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+#[btf_map(name = "bypass_sockets")]
+static SOCKETS: SockHash<End, MOST_ENDS> = SockHash::new();
+#[btf_map(name = "bypass_ends")]
+static ENDS: LruHashMap<End, Entered, MOST_ENDS> = LruHashMap::new();
+#[btf_map(name = "bypass_orders")]
+static ORDERS: Array<Orders, 1, MAPPED> = Array::new();
+#[btf_map(name = "bypass_clients")]
+static CLIENTS: Array<u64, { SLOTS as usize }, MAPPED> = Array::new();
+#[btf_map(name = "bypass_counts")]
+static COUNTS: PerCpuArray<Counts, 1> = PerCpuArray::new();
+
+/// What the daemon says, if it wants anything bypassed.
+#[inline(always)]
+fn orders() -> Option<&'static Orders> {
+    ORDERS.get(0).filter(|orders| orders.on != 0)
+}
+
+#[inline(always)]
+fn add(index: u32, by: u64) {
+    let counts = COUNTS.get_ptr_mut(0);
+    // SAFETY: the entry is this CPU's own, and nobody keeps it.
+    if let Some(counter) = counts.and_then(|counts| unsafe { &mut *counts }.0.get_mut(index as usize)) {
+        *counter = counter.wrapping_add(by);
+    }
+}
+
+/// A client more whose requests are bypassed, or one less.
+#[inline(always)]
+fn count_client(path: &Path, by: u64) {
+    if path.dialled == 0 {
+        return;
+    }
+    let Gate { route, slot, .. } = path.here.gate;
+    if route == NO_ROUTE {
+        add(count::DIRECT, by);
+    } else if let Some(clients) = CLIENTS.get_ptr_mut(proxy_ebpf::balance::of_slot(route.into(), slot.into())) {
+        crate::kernel::tables::fetch_add(clients, by);
+    }
+}

@@ -1,0 +1,143 @@
+//! What a socket sends: handed to the other end, or left to TCP.
+
+use aya_ebpf::{
+    bindings::{BPF_F_INGRESS, bpf_sock, sk_msg_md},
+    helpers::bpf_msg_redirect_hash,
+    programs::SkMsgContext,
+};
+
+use super::{ENDS, SOCKETS, add, count_client, orders, socket};
+use crate::field::read;
+use crate::kernel::flow::{Gate as Says, gate::gate_of};
+use proxy_ebpf::bypass::{
+    ALWAYS_WAITING, Entered, MOST_WAITING, Mark, NO_ROUTE, Orders, PER_MESSAGE, PIECE, Path, count, way,
+};
+
+/// TCP has it, unless a socket was named to hand it to.
+const SK_PASS: u32 = 1;
+
+const TCP_ESTABLISHED: u32 = 1;
+const TCP_CLOSE_WAIT: u32 = 8;
+
+#[inline(always)]
+pub(crate) fn verdict(ctx: &SkMsgContext) -> u32 {
+    // SAFETY: the kernel's own.
+    let msg = unsafe { &*ctx.msg };
+    // SAFETY: the one variant that the kernel has.
+    let at = unsafe { msg.__bindgen_anon_3.sk };
+    let Some(path) = socket::path(at) else { return SK_PASS };
+    if path.way != way::UNDECIDED && path.way != way::BYPASS {
+        return SK_PASS;
+    }
+    if let Err(why) = hand_over(ctx, msg, at, path) {
+        if path.way == way::BYPASS {
+            count_client(path, u64::MAX);
+        }
+        path.way = way::TCP;
+        add(why, 1);
+    }
+    SK_PASS
+}
+
+/// The error is the counter of the reason why TCP has it, and all that comes after it.
+#[inline(always)]
+fn hand_over(ctx: &SkMsgContext, msg: &sk_msg_md, at: *mut bpf_sock, path: &mut Path) -> Result<(), u32> {
+    let orders = orders().ok_or(count::OFF)?;
+    // SAFETY: the kernel's own.
+    let state = read(&unsafe { &*at }.state);
+    if state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT {
+        return Err(count::GONE);
+    }
+    // Who has begun to send before the socket was entered goes on with TCP in that very call.
+    if socket::word(path.here.socket, orders.write_seq) != Some(path.here.sent) {
+        return Err(count::MIXED);
+    }
+    if path.way == way::UNDECIDED {
+        decide(path)?;
+    }
+    let gate = path.here.gate;
+    if gate.route != NO_ROUTE && !matches!(gate_of(gate.route.into(), gate.slot.into(), gate.generation), Says::Open) {
+        return Err(count::HELD);
+    }
+    let size = u64::from(read(&msg.size));
+    let piece = piece_of(ctx, path);
+    let mark = account(orders, path, size, piece)?;
+    let map = (&raw const SOCKETS).cast_mut().cast();
+    // SAFETY: the context is the kernel's own, and the key of the map's size.
+    let found = unsafe { bpf_msg_redirect_hash(ctx.msg, map, (&raw mut path.peer).cast(), BPF_F_INGRESS.into()) };
+    if found as u32 != SK_PASS {
+        return Err(count::GONE);
+    }
+    (path.bytes, path.cost) = (mark.bytes, mark.cost);
+    add(count::BYTES, size);
+    add(count::MESSAGES, 1);
+    Ok(())
+}
+
+/// Whether the other end is there, and is the other end.
+#[inline(always)]
+fn decide(path: &mut Path) -> Result<(), u32> {
+    // SAFETY: a copy; what another connection's has in its place does not fit to ours.
+    let there: Entered = *unsafe { ENDS.get(path.peer) }.ok_or(count::NO_PEER)?;
+    if there.sent != path.here.received || there.received != path.here.sent {
+        return Err(count::UNPROVEN);
+    }
+    path.there = there.socket;
+    if path.dialled == 0 {
+        path.here.gate = there.gate;
+    }
+    path.way = way::BYPASS;
+    count_client(path, 1);
+    add(count::CHOSEN, 1);
+    Ok(())
+}
+
+/// The piece of memory in which the kernel has put the message. 0: in none of its own.
+#[inline(always)]
+fn piece_of(ctx: &SkMsgContext, path: &mut Path) -> u64 {
+    // The verifier lets nobody calculate with a pointer; what was written to a map is a number again.
+    let place = &raw mut path.place;
+    // SAFETY: a field of the record.
+    unsafe { place.write_volatile(ctx.data() as u64) };
+    // SAFETY: as above.
+    unsafe { place.read_volatile() & !(PIECE - 1) }
+}
+
+/// Whether there is room for a message behind what the reader has not read yet; then where that leads.
+#[inline(always)]
+fn account(orders: &Orders, path: &mut Path, size: u64, piece: u64) -> Result<Mark, u32> {
+    let unread: u32 = socket::word(path.there, orders.rmem_alloc).ok_or(count::GONE)?;
+    let unread = u64::from(unread);
+    let now = Mark { bytes: path.bytes, cost: path.cost };
+    if unread == 0 {
+        path.marks = [now; 2];
+    } else if path.bytes - path.marks[1].bytes >= unread {
+        // The reader is beyond the second.
+        path.marks[0] = path.marks[1];
+        path.marks[1] = now;
+    }
+    let held = if piece == path.piece && piece != 0 { 0 } else { PIECE };
+    let cost = path.cost + PER_MESSAGE + held;
+    path.piece = piece;
+    let waiting = unread + size + (cost - path.marks[0].cost);
+    if waiting > MOST_WAITING {
+        return Err(count::BEHIND);
+    }
+    if waiting > ALWAYS_WAITING && is_pressed(orders, path.here.socket) {
+        return Err(count::MEMORY);
+    }
+    Ok(Mark { bytes: path.bytes + size, cost })
+}
+
+/// TCP has taken as much memory as it is to have (the first word of `net.ipv4.tcp_mem`): a sender would be refused soon, where
+/// TCP makes it wait.
+#[inline(always)]
+fn is_pressed(orders: &Orders, at: u64) -> bool {
+    let pressed = || -> Option<bool> {
+        let protocol: u64 = socket::word(at, orders.prot)?;
+        let taken: u64 = socket::word(protocol, orders.memory_allocated)?;
+        let allowed: u64 = socket::word(protocol, orders.sysctl_mem)?;
+        Some(socket::word::<u64>(taken, 0)? > socket::word::<u64>(allowed, 0)?)
+    };
+    pressed().unwrap_or(true)
+}

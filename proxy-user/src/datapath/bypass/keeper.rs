@@ -1,0 +1,129 @@
+//! The thread that tells the bypass which nodes are at home in which network namespace.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData},
+};
+use proxy_ebpf::{bypass::names, steering::Dialled};
+
+use super::{Setup, attach, hooks};
+use crate::{
+    datapath::spaces::{Spaces, addresses},
+    kernel::{contents, netns::inside},
+    nat::address::encode,
+};
+
+/// As many nodes as a group may have.
+const MOST_NODES: usize = 256;
+/// How often it looks at namespaces and their addresses.
+const LOOK: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) enum Order {
+    Meet(SocketAddr),
+    Stop,
+}
+
+pub(super) struct Keeper {
+    /// The programs that the link leads to.
+    object: Ebpf,
+    map: HashMap<MapData, Dialled, u32>,
+    home: u64,
+    setup: Setup,
+    spaces: Spaces,
+    /// The latest that it was told of.
+    nodes: VecDeque<SocketAddr>,
+    /// The last fault that was told.
+    told: Option<String>,
+}
+
+impl Keeper {
+    pub(super) fn new(object: Ebpf, map: HashMap<MapData, Dialled, u32>, home: u64, setup: Setup) -> Self {
+        Self { object, map, home, setup, spaces: Spaces::default(), nodes: VecDeque::new(), told: None }
+    }
+
+    pub(super) fn run(mut self, orders: &Receiver<Order>) {
+        let mut look = Instant::now() + LOOK;
+        loop {
+            match orders.recv_timeout(look.saturating_duration_since(Instant::now())) {
+                Ok(Order::Meet(node)) if self.nodes.contains(&node) => continue,
+                Ok(Order::Meet(node)) => {
+                    self.nodes.push_back(node);
+                    self.nodes.drain(..self.nodes.len().saturating_sub(MOST_NODES));
+                }
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.follow();
+            look = Instant::now() + LOOK;
+        }
+    }
+
+    fn follow(&mut self) {
+        let fault = self.bring_up_to_date().err().map(|error| format!("{error:#}"));
+        if let Some(error) = fault.as_ref().filter(|_| fault != self.told) {
+            tracing::warn!(error, "connections to some nodes on this host are not bypassed");
+        }
+        self.told = fault;
+    }
+
+    fn bring_up_to_date(&mut self) -> anyhow::Result<()> {
+        // Somebody may have made the cgroup anew, under another number.
+        if hooks(&self.setup.links, &self.setup.cgroup)?.is_elsewhere(names::CONNECTIONS) {
+            attach(&mut self.object, &self.setup.cgroup, &self.setup.links)?;
+        }
+        // Before the first master is proven an earlier daemon's nodes are as good as any.
+        if self.nodes.is_empty() {
+            return Ok(());
+        }
+        let mut wanted = at_home(self.home, &self.nodes, &addresses());
+        if self.setup.all_namespaces {
+            self.spaces.follow(Some(&self.setup.cgroup), self.home, |_| false);
+            for (cookie, namespace) in self.spaces.led() {
+                let own = inside(namespace, addresses).unwrap_or_default();
+                // A loopback address of another namespace's is another server there.
+                let nodes = self.nodes.iter().filter(|node| !node.ip().is_loopback());
+                wanted.extend(at_home(cookie, nodes, &own));
+            }
+        }
+        Ok(contents::write(&mut self.map, wanted)?)
+    }
+}
+
+/// The nodes whose address a namespace has. To others its clients get by TCP alone.
+fn at_home<'a>(
+    netns: u64,
+    nodes: impl IntoIterator<Item = &'a SocketAddr>,
+    own: &BTreeSet<IpAddr>,
+) -> BTreeMap<Dialled, u32> {
+    let here = nodes.into_iter().filter(|node| own.contains(&node.ip()) || node.ip().is_loopback());
+    let key =
+        |node: &SocketAddr| Dialled { netns, addr: encode(node.ip()), port: node.port().to_be_bytes(), _pad: [0; 6] };
+    here.map(|node| (key(node), 1)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nat::address::socket_address;
+
+    #[test]
+    fn only_a_node_that_is_at_home_is_bypassed() {
+        let nodes =
+            ["10.0.0.1:6379", "10.0.0.2:6379", "127.0.0.5:6380", "[fd00::1]:6379"].map(|it| it.parse().unwrap());
+        let own = ["10.0.0.1", "127.0.0.1", "fd00::1"].map(|it| it.parse().unwrap()).into();
+        let found: Vec<_> = at_home(7, &nodes, &own)
+            .into_keys()
+            .map(|it| (it.netns, socket_address(it.addr, it.port).to_string()))
+            .collect();
+        let expected = ["10.0.0.1:6379", "127.0.0.5:6380", "[fd00::1]:6379"].map(|it| (7, it.to_owned()));
+        assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected.into());
+    }
+}

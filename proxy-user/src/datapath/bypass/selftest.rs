@@ -1,0 +1,214 @@
+//! Does the bypass keep its promises on this very kernel? It is tried: on loopback, with maps of its own, between sockets of
+//! the daemon's, in well under a second. By the way it finds where the kernel has what the programs read, and what number
+//! this process has where the kernel counts all.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+    programs::links::FdLink,
+};
+use proxy_ebpf::{
+    bypass::{Counts, MOST_WAITING, Orders, count, names},
+    nat::names as nat,
+    steering::Dialled,
+};
+
+use super::{Error, hand_over, link, load, take, tell};
+use crate::{
+    datapath::selftest::{LIMIT, exchange, pattern, text},
+    kernel::{self, Types, cgroup2, netns},
+    nat::{address::encode, globals::Globals},
+};
+
+/// What the self-test has found.
+#[derive(Debug, Clone)]
+pub struct Tested {
+    /// What works, and how long that took.
+    pub said: String,
+    found: Orders,
+}
+
+impl Tested {
+    pub(super) fn orders(&self) -> Orders {
+        Orders { on: 1, asking: 0, ..self.found }
+    }
+}
+
+/// Runs every case. Needs a cgroup2 hierarchy with this process in it.
+pub fn selftest() -> Result<Tested, Error> {
+    let cases: [(&'static str, fn(&Bench) -> Result<(), String>); 3] =
+        [("pair", pair), ("half-close", half_close), ("slow reader", slow_reader)];
+    let began = Instant::now();
+    let bench = Bench::new()?;
+    for (case, run) in cases {
+        run(&bench).map_err(|what| Error::Failed { case, what })?;
+    }
+    let found = bench.orders.get(&0, 0)?;
+    if found.spared == 0 {
+        return Err(Error::Failed { case: "own process", what: "its number stayed unknown".to_owned() });
+    }
+    let names: Vec<&str> = cases.iter().map(|(name, _)| *name).collect();
+    Ok(Tested { said: format!("{} in {} ms", names.join(", "), began.elapsed().as_millis()), found })
+}
+
+struct Bench {
+    listener: TcpListener,
+    orders: Array<MapData, Orders>,
+    counts: PerCpuArray<MapData, Counts>,
+    _link: FdLink,
+    _object: Ebpf,
+}
+
+/// A connection, by its ends.
+struct Ends {
+    client: TcpStream,
+    node: TcpStream,
+}
+
+impl Bench {
+    fn new() -> Result<Self, Error> {
+        let io = |what: &'static str| move |error: io::Error| Error::Failed { case: what, what: error.to_string() };
+        let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(io("listen"))?;
+        let at = listener.local_addr().map_err(io("listen"))?;
+        let mut object = kernel::load_bypass_alone()?;
+        load(&mut object)?;
+        let alive = match object.map(nat::GLOBALS) {
+            Some(Map::Array(globals)) => Globals::open(globals)?,
+            _ => return Err(Error::Missing(nat::GLOBALS)),
+        };
+        alive.clock.beat.store(u64::MAX / 2, Ordering::Relaxed);
+        tell(&mut object, orders(at)?)?;
+        name(&mut object, at)?;
+        hand_over(&mut object)?;
+        let counts = PerCpuArray::try_from(take(&mut object, names::COUNTS)?)?;
+        let orders = Array::try_from(take(&mut object, names::ORDERS)?)?;
+        let cgroup = own_cgroup().ok_or_else(|| Error::Failed {
+            case: "cgroup",
+            what: "cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup".to_owned(),
+        })?;
+        let link = link(&mut object, &cgroup)?;
+        Ok(Self { listener, orders, counts, _link: link, _object: object })
+    }
+
+    fn connect(&self) -> Result<Ends, String> {
+        let client = TcpStream::connect(self.listener.local_addr().map_err(text)?).map_err(text)?;
+        let (node, _) = self.listener.accept().map_err(text)?;
+        for end in [&client, &node] {
+            end.set_nodelay(true).map_err(text)?;
+            end.set_read_timeout(Some(LIMIT)).map_err(text)?;
+            end.set_write_timeout(Some(LIMIT)).map_err(text)?;
+        }
+        Ok(Ends { client, node })
+    }
+
+    fn count(&self, what: u32) -> Result<u64, String> {
+        let each = self.counts.get(&0, 0).map_err(text)?;
+        Ok(each.iter().map(|counts| counts.0[what as usize]).sum())
+    }
+}
+
+/// With the places of the kernel's own fields.
+fn orders(at: SocketAddr) -> Result<Orders, Error> {
+    let types = Types::of_kernel()?;
+    Ok(Orders {
+        on: 1,
+        spared: 0,
+        asking: at.port().into(),
+        rmem_alloc: types.offset("sock", &["sk_backlog", "rmem_alloc"])?,
+        write_seq: types.offset("tcp_sock", &["write_seq"])?,
+        prot: types.offset("sock", &["__sk_common", "skc_prot"])?,
+        memory_allocated: types.offset("proto", &["memory_allocated"])?,
+        sysctl_mem: types.offset("proto", &["sysctl_mem"])?,
+    })
+}
+
+fn name(object: &mut Ebpf, at: SocketAddr) -> Result<(), Error> {
+    let map = object.map_mut(names::NODES).ok_or(Error::Missing(names::NODES))?;
+    let mut nodes: HashMap<_, Dialled, u32> = map.try_into()?;
+    let netns = netns::cookie().map_err(Error::Namespace)?;
+    let node = Dialled { netns, addr: encode(at.ip()), port: at.port().to_be_bytes(), _pad: [0; 6] };
+    Ok(nodes.insert(node, 1, 0)?)
+}
+
+/// The one that this process is in, or the root of all.
+fn own_cgroup() -> Option<PathBuf> {
+    let root = cgroup2()?;
+    let list = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = list.lines().find_map(|line| line.strip_prefix("0::/")).map(|path| root.join(path));
+    Some(own.filter(|path| path.is_dir()).unwrap_or(root))
+}
+
+fn pair(bench: &Bench) -> Result<(), String> {
+    let mut ends = bench.connect()?;
+    for round in 0..100_u32 {
+        exchange(&mut ends.client, &mut ends.node, &round.to_be_bytes())?;
+        exchange(&mut ends.node, &mut ends.client, &round.to_le_bytes())?;
+    }
+    match (bench.count(count::CHOSEN)?, bench.count(count::MESSAGES)?) {
+        (2, 200) => Ok(()),
+        (chosen, messages) => Err(format!("{chosen} of 2 directions were bypassed, and {messages} of 200 messages")),
+    }
+}
+
+fn half_close(bench: &Bench) -> Result<(), String> {
+    let mut ends = bench.connect()?;
+    let sent = pattern(100_000);
+    ends.client.write_all(&sent).and_then(|()| ends.client.shutdown(Shutdown::Write)).map_err(text)?;
+    let mut received = Vec::new();
+    ends.node.read_to_end(&mut received).map_err(|error| format!("after {} bytes: {error}", received.len()))?;
+    if received != sent {
+        return Err(format!("{} bytes of {} arrived intact before the end", received.len(), sent.len()));
+    }
+    exchange(&mut ends.node, &mut ends.client, b"late reply")?;
+    drop(ends.node);
+    match ends.client.read(&mut [0]) {
+        Ok(0) => Ok(()),
+        other => Err(format!("instead of the end: {other:?}")),
+    }
+}
+
+/// Who does not read stops its sender, as by TCP, and gets all of it when it reads.
+fn slow_reader(bench: &Bench) -> Result<(), String> {
+    let mut ends = bench.connect()?;
+    exchange(&mut ends.client, &mut ends.node, b"request")?;
+    let before = bench.count(count::BYTES)?;
+    let chunk = pattern(64 << 10);
+    ends.node.set_nonblocking(true).map_err(text)?;
+    let (mut sent, mut moved_at) = (0, Instant::now());
+    while moved_at.elapsed() < STALL {
+        match ends.node.write(&chunk[sent % chunk.len()..]) {
+            Ok(n) => (sent, moved_at) = (sent + n, Instant::now()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+            Err(error) => return Err(text(error)),
+        }
+        if sent > MOST_IN_FLIGHT {
+            return Err(format!(
+                "{sent} bytes went towards a reader that does not read, and the sender was not stopped"
+            ));
+        }
+    }
+    let bypassed = bench.count(count::BYTES)? - before;
+    if !(MOST_WAITING / 4..=MOST_WAITING).contains(&bypassed) || bench.count(count::BEHIND)? != 1 {
+        return Err(format!("{bypassed} bytes of {sent} were bypassed; its queue is not seen"));
+    }
+    ends.node.shutdown(Shutdown::Write).map_err(text)?;
+    let mut received = Vec::new();
+    let read = ends.client.read_to_end(&mut received);
+    read.map_err(|error| format!("after {} bytes of {sent}: {error}", received.len()))?;
+    let intact = received.len() == sent && received.chunks(chunk.len()).all(|part| *part == chunk[..part.len()]);
+    if intact { Ok(()) } else { Err(format!("{} bytes of {sent} arrived intact", received.len())) }
+}
+
+const MOST_IN_FLIGHT: usize = 64 << 20;
+const STALL: Duration = Duration::from_millis(100);
