@@ -45,6 +45,7 @@ pub struct RouteStatus {
     pub generation: u64,
     pub connections: u64,
     pub steered: u64,
+    pub bypassed: u64,
     pub parked: u64,
     pub severed: u64,
     pub refused: BTreeMap<String, u64>,

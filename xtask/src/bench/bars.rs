@@ -1,4 +1,4 @@
-//! What the project demands of the packet datapaths and of steering: ratios to a peer in the same run, and how much longer a
+//! What the project demands of the packet datapaths, of steering and of the bypass: ratios to a peer in the same run, and how much longer a
 //! call may take.
 
 use super::{peer::Peer, report::Measured};
@@ -37,15 +37,22 @@ const RULES: [Rule; 12] = [
     rule("connect", Rate, Peer::Nftables, AtLeast(1.0)),
 ];
 
-const ON_ONE_HOST: [Rule; 2] =
+const STEERED: [Rule; 2] =
     [rule("local-steered", Rate, Peer::Direct, AtLeast(0.98)), rule("local-steered", P99, Peer::Direct, AtMost(1.05))];
+const BYPASSED: [Rule; 4] = [
+    rule("local-bypass", Rate, Peer::Direct, AtLeast(1.15)),
+    rule("local-bypass-16", Rate, Peer::Direct, AtLeast(1.15)),
+    rule("local-bypass-1", P50, Peer::Direct, AtMost(0.92)),
+    rule("local-bypass-pubsub", P99, Peer::Direct, AtMost(0.9)),
+];
 /// How much longer than a plain connect(2) one that is led may take, in milliseconds.
 const LONGER: (&str, f64) = ("local-connect", 0.003);
 
 /// The verdict on each demand of which both sides were measured.
 pub(super) fn bars(measured: &Measured) -> Vec<Bar> {
     let each = RULES.iter().flat_map(|rule| BOUND.map(|peer| (rule, peer)));
-    let each = each.chain(ON_ONE_HOST.iter().map(|rule| (rule, Peer::Steered)));
+    let each = each.chain(STEERED.iter().map(|rule| (rule, Peer::Steered)));
+    let each = each.chain(BYPASSED.iter().map(|rule| (rule, Peer::Bypassed)));
     each.filter_map(|(rule, peer)| {
         let ratio = measured.ratio(rule.workload, peer, rule.to, rule.figure)?;
         Some(Bar {
@@ -79,7 +86,7 @@ mod tests {
     #[test]
     fn every_bar_is_about_a_workload_that_there_is() {
         let known = |rule: &Rule| workload::ALL.iter().any(|one| one.name == rule.workload);
-        assert!(RULES.iter().chain(&ON_ONE_HOST).all(known));
+        assert!(RULES.iter().chain(&STEERED).chain(&BYPASSED).all(known));
         assert!(workload::ALL.iter().any(|one| one.name == LONGER.0));
     }
 }

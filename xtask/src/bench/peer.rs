@@ -33,6 +33,8 @@ pub(super) enum Peer {
     Xdp,
     /// The daemon's steering, for clients on its own host
     Steered,
+    /// The same with the bypass, for a Redis on that host too
+    Bypassed,
     /// Direct, by a program at XDP that does nothing else: what XDP itself costs on these links. Measured only if it is named
     XdpRoute,
 }
@@ -52,6 +54,7 @@ impl Peer {
             | Self::Nginx
             | Self::Twemproxy
             | Self::Steered
+            | Self::Bypassed
             | Self::XdpRoute => None,
         }
     }
@@ -80,7 +83,7 @@ impl Peer {
     pub(super) fn is_at(self, place: Place) -> bool {
         match self {
             Self::Direct | Self::Haproxy | Self::Nginx | Self::Copy | Self::Sockmap => true,
-            Self::Steered => place == Place::Together,
+            Self::Steered | Self::Bypassed => place == Place::Together,
             Self::Nftables | Self::HaproxySplice | Self::Twemproxy | Self::Tc | Self::Xdp | Self::XdpRoute => {
                 place == Place::Apart
             }

@@ -72,7 +72,8 @@ impl Stage {
             Peer::Nginx => Front::Nginx(Nginx::plain(&world, listen, master)?),
             Peer::Twemproxy => Front::Twemproxy(Twemproxy::plain(&world, listen, master)?),
             Peer::XdpRoute => Front::Route { _until_dropped: Route::start(&world)? },
-            Peer::Steered => Front::Ours(steered(run, &world, &cluster)?),
+            Peer::Steered => Front::Ours(local(run, &world, &cluster, "off")?),
+            Peer::Bypassed => Front::Ours(local(run, &world, &cluster, "on")?),
             Peer::Copy | Peer::Sockmap | Peer::Tc | Peer::Xdp => Front::Ours(ours(run, &world, &cluster, peer)?),
         };
         let address = if peer.is_routed() { master } else { listen };
@@ -132,15 +133,18 @@ fn ours(run: &Run, world: &World, cluster: &Cluster, peer: Peer) -> Result<Daemo
 }
 
 /// The daemon, which leads its own host's clients; `copy` is what would be left.
-fn steered(run: &Run, world: &World, cluster: &Cluster) -> Result<Daemon> {
+fn local(run: &Run, world: &World, cluster: &Cluster, bypass: &str) -> Result<Daemon> {
     let listen = world.proxy()?.address(PORT);
-    let config = daemon::in_front(cluster, &run.program, "copy", listen).local("steering", "\"on\"");
+    let config = daemon::in_front(cluster, &run.program, "copy", listen);
+    let config = config.local("steering", "\"on\"").local("bypass", &format!("\"{bypass}\""));
     let daemon = Daemon::start(world, &config)?;
     daemon.wait_master(&cluster.spec.name, cluster.nodes[0].address, FOUND)?;
     wait::until(FOUND, "a client to be led", || {
         let mut client = Client::connect(world.proxy()?, listen)?;
         client.ping()?;
-        ensure!(daemon.status()?.route("writes")?.steered > 0, "the daemon's listener has taken it");
+        let route = daemon.status()?.route("writes")?.clone();
+        ensure!(route.steered > 0, "the daemon's listener has taken it");
+        ensure!(bypass == "off" || route.bypassed > 0, "it goes by TCP");
         Ok(())
     })?;
     Ok(daemon)

@@ -64,7 +64,7 @@ const fn together(name: &'static str, title: &'static str, load: Load) -> Worklo
     Workload { name, title, load, place: Place::Together }
 }
 
-pub(super) const ALL: [Workload; 18] = [
+pub(super) const ALL: [Workload; 22] = [
     apart("get-1", "GET 64 B, 1 client", requests(Get, 1)),
     apart("get-50", "GET 64 B, 50 clients", requests(Get, 50)),
     apart("get-500", "GET 64 B, 500 clients", requests(Get, 500)),
@@ -82,6 +82,10 @@ pub(super) const ALL: [Workload; 18] = [
     apart("pubsub-100", "100 subscribers, 200 messages/s", messages(100, 200)),
     apart("pubsub-1000", "1,000 subscribers, 20 messages/s", messages(1000, 20)),
     together("local-steered", "on one host: GET 64 B, 50 clients", requests(Get, 50)),
+    together("local-bypass", "on one host: GET 64 B, 50 clients, for the bypass", requests(Get, 50)),
+    together("local-bypass-1", "on one host: GET 64 B, 1 client", requests(Get, 1)),
+    together("local-bypass-16", "on one host: GET 64 B, 50 clients, pipeline 16", PIPELINE),
+    together("local-bypass-pubsub", "on one host: 100 subscribers, 200 messages/s", messages(100, 200)),
     together("local-connect", "on one host: connect(2), one after the other", Load::Connects(20_000)),
 ];
 

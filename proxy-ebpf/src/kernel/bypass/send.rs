@@ -137,7 +137,8 @@ fn is_pressed(orders: &Orders, at: u64) -> bool {
         let protocol: u64 = socket::word(at, orders.prot)?;
         let taken: u64 = socket::word(protocol, orders.memory_allocated)?;
         let allowed: u64 = socket::word(protocol, orders.sysctl_mem)?;
-        Some(socket::word::<u64>(taken, 0)? > socket::word::<u64>(allowed, 0)?)
+        // Signed: what each CPU keeps for itself is not in it, so that it may be below nothing.
+        Some(socket::word::<i64>(taken, 0)? > socket::word::<i64>(allowed, 0)?)
     };
     pressed().unwrap_or(true)
 }

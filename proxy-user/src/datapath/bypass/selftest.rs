@@ -50,7 +50,7 @@ pub fn selftest() -> Result<Tested, Error> {
     let began = Instant::now();
     let bench = Bench::new()?;
     for (case, run) in cases {
-        run(&bench).map_err(|what| Error::Failed { case, what })?;
+        run(&bench).map_err(|what| Error::Failed { case, what: format!("{what} ({})", bench.outcomes()) })?;
     }
     let found = bench.orders.get(&0, 0)?;
     if found.spared == 0 {
@@ -108,6 +108,14 @@ impl Bench {
             end.set_write_timeout(Some(LIMIT)).map_err(text)?;
         }
         Ok(Ends { client, node })
+    }
+
+    /// What the programs say of it, for whoever has to find out why.
+    fn outcomes(&self) -> String {
+        let counts = (0..).zip(count::NAMES).map(|(what, name)| (name, self.count(what).unwrap_or_default()));
+        let said: Vec<_> =
+            counts.filter(|(_, count)| *count != 0).map(|(name, count)| format!("{name}: {count}")).collect();
+        said.join(", ")
     }
 
     fn count(&self, what: u32) -> Result<u64, String> {

@@ -176,6 +176,7 @@ fn colour(peer: Peer) -> RGBColor {
         Peer::Tc => RGBColor(31, 78, 158),
         Peer::Xdp => RGBColor(11, 42, 102),
         Peer::Steered => RGBColor(72, 52, 212),
+        Peer::Bypassed => RGBColor(136, 84, 208),
         Peer::XdpRoute => RGBColor(190, 190, 190),
     }
 }
