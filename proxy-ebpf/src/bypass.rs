@@ -18,6 +18,8 @@ pub mod names {
     /// Array of `u64`, by [`crate::balance::of_slot`]: steered clients whose requests are bypassed. Mapped into the daemon's
     /// memory.
     pub const CLIENTS: &str = "bypass_clients";
+    /// Ring buffer of [`super::End`]: sockets that the daemon is to take out of [`SOCKETS`].
+    pub const LEAVING: &str = "bypass_leaving";
     /// Per-CPU array of one [`super::Counts`].
     pub const COUNTS: &str = "bypass_counts";
     /// The programs: connections as they begin and end, and what is sent on them.
@@ -64,6 +66,8 @@ pub struct Entered {
     pub sent: u32,
     pub received: u32,
     pub gate: Gate,
+    /// One of [`seat`].
+    pub seat: u64,
 }
 
 /// Whose switch a connection goes by, as in [`crate::steering::Steered`].
@@ -77,6 +81,16 @@ pub struct Gate {
 }
 
 pub const NO_ROUTE: u16 = u16::MAX;
+
+/// Values of [`Entered::seat`]: a socket to which something was handed over stays in for life, or what it has not read would be
+/// lost.
+pub mod seat {
+    pub const FREE: u64 = 0;
+    /// The other end hands over to it.
+    pub const TAKEN: u64 = 1;
+    /// It goes out, and nobody hands over to it any more.
+    pub const LEAVING: u64 = 2;
+}
 
 /// What a socket sends on.
 #[repr(C)]
@@ -133,9 +147,14 @@ pub struct Orders {
     pub rmem_alloc: u32,
     pub write_seq: u32,
     pub prot: u32,
-    /// ... and those of its protocol.
+    pub socket: u32,
+    /// ... of its protocol ...
     pub memory_allocated: u32,
     pub sysctl_mem: u32,
+    /// ... and from there to the flags that its process has set.
+    pub file: u32,
+    pub f_flags: u32,
+    pub _pad: u32,
 }
 
 /// How much may wait for a reader, with what the kernel needs to hold it, in bytes.
@@ -177,21 +196,25 @@ pub mod count {
     pub const NO_ROOM: u32 = 9;
     /// The bypass was switched off.
     pub const OFF: u32 = 10;
+    /// Its process waits inside of recv(2), which the kernel lets end for nothing on such a socket.
+    pub const BLOCKING: u32 = 11;
     /// To here.
-    pub const BYTES: u32 = 11;
-    pub const MESSAGES: u32 = 12;
+    pub const BYTES: u32 = 12;
+    pub const MESSAGES: u32 = 13;
     /// Clients that have dialled a node themselves and are bypassed: one more, or one less.
-    pub const DIRECT: u32 = 13;
-    pub const COUNT: u32 = 14;
+    pub const DIRECT: u32 = 14;
+    pub const COUNT: u32 = 15;
 
     /// Label values of the metric `switchmaster_bypass_total`, by index.
-    pub const NAMES: [&str; BYTES as usize] =
-        ["bypassed", "no_peer", "unproven", "mixed", "behind", "memory", "held", "gone", "refused", "no_room", "off"];
+    pub const NAMES: [&str; BYTES as usize] = [
+        "bypassed", "no_peer", "unproven", "mixed", "behind", "memory", "held", "gone", "refused", "no_room", "off",
+        "blocking",
+    ];
 }
 
 const _: () = {
     assert!(size_of::<End>() == 48);
-    assert!(size_of::<Entered>() == 24);
-    assert!(size_of::<Path>() == 152);
-    assert!(size_of::<Orders>() == 32);
+    assert!(size_of::<Entered>() == 32);
+    assert!(size_of::<Path>() == 160);
+    assert!(size_of::<Orders>() == 48);
 };

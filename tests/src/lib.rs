@@ -11,6 +11,7 @@ pub mod instrument;
 pub mod lab;
 pub mod netns;
 pub mod node;
+mod patient;
 pub mod peer;
 pub mod process;
 pub mod redis;
@@ -24,6 +25,7 @@ pub use self::{
     lab::Lab,
     netns::{Namespace, Spoke, World},
     node::FakeNode,
+    patient::Patient,
     peer::{HaProxy, Nat, Nginx, Style, Twemproxy},
     redis::{Cluster, Spec},
 };
@@ -51,6 +53,44 @@ macro_rules! on_each_datapath {
             #[test]
             fn xdp() {
                 super::$test("xdp");
+            }
+        })+
+    };
+}
+
+/// The same, and also for clients on the daemon's own host: led to a node there, and bypassed too.
+#[macro_export]
+macro_rules! on_each_way {
+    ($($test:ident),+ $(,)?) => {
+        $(mod $test {
+            #[test]
+            fn copy() {
+                super::$test("copy");
+            }
+
+            #[test]
+            fn sockmap() {
+                super::$test("sockmap");
+            }
+
+            #[test]
+            fn tc() {
+                super::$test("tc");
+            }
+
+            #[test]
+            fn xdp() {
+                super::$test("xdp");
+            }
+
+            #[test]
+            fn steered() {
+                super::$test("steered");
+            }
+
+            #[test]
+            fn bypassed() {
+                super::$test("bypassed");
             }
         })+
     };

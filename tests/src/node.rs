@@ -16,8 +16,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::netns::{Namespace, World};
-use crate::wait;
+use crate::{
+    Patient,
+    netns::{Namespace, World},
+    wait,
+};
 
 /// Enough for a handler that keeps its buffers on the heap; thousands of them run at once.
 pub const STACK: usize = 256 << 10;
@@ -42,6 +45,8 @@ struct Shared {
     handler: Box<Handler>,
     is_master: AtomicBool,
     door: AtomicU8,
+    /// Connections wait in poll(2) from the beginning.
+    is_patient: AtomicBool,
     stopping: AtomicBool,
     kept: Mutex<Vec<TcpStream>>,
     /// Connections the handler has had, and how each ended badly.
@@ -70,12 +75,22 @@ impl FakeNode {
         port: u16,
         handler: impl Fn(TcpStream) -> Result<()> + Send + Sync + 'static,
     ) -> Result<Self> {
-        let namespace = world.db()?.clone();
+        Self::master_in(world.db()?, port, handler)
+    }
+
+    /// The same in another namespace.
+    pub fn master_in(
+        namespace: &Namespace,
+        port: u16,
+        handler: impl Fn(TcpStream) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let namespace = namespace.clone();
         let addresses = vec![namespace.address(port), namespace.address6(port)];
         let shared = Arc::new(Shared {
             handler: Box::new(handler),
             is_master: AtomicBool::new(true),
             door: AtomicU8::new(Door::Ask as u8),
+            is_patient: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             kept: Mutex::default(),
             begun: AtomicUsize::new(0),
@@ -106,6 +121,11 @@ impl FakeNode {
 
     pub fn set_door(&self, door: Door) {
         self.shared.door.store(door as u8, Ordering::SeqCst);
+    }
+
+    /// From now on connections never wait inside of their calls; handlers read them by [`Patient`].
+    pub fn be_patient(&self) {
+        self.shared.is_patient.store(true, Ordering::SeqCst);
     }
 
     /// Connections held behind [`Door::Keep`].
@@ -167,6 +187,11 @@ fn open_door(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.stopping.load(Ordering::SeqCst) {
             return;
         }
+        if shared.is_patient.load(Ordering::SeqCst)
+            && let Err(error) = stream.set_nonblocking(true)
+        {
+            lock(&shared.faults).push(format!("nonblocking: {error}"));
+        }
         let door = shared.door.load(Ordering::SeqCst);
         if door == Door::Keep as u8 {
             lock(&shared.kept).push(stream);
@@ -184,7 +209,9 @@ fn open_door(listener: &TcpListener, shared: &Arc<Shared>) {
 fn welcome(stream: TcpStream, ask: bool, shared: &Shared) {
     let mut first = [0];
     if ask {
-        match stream.peek(&mut first) {
+        let is_patient = shared.is_patient.load(Ordering::SeqCst);
+        let peek = |first: &mut [u8]| if is_patient { Patient::new(&stream)?.peek(first) } else { stream.peek(first) };
+        match peek(&mut first) {
             // Gone before it said a word: nobody the handler knows.
             Ok(0) | Err(_) => return,
             Ok(_) if first[0] == b'*' => {
@@ -204,6 +231,7 @@ fn welcome(stream: TcpStream, ask: bool, shared: &Shared) {
 }
 
 fn answer_probes(stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
     let mut out = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     while let Some(words) = command(&mut reader)? {

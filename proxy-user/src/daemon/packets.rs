@@ -209,11 +209,11 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel, translates: boo
     let Some(Map::Array(gates)) = object.map(names::GATES) else { bail!("the kernel object has no gates") };
     kernel.targets.set_gates(gates)?;
     let (numbers, left) = take_over(config, sizes, seed, kernel)?;
+    let nodes: Vec<SocketAddr> = left.iter().flat_map(BTreeMap::values).copied().collect();
     let steering = match config.local.steering {
         Wish::Off => Err(Ok(CONFIGURED.to_owned())),
-        Wish::Auto | Wish::On => {
-            prepare_steering(config, &object, sizes, seed, kernel).map_err(|error| refuse_if_asked(config, &error))
-        }
+        Wish::Auto | Wish::On => prepare_steering(config, &object, sizes, seed, &nodes, kernel)
+            .map_err(|error| refuse_if_asked(config, &error)),
     };
     let steering = match steering {
         Ok(prepared) => Ok(prepared),
@@ -222,7 +222,7 @@ fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel, translates: boo
             Err(why?)
         }
     };
-    let bypass = bypass(config, &object, sizes, kernel)?;
+    let bypass = bypass(config, &object, sizes, nodes, kernel)?;
     let setup = TcSetup {
         links: kernel.pins.links(),
         maps: kernel.pins.maps(),
@@ -273,12 +273,15 @@ fn prepare_steering(
     tc: &Ebpf,
     sizes: NatSizes,
     seed: u64,
+    nodes: &[SocketAddr],
     kernel: &InKernel,
 ) -> Result<PreparedSteering> {
     let cgroup = cgroup(config)?;
     told(discard_steering_elsewhere(&kernel.pins, &cgroup)?);
     let object = kernel::load_steering(tc, sizes, &kernel.pins, seed)?;
-    let setup = SteeringSetup { cgroup, links: kernel.pins.links(), all_namespaces: config.local.all_namespaces };
+    let (links, all_namespaces) = (kernel.pins.links(), config.local.all_namespaces);
+    let nodes = nodes.iter().map(SocketAddr::ip).collect();
+    let setup = SteeringSetup { cgroup, links, all_namespaces, nodes };
     Ok(PreparedSteering::attach(object, setup)?)
 }
 
@@ -288,9 +291,15 @@ fn cgroup(config: &Config) -> Result<PathBuf> {
 }
 
 /// What a kernel cannot do is no reason not to serve: without the bypass everything is as it should be, only slower.
-fn bypass(config: &Config, tc: &Ebpf, sizes: NatSizes, kernel: &InKernel) -> Result<Result<Arc<Bypass>, String>> {
+fn bypass(
+    config: &Config,
+    tc: &Ebpf,
+    sizes: NatSizes,
+    nodes: Vec<SocketAddr>,
+    kernel: &InKernel,
+) -> Result<Result<Arc<Bypass>, String>> {
     let why = if config.local.bypass {
-        match start_bypass(config, tc, sizes, kernel) {
+        match start_bypass(config, tc, sizes, nodes, kernel) {
             Ok(bypass) => return Ok(Ok(Arc::new(bypass))),
             Err(error) => format!("{error:#}"),
         }
@@ -301,13 +310,19 @@ fn bypass(config: &Config, tc: &Ebpf, sizes: NatSizes, kernel: &InKernel) -> Res
     Ok(Err(why))
 }
 
-fn start_bypass(config: &Config, tc: &Ebpf, sizes: NatSizes, kernel: &InKernel) -> Result<Bypass> {
+fn start_bypass(
+    config: &Config,
+    tc: &Ebpf,
+    sizes: NatSizes,
+    nodes: Vec<SocketAddr>,
+    kernel: &InKernel,
+) -> Result<Bypass> {
     let cgroup = cgroup(config)?;
     discard_bypass_elsewhere(&kernel.pins, &cgroup)?;
     let tested = selftest_bypass()?;
     let object = kernel::load_bypass(tc, sizes, &kernel.pins)?;
     let (links, all_namespaces) = (kernel.pins.links(), config.local.all_namespaces);
-    Ok(Bypass::start(object, BypassSetup { cgroup, links, all_namespaces, tested })?)
+    Ok(Bypass::start(object, BypassSetup { cgroup, links, all_namespaces, nodes, tested })?)
 }
 
 fn steered(config: &Config, flows: &[u32], numbers: &[u32]) -> Vec<SteeringRoute> {

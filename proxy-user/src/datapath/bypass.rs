@@ -4,6 +4,7 @@
 //! has them); nothing is bypassed on a kernel on which the self-test fails. Needs what steering needs, and BTF of the kernel.
 
 mod keeper;
+mod leaving;
 mod selftest;
 
 use std::{
@@ -22,7 +23,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, Map, MapData, MapError, PerCpuArray, SockHash},
+    maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf, SockHash},
     pin::PinError,
     programs::{
         CgroupAttachMode, ProgramError, SkMsg, SockOps,
@@ -35,6 +36,7 @@ use proxy_ebpf::{
 };
 
 use self::keeper::{Keeper, Order};
+use self::leaving::{Leaving, Running};
 use self::selftest::Tested;
 pub use self::selftest::selftest;
 use crate::kernel::{self, BtfError, Hooks, Mapping, MappingError, PinDir, netns};
@@ -46,6 +48,8 @@ pub struct Setup {
     pub links: PathBuf,
     /// Nodes and clients in every network namespace below the cgroup, and not in the daemon's alone.
     pub all_namespaces: bool,
+    /// The nodes that an earlier daemon led to: nobody may say them again.
+    pub nodes: Vec<SocketAddr>,
     pub tested: Tested,
 }
 
@@ -86,6 +90,7 @@ pub struct Bypass {
     clients: Mapping<AtomicU64>,
     counts: PerCpuArray<MapData, Counts>,
     keeper: Mutex<Option<JoinHandle<()>>>,
+    _leaving: Running,
 }
 
 impl Bypass {
@@ -99,14 +104,22 @@ impl Bypass {
         let counts = PerCpuArray::try_from(take(&mut object, names::COUNTS)?)?;
         let nodes = take(&mut object, names::NODES)?.try_into()?;
         tell(&mut object, setup.tested.orders())?;
-        hand_over(&mut object)?;
+        let leaving = hand_over(&mut object)?.start().map_err(Error::Thread)?;
         attach(&mut object, &setup.cgroup, &setup.links)?;
         let (cgroup, tested) = (setup.cgroup.clone(), setup.tested.said.clone());
         let keeper = Keeper::new(object, nodes, netns::cookie().map_err(Error::Namespace)?, setup);
         let (orders, told) = channel();
         let run = move || keeper.run(&told);
         let keeper = thread::Builder::new().name("bypass".to_owned()).spawn(run).map_err(Error::Thread)?;
-        Ok(Self { cgroup, tested, orders: Mutex::new(orders), clients, counts, keeper: Mutex::new(Some(keeper)) })
+        Ok(Self {
+            cgroup,
+            tested,
+            orders: Mutex::new(orders),
+            clients,
+            counts,
+            keeper: Mutex::new(Some(keeper)),
+            _leaving: leaving,
+        })
     }
 
     pub fn cgroup(&self) -> &Path {
@@ -197,11 +210,11 @@ fn load(object: &mut Ebpf) -> Result<(), Error> {
 }
 
 /// What is sent on the sockets that are entered from here on is asked about.
-fn hand_over(object: &mut Ebpf) -> Result<(), Error> {
+fn hand_over(object: &mut Ebpf) -> Result<Leaving, Error> {
     let sockets: SockHash<_, End> = take(object, names::SOCKETS)?.try_into()?;
     let send = program::<SkMsg>(object, names::SEND)?;
     send.attach(sockets.fd()).map_err(|error| Error::Program(names::SEND, error))?;
-    Ok(())
+    Ok(Leaving::new(RingBuf::try_from(take(object, names::LEAVING)?)?, sockets))
 }
 
 fn tell(object: &mut Ebpf, orders: Orders) -> Result<(), Error> {

@@ -195,12 +195,12 @@ fn slow_reader(bench: &Bench) -> Result<(), String> {
     if intact { Ok(()) } else { Err(format!("{} bytes of {sent} arrived intact", received.len())) }
 }
 
-pub(super) fn exchange(from: &mut TcpStream, to: &mut TcpStream, message: &[u8]) -> Result<(), String> {
+pub(super) fn exchange(from: &mut impl io::Write, to: &mut impl io::Read, message: &[u8]) -> Result<(), String> {
     from.write_all(message).map_err(text)?;
     expect(to, message)
 }
 
-fn expect(on: &mut TcpStream, message: &[u8]) -> Result<(), String> {
+fn expect(on: &mut impl io::Read, message: &[u8]) -> Result<(), String> {
     let mut received = vec![0; message.len()];
     on.read_exact(&mut received).map_err(|error| format!("nothing arrived: {error}"))?;
     if received == message { Ok(()) } else { Err("other bytes arrived than were sent".to_owned()) }

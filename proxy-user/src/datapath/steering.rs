@@ -53,6 +53,8 @@ pub struct Setup {
     pub links: PathBuf,
     /// Clients of every network namespace below the cgroup, and not of the daemon's alone.
     pub all_namespaces: bool,
+    /// The nodes that an earlier daemon led to: nobody may say them again.
+    pub nodes: Vec<IpAddr>,
 }
 
 #[derive(Debug, thiserror::Error)]

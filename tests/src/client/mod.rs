@@ -21,7 +21,7 @@ pub use self::{
     subscriber::Subscriber,
     writer::{Ack, KEY, Outage, Record, Writer, held},
 };
-use crate::netns::Namespace;
+use crate::{Patient, netns::Namespace};
 
 /// Long enough for a parked connection, short enough for a test.
 pub const LIMIT: Duration = Duration::from_secs(5);
@@ -29,6 +29,8 @@ pub const LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 enum Stream {
     Tcp(TcpStream),
+    /// Waits in poll(2).
+    Patient(TcpStream),
     Unix(UnixStream),
 }
 
@@ -36,6 +38,7 @@ impl Read for &Stream {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         match self {
             Stream::Tcp(stream) => (&*stream).read(buffer),
+            Stream::Patient(stream) => Patient::new(stream)?.read(buffer),
             Stream::Unix(stream) => (&*stream).read(buffer),
         }
     }
@@ -54,7 +57,7 @@ impl Drop for HangUp {
     fn drop(&mut self) {
         // One that has ended already is no error.
         let _ended = match &self.0 {
-            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Tcp(stream) | Stream::Patient(stream) => stream.shutdown(Shutdown::Both),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
         };
     }
@@ -85,6 +88,16 @@ impl Client {
         Ok(client)
     }
 
+    /// With the same connection, but waiting in poll(2), as a client with an event loop does.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        let stream = match self.stream {
+            Stream::Tcp(stream) => Stream::Patient(stream),
+            other => other,
+        };
+        Self { stream, ..self }
+    }
+
     /// The way the harness itself asks a server: whatever happens to the network, this still works.
     pub fn unix(path: &Path, limit: Duration) -> Result<Self> {
         let stream = UnixStream::connect(path).with_context(|| path.display().to_string())?;
@@ -97,7 +110,7 @@ impl Client {
     /// How long a reply may take; `None`: for ever.
     pub fn set_limit(&self, limit: Option<Duration>) -> Result<()> {
         match &self.stream {
-            Stream::Tcp(stream) => stream.set_read_timeout(limit),
+            Stream::Tcp(stream) | Stream::Patient(stream) => stream.set_read_timeout(limit),
             Stream::Unix(stream) => stream.set_read_timeout(limit),
         }
         .context("read time-out")
@@ -110,6 +123,7 @@ impl Client {
     pub fn send_raw(&mut self, bytes: &[u8]) -> Result<()> {
         match &self.stream {
             Stream::Tcp(stream) => (&*stream).write_all(bytes),
+            Stream::Patient(stream) => Patient::new(stream).and_then(|mut stream| stream.write_all(bytes)),
             Stream::Unix(stream) => (&*stream).write_all(bytes),
         }
         .context("send")
@@ -157,7 +171,7 @@ impl Client {
 
     pub fn hang_up(&self) -> Result<HangUp> {
         let stream = match &self.stream {
-            Stream::Tcp(stream) => stream.try_clone().map(Stream::Tcp),
+            Stream::Tcp(stream) | Stream::Patient(stream) => stream.try_clone().map(Stream::Tcp),
             Stream::Unix(stream) => stream.try_clone().map(Stream::Unix),
         };
         stream.context("socket").map(HangUp)
@@ -166,7 +180,7 @@ impl Client {
     /// The socket, to half-close it, to look at it, or to pass bytes that are not Redis's.
     pub fn tcp(&self) -> Result<&TcpStream> {
         match &self.stream {
-            Stream::Tcp(stream) => Ok(stream),
+            Stream::Tcp(stream) | Stream::Patient(stream) => Ok(stream),
             Stream::Unix(_) => bail!("this is a connection over a unix socket"),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::netns::Namespace;
+use crate::netns::{HUB, Namespace};
 
 #[derive(Debug, Clone)]
 pub struct Spec {
@@ -76,12 +76,13 @@ impl Spec {
         Self { node_namespaces: names, sentinel_namespace, ..spec }
     }
 
-    /// The namespaces a world needs for it.
+    /// The namespaces a world needs for it, beside the one in the middle.
     pub fn namespaces(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.node_namespaces.iter().map(String::as_str).collect();
         names.push(&self.sentinel_namespace);
         names.sort_unstable();
         names.dedup();
+        names.retain(|name| *name != HUB);
         names
     }
 

@@ -4,6 +4,7 @@
 mod access;
 mod arming;
 mod balance;
+mod bypass;
 mod failover;
 mod gap;
 mod input;

@@ -120,7 +120,7 @@ fn a_route_for_which_tc_is_named_is_left_to_tc() -> Result<()> {
     let xdp = |fate: &str| metric(&daemon, "switchmaster_xdp_packets_total{", &format!("fate=\"{fate}\""));
     let expected = f64::from(ROUND_TRIPS) * 2.0 * 0.95;
     for (address, fate) in [(first, "sent"), (second, "other_route")] {
-        let mut stream = dial(&world, address)?;
+        let mut stream = dial(world.client()?, address)?;
         let before = [xdp("sent")?, xdp("other_route")?];
         round_trips(&mut stream, ROUND_TRIPS)?;
         let [sent, left] = [xdp("sent")? - before[0], xdp("other_route")? - before[1]];

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use switchmaster_tests::wait;
 
 use crate::{
-    on_each_datapath,
+    on_each_datapath, on_each_way,
     order::{self, Manner, Order},
     stage::{self, LIMIT, Stage, crowd},
 };
@@ -20,7 +20,8 @@ use crate::{
 const CONNECTIONS: usize = 24;
 const QUEUED: u64 = 8 << 20;
 
-on_each_datapath!(of_the_client, of_the_node, of_both_at_once, of_idle_ends, before_the_accept, short_lives);
+on_each_way!(of_the_client, of_the_node, of_both_at_once, of_idle_ends, short_lives);
+on_each_datapath!(before_the_accept);
 
 /// The reader begins late: by then everything is queued wherever there is room, and the FIN behind it.
 fn run(datapath: &str, up: u64, down: u64, node: Manner, client: Manner) {

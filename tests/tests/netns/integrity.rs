@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use switchmaster_tests::wait;
 
 use crate::{
-    on_each_datapath,
+    on_each_datapath, on_each_way,
     order::{self, Manner, Order},
     pattern::Random,
     stage::{self, LIMIT, Stage, crowd},
@@ -20,7 +20,8 @@ use crate::{
 
 const CONNECTIONS: usize = 1000;
 
-on_each_datapath!(a_thousand_connections, what_passes_is_counted);
+on_each_way!(a_thousand_connections);
+on_each_datapath!(what_passes_is_counted);
 
 fn total() -> Result<u64> {
     let mebibytes = env::var("SWITCHMASTER_TRAFFIC_MIB").unwrap_or_else(|_| "256".to_owned());

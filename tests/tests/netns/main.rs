@@ -1,6 +1,7 @@
 //! The traffic suite: real sockets through the real daemon, in namespaces, every test once for each
 //! datapath and judged by the bytes alone. `copy` is the reference; a datapath that differs is wrong.
 
+mod bypass;
 mod conntrack;
 mod cost;
 mod express;
@@ -24,4 +25,4 @@ mod stage;
 mod stall;
 mod switch;
 
-use switchmaster_tests::{on_each_datapath, on_each_proxy};
+use switchmaster_tests::{on_each_datapath, on_each_proxy, on_each_way};

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use switchmaster_tests::{node::STACK, wait};
+use switchmaster_tests::{Patient, node::STACK, wait};
 
 use crate::pattern::{LONGEST, Pattern, Random};
 
@@ -53,7 +53,7 @@ impl Order {
         bytes
     }
 
-    fn decode(stream: &mut TcpStream) -> Result<Self> {
+    fn decode(stream: &mut Patient<'_>) -> Result<Self> {
         let mut head = [0; HEAD];
         stream.read_exact(&mut head).context("the order")?;
         ensure!(head[0] == MARK, "not an order: {head:02x?}");
@@ -71,8 +71,8 @@ impl Order {
 }
 
 /// The node's handler for orders.
-pub(crate) fn serve(mut stream: TcpStream) -> Result<()> {
-    let order = Order::decode(&mut stream)?;
+pub(crate) fn serve(stream: TcpStream) -> Result<()> {
+    let order = Order::decode(&mut Patient::new(&stream)?)?;
     let (up, down) = streams(order.seed);
     both(&stream, (up, order.up), (down, order.down), order.node, || {}).with_context(|| format!("node, {order:?}"))
 }
@@ -80,17 +80,18 @@ pub(crate) fn serve(mut stream: TcpStream) -> Result<()> {
 /// The node's handler for tests that want both.
 pub(crate) fn serve_or_echo(stream: TcpStream) -> Result<()> {
     let mut first = [0];
-    stream.peek(&mut first).context("the first byte")?;
+    Patient::new(&stream)?.peek(&mut first).context("the first byte")?;
     if first[0] == MARK { serve(stream) } else { echo(stream) }
 }
 
 /// Sends everything back, to the end.
-pub(crate) fn echo(mut stream: TcpStream) -> Result<()> {
+pub(crate) fn echo(stream: TcpStream) -> Result<()> {
     let mut buffer = vec![0; 16 << 10];
+    let mut patient = Patient::new(&stream)?;
     loop {
-        match stream.read(&mut buffer).context("echo, read")? {
+        match patient.read(&mut buffer).context("echo, read")? {
             0 => return stream.shutdown(Shutdown::Write).context("echo, finish"),
-            count => stream.write_all(&buffer[..count]).context("echo, write")?,
+            count => patient.write_all(&buffer[..count]).context("echo, write")?,
         }
     }
 }
@@ -109,9 +110,9 @@ pub(crate) fn fulfil(stream: TcpStream, order: &Order, client: Manner) -> Result
 }
 
 /// The same, but nothing is read before `wait` returns.
-pub(crate) fn fulfil_after(mut stream: TcpStream, order: &Order, client: Manner, wait: impl FnOnce()) -> Result<()> {
+pub(crate) fn fulfil_after(stream: TcpStream, order: &Order, client: Manner, wait: impl FnOnce()) -> Result<()> {
     let (up, down) = streams(order.seed);
-    stream.write_all(&order.encode()).context("send the order")?;
+    Patient::new(&stream)?.write_all(&order.encode()).context("send the order")?;
     both(&stream, (down, order.down), (up, order.up), client, wait)
         .with_context(|| format!("client, {order:?} {client:?}"))
 }
@@ -152,16 +153,17 @@ fn both(
 
 /// Writes `len` bytes in random pieces, and finishes.
 pub(crate) fn send(
-    mut stream: &TcpStream,
+    stream: &TcpStream,
     mut pattern: Pattern,
     len: u64,
     manner: Manner,
     random: &mut Random,
 ) -> Result<()> {
     let most = if manner.most == 0 { LONGEST } else { manner.most as usize };
+    let mut patient = Patient::new(stream)?;
     while pattern.at < len {
         let size = (random.size(most) as u64).min(len - pattern.at) as usize;
-        stream.write_all(pattern.peek(size)).with_context(|| format!("send, after {} of {len}", pattern.at))?;
+        patient.write_all(pattern.peek(size)).with_context(|| format!("send, after {} of {len}", pattern.at))?;
         pattern.at += size as u64;
         if manner.rests_us > 0 && random.one_in(4) {
             rest(random, manner.rests_us);
@@ -172,16 +174,16 @@ pub(crate) fn send(
 
 /// Reads exactly `len` bytes and then the end.
 pub(crate) fn receive(
-    mut stream: &TcpStream,
+    stream: &TcpStream,
     mut pattern: Pattern,
     len: u64,
     manner: Manner,
     random: &mut Random,
 ) -> Result<()> {
-    let mut buffer = vec![0; 32 << 10];
+    let (mut buffer, mut patient) = (vec![0; 32 << 10], Patient::new(stream)?);
     wait::pause(Duration::from_millis(manner.late_ms.into()));
     loop {
-        let count = match stream.read(&mut buffer) {
+        let count = match patient.read(&mut buffer) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error).with_context(|| format!("receive, after {} of {len}", pattern.at)),

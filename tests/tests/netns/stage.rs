@@ -13,8 +13,9 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use switchmaster_tests::{
-    Daemon, FakeNode, World,
+    Daemon, FakeNode, Patient, World,
     daemon::{Config, Group, Route},
+    netns::Namespace,
     node::STACK,
     wait,
 };
@@ -49,9 +50,35 @@ pub(crate) fn machine() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How a client on the daemon's own host gets to a node that is there too.
+#[derive(Debug, Clone, Copy)]
+enum LocalWay {
+    Steered,
+    Bypassed,
+}
+
+impl LocalWay {
+    fn of(datapath: &str) -> Option<Self> {
+        match datapath {
+            "steered" => Some(Self::Steered),
+            "bypassed" => Some(Self::Bypassed),
+            _ => None,
+        }
+    }
+
+    fn bypass(self) -> &'static str {
+        match self {
+            Self::Steered => "\"off\"",
+            Self::Bypassed => "\"on\"",
+        }
+    }
+}
+
 pub(crate) struct Stage {
     pub(crate) daemon: Daemon,
     pub(crate) node: FakeNode,
+    /// Where clients are.
+    client: Namespace,
     pub(crate) world: World,
     _share: Share,
 }
@@ -111,10 +138,38 @@ impl Stage {
         if datapath == "xdp" {
             world.whole_packets()?;
         }
-        let node = FakeNode::master(&world, NODE_PORT, handler)?;
+        let way = LocalWay::of(datapath);
+        let home = if way.is_some() { world.proxy()? } else { world.db()? };
+        let node = FakeNode::master_in(home, NODE_PORT, handler)?;
         let known = if ipv6 { node.ipv6() } else { node.ipv4() };
-        let daemon = Daemon::start(&world, &config(&world, known, datapath, adjust)?)?;
-        Ok(Self { daemon, node, world, _share: share })
+        let Some(way) = way else {
+            let daemon = Daemon::start(&world, &config(&world, known, datapath, adjust)?)?;
+            let client = world.client()?.clone();
+            return Ok(Self { daemon, node, client, world, _share: share });
+        };
+        if matches!(way, LocalWay::Bypassed) {
+            node.be_patient();
+        }
+        let config = config(&world, known, "copy", adjust)?.local("steering", "\"on\"").local("bypass", way.bypass());
+        let daemon = Daemon::start(&world, &config)?;
+        let client = world.proxy()?.clone();
+        let stage = Self { daemon, node, client, world, _share: share };
+        wait::until(LIMIT, "clients of this host to be led", || stage.ask_for_the_role(way, ipv6))?;
+        Ok(stage)
+    }
+
+    /// As a probe does, which is not the handler's.
+    fn ask_for_the_role(&self, way: LocalWay, ipv6: bool) -> Result<()> {
+        let client = self.connect_as(usize::from(ipv6))?;
+        let mut client = Patient::new(&client).context("nonblocking")?;
+        client.write_all(b"*1\r\n$4\r\nROLE\r\n").context("ask")?;
+        client.read_exact(&mut [0]).context("hear")?;
+        let how = match way {
+            LocalWay::Steered => "switchmaster_connections_steered{",
+            LocalWay::Bypassed => "switchmaster_connections_bypassed{",
+        };
+        ensure!(self.metric(how, "writes")? > 0.0, "it has a hop, or goes by TCP");
+        Ok(())
     }
 
     pub(crate) fn connect(&self) -> Result<TcpStream> {
@@ -128,7 +183,7 @@ impl Stage {
     }
 
     fn dial(&self, to: SocketAddr) -> Result<TcpStream> {
-        dial(&self.world, to)
+        dial(&self.client, to)
     }
 
     /// One of the daemon's metrics, summed over its labels that contain `label`.
@@ -172,9 +227,8 @@ pub(crate) fn metric(daemon: &Daemon, name: &str, label: &str) -> Result<f64> {
     lines.iter().map(|line| Ok(line.rsplit(' ').next().context("a value")?.parse::<f64>()?)).sum()
 }
 
-/// From the client's namespace.
-pub(crate) fn dial(world: &World, to: SocketAddr) -> Result<TcpStream> {
-    let stream = world.client()?.connect(to, Duration::from_secs(10))?;
+pub(crate) fn dial(from: &Namespace, to: SocketAddr) -> Result<TcpStream> {
+    let stream = from.connect(to, Duration::from_secs(10))?;
     stream.set_nodelay(true).context("nodelay")?;
     // No test waits longer for anything; a hang becomes an error that says where.
     stream.set_read_timeout(Some(LIMIT)).context("read time-out")?;

@@ -17,7 +17,7 @@ use crate::kernel::{
     tables::globals,
 };
 use proxy_ebpf::{
-    bypass::{End, Entered, Gate, Mark, NO_ROUTE, Path, count, way},
+    bypass::{End, Entered, Gate, Mark, NO_ROUTE, Path, count, seat, way},
     nat::{Address, Port},
     steering::Dialled,
 };
@@ -49,7 +49,13 @@ pub(crate) fn dials(ctx: &SockOpsContext) {
         return;
     }
     if !socket::remember(at, &path_of(&end, at, way::DIALLED, 1)) {
-        add(count::NO_ROOM, 1);
+        return add(count::NO_ROOM, 1);
+    }
+    // Only what was remembered is a number to calculate with.
+    let waits = |path: &mut Path| socket::is_blocking(orders, path.here.socket) == Some(true);
+    if socket::path(at).is_some_and(waits) {
+        socket::forget(at);
+        add(count::BLOCKING, 1);
     }
 }
 
@@ -65,13 +71,19 @@ pub(crate) fn connected(ctx: &SockOpsContext) {
     }
 }
 
-/// Somebody's connection was accepted.
+/// Somebody's connection was accepted. The other end is there already if it is on this host: it was established first.
 #[inline(always)]
 pub(crate) fn accepted(ctx: &SockOpsContext) {
     let Some(at) = socket_of(ctx) else { return };
     let end = end_of(ctx);
     if !is_wanted() || !is_node(end.netns, &end.local, end.local_port) || socket::path(at).is_some() {
         return;
+    }
+    // SAFETY: the entry is only read, and believed for its numbers.
+    let Some(there) = (unsafe { ENDS.get(end.other()) }) else { return };
+    let numbers = ops(ctx);
+    if there.sent != read(&numbers.rcv_nxt) || there.received != read(&numbers.snd_nxt) {
+        return add(count::UNPROVEN, 1);
     }
     if !socket::remember(at, &path_of(&end, at, way::DIALLED, 0)) {
         return add(count::NO_ROOM, 1);
@@ -154,7 +166,7 @@ fn is_node(netns: u64, addr: &Address, port: Port) -> bool {
 #[inline(always)]
 fn path_of(end: &End, at: *mut bpf_sock, way: u32, dialled: u32) -> Path {
     let gate = Gate { route: NO_ROUTE, slot: 0, generation: 0 };
-    let here = Entered { socket: at as u64, sent: 0, received: 0, gate };
+    let here = Entered { socket: at as u64, sent: 0, received: 0, gate, seat: seat::FREE };
     let mark = Mark { bytes: 0, cost: 0 };
     Path { peer: end.other(), way, dialled, here, there: 0, bytes: 0, cost: 0, place: 0, piece: 0, marks: [mark; 2] }
 }

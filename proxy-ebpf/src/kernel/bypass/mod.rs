@@ -6,14 +6,14 @@ mod socket;
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SockHash},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash},
     macros::btf_map,
 };
 
-use crate::kernel::tables::MAPPED;
+use crate::kernel::tables::{MAPPED, replace};
 use proxy_ebpf::{
     balance::SLOTS,
-    bypass::{Counts, End, Entered, Gate, NO_ROUTE, Orders, Path, count},
+    bypass::{Counts, End, Entered, Gate, NO_ROUTE, Orders, Path, count, seat},
     steering::Dialled,
 };
 
@@ -31,6 +31,8 @@ static ENDS: LruHashMap<End, Entered, MOST_ENDS> = LruHashMap::new();
 static ORDERS: Array<Orders, 1, MAPPED> = Array::new();
 #[btf_map(name = "bypass_clients")]
 static CLIENTS: Array<u64, { SLOTS as usize }, MAPPED> = Array::new();
+#[btf_map(name = "bypass_leaving")]
+static LEAVING: RingBuf<End, { 64 << 10 }> = RingBuf::new();
 #[btf_map(name = "bypass_counts")]
 static COUNTS: PerCpuArray<Counts, 1> = PerCpuArray::new();
 
@@ -46,6 +48,16 @@ fn add(index: u32, by: u64) {
     // SAFETY: the entry is this CPU's own, and nobody keeps it.
     if let Some(counter) = counts.and_then(|counts| unsafe { &mut *counts }.0.get_mut(index as usize)) {
         *counter = counter.wrapping_add(by);
+    }
+}
+
+/// Has the daemon take a socket out, so that its process has it as it was before, unless something was handed over to it.
+#[inline(always)]
+fn let_go(end: &End) {
+    let Some(entered) = ENDS.get_ptr_mut(*end) else { return };
+    // SAFETY: a field of the entry. If that is another's by now, the other goes by TCP.
+    if replace(unsafe { &raw mut (*entered).seat }, seat::FREE, seat::LEAVING) {
+        let _room = LEAVING.output(*end, 0);
     }
 }
 

@@ -6,11 +6,14 @@ use aya_ebpf::{
     programs::SkMsgContext,
 };
 
-use super::{ENDS, SOCKETS, add, count_client, orders, socket};
+use super::{ENDS, SOCKETS, add, count_client, let_go, orders, socket};
 use crate::field::read;
-use crate::kernel::flow::{Gate as Says, gate::gate_of};
+use crate::kernel::{
+    flow::{Gate as Says, gate::gate_of},
+    tables::replace,
+};
 use proxy_ebpf::bypass::{
-    ALWAYS_WAITING, Entered, MOST_WAITING, Mark, NO_ROUTE, Orders, PER_MESSAGE, PIECE, Path, count, way,
+    ALWAYS_WAITING, Entered, MOST_WAITING, Mark, NO_ROUTE, Orders, PER_MESSAGE, PIECE, Path, count, seat, way,
 };
 
 /// TCP has it, unless a socket was named to hand it to.
@@ -32,6 +35,9 @@ pub(crate) fn verdict(ctx: &SkMsgContext) -> u32 {
     if let Err(why) = hand_over(ctx, msg, at, path) {
         if path.way == way::BYPASS {
             count_client(path, u64::MAX);
+        } else {
+            let_go(&path.peer.other());
+            let_go(&path.peer);
         }
         path.way = way::TCP;
         add(why, 1);
@@ -53,7 +59,7 @@ fn hand_over(ctx: &SkMsgContext, msg: &sk_msg_md, at: *mut bpf_sock, path: &mut 
         return Err(count::MIXED);
     }
     if path.way == way::UNDECIDED {
-        decide(path)?;
+        decide(orders, path)?;
     }
     let gate = path.here.gate;
     if gate.route != NO_ROUTE && !matches!(gate_of(gate.route.into(), gate.slot.into(), gate.generation), Says::Open) {
@@ -76,11 +82,20 @@ fn hand_over(ctx: &SkMsgContext, msg: &sk_msg_md, at: *mut bpf_sock, path: &mut 
 
 /// Whether the other end is there, and is the other end.
 #[inline(always)]
-fn decide(path: &mut Path) -> Result<(), u32> {
+fn decide(orders: &Orders, path: &mut Path) -> Result<(), u32> {
+    let entry = ENDS.get_ptr_mut(path.peer).ok_or(count::NO_PEER)?;
     // SAFETY: a copy; what another connection's has in its place does not fit to ours.
-    let there: Entered = *unsafe { ENDS.get(path.peer) }.ok_or(count::NO_PEER)?;
+    let there: Entered = unsafe { *entry };
     if there.sent != path.here.received || there.received != path.here.sent {
         return Err(count::UNPROVEN);
+    }
+    let waits = |at| socket::is_blocking(orders, at) == Some(true);
+    if waits(path.here.socket) || waits(there.socket) {
+        return Err(count::BLOCKING);
+    }
+    // SAFETY: a field of the entry.
+    if !replace(unsafe { &raw mut (*entry).seat }, seat::FREE, seat::TAKEN) {
+        return Err(count::NO_PEER);
     }
     path.there = there.socket;
     if path.dialled == 0 {

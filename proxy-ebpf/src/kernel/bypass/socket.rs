@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 
 use proxy_ebpf::{
-    bypass::{Gate, NO_ROUTE, Path},
+    bypass::{Gate, NO_ROUTE, Orders, Path},
     steering::Steered,
 };
 
@@ -59,6 +59,15 @@ pub(super) fn gate(socket: *mut bpf_sock) -> Gate {
         Some(Steered { route, slot, generation, .. }) => Gate { route: *route, slot: *slot, generation: *generation },
         None => Gate { route: NO_ROUTE, slot: 0, generation: 0 },
     }
+}
+
+/// Whether its process waits inside of its calls. None: no process has it yet.
+#[inline(always)]
+pub(super) fn is_blocking(orders: &Orders, at: u64) -> Option<bool> {
+    const O_NONBLOCK: u32 = 0x800;
+    let socket: u64 = word(at, orders.socket).filter(|it| *it != 0)?;
+    let file: u64 = word(socket, orders.file).filter(|it| *it != 0)?;
+    word(file, orders.f_flags).map(|flags: u32| flags & O_NONBLOCK == 0)
 }
 
 /// A word of the kernel's own; 0 where nothing can be read. Of a socket that is gone it is a word of whatever is there now: who

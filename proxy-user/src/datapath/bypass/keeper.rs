@@ -46,7 +46,8 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(object: Ebpf, map: HashMap<MapData, Dialled, u32>, home: u64, setup: Setup) -> Self {
-        Self { object, map, home, setup, spaces: Spaces::default(), nodes: VecDeque::new(), told: None }
+        let nodes = setup.nodes.iter().copied().collect();
+        Self { object, map, home, setup, spaces: Spaces::default(), nodes, told: None }
     }
 
     pub(super) fn run(mut self, orders: &Receiver<Order>) {

@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsFd as _,
     path::PathBuf,
     sync::atomic::Ordering,
     time::{Duration, Instant},
@@ -16,13 +17,15 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, PerCpuArray},
     programs::links::FdLink,
 };
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proxy_ebpf::{
     bypass::{Counts, MOST_WAITING, Orders, count, names},
     nat::names as nat,
     steering::Dialled,
 };
+use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Error, hand_over, link, load, take, tell};
+use super::{Error, hand_over, leaving::Running, link, load, take, tell};
 use crate::{
     datapath::selftest::{LIMIT, exchange, pattern, text},
     kernel::{self, Types, cgroup2, netns},
@@ -65,13 +68,47 @@ struct Bench {
     orders: Array<MapData, Orders>,
     counts: PerCpuArray<MapData, Counts>,
     _link: FdLink,
+    _leaving: Running,
     _object: Ebpf,
 }
 
 /// A connection, by its ends.
 struct Ends {
-    client: TcpStream,
-    node: TcpStream,
+    client: Patient,
+    node: Patient,
+}
+
+/// A socket whose process waits in poll(2), as those do that can be bypassed.
+struct Patient(TcpStream);
+
+impl Patient {
+    fn wait<T>(&self, events: PollFlags, mut call: impl FnMut(&TcpStream) -> io::Result<T>) -> io::Result<T> {
+        let until = Instant::now() + LIMIT;
+        loop {
+            match call(&self.0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                    poll(&mut [PollFd::new(self.0.as_fd(), events)], PollTimeout::from(100_u8))?;
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+impl io::Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.wait(PollFlags::POLLIN, |mut stream| stream.read(buffer))
+    }
+}
+
+impl io::Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.wait(PollFlags::POLLOUT, |mut stream| stream.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Bench {
@@ -88,7 +125,7 @@ impl Bench {
         alive.clock.beat.store(u64::MAX / 2, Ordering::Relaxed);
         tell(&mut object, orders(at)?)?;
         name(&mut object, at)?;
-        hand_over(&mut object)?;
+        let leaving = hand_over(&mut object)?.start().map_err(Error::Thread)?;
         let counts = PerCpuArray::try_from(take(&mut object, names::COUNTS)?)?;
         let orders = Array::try_from(take(&mut object, names::ORDERS)?)?;
         let cgroup = own_cgroup().ok_or_else(|| Error::Failed {
@@ -96,18 +133,22 @@ impl Bench {
             what: "cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup".to_owned(),
         })?;
         let link = link(&mut object, &cgroup)?;
-        Ok(Self { listener, orders, counts, _link: link, _object: object })
+        Ok(Self { listener, orders, counts, _link: link, _leaving: leaving, _object: object })
     }
 
     fn connect(&self) -> Result<Ends, String> {
-        let client = TcpStream::connect(self.listener.local_addr().map_err(text)?).map_err(text)?;
-        let (node, _) = self.listener.accept().map_err(text)?;
+        let client = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).map_err(text)?;
+        client.set_nonblocking(true).map_err(text)?;
+        match client.connect(&self.listener.local_addr().map_err(text)?.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(text(error)),
+            _ => {}
+        }
+        let (client, (node, _)) = (TcpStream::from(client), self.listener.accept().map_err(text)?);
+        node.set_nonblocking(true).map_err(text)?;
         for end in [&client, &node] {
             end.set_nodelay(true).map_err(text)?;
-            end.set_read_timeout(Some(LIMIT)).map_err(text)?;
-            end.set_write_timeout(Some(LIMIT)).map_err(text)?;
         }
-        Ok(Ends { client, node })
+        Ok(Ends { client: Patient(client), node: Patient(node) })
     }
 
     /// What the programs say of it, for whoever has to find out why.
@@ -134,8 +175,12 @@ fn orders(at: SocketAddr) -> Result<Orders, Error> {
         rmem_alloc: types.offset("sock", &["sk_backlog", "rmem_alloc"])?,
         write_seq: types.offset("tcp_sock", &["write_seq"])?,
         prot: types.offset("sock", &["__sk_common", "skc_prot"])?,
+        socket: types.offset("sock", &["sk_socket"])?,
         memory_allocated: types.offset("proto", &["memory_allocated"])?,
         sysctl_mem: types.offset("proto", &["sysctl_mem"])?,
+        file: types.offset("socket", &["file"])?,
+        f_flags: types.offset("file", &["f_flags"])?,
+        _pad: 0,
     })
 }
 
@@ -170,7 +215,7 @@ fn pair(bench: &Bench) -> Result<(), String> {
 fn half_close(bench: &Bench) -> Result<(), String> {
     let mut ends = bench.connect()?;
     let sent = pattern(100_000);
-    ends.client.write_all(&sent).and_then(|()| ends.client.shutdown(Shutdown::Write)).map_err(text)?;
+    ends.client.write_all(&sent).and_then(|()| ends.client.0.shutdown(Shutdown::Write)).map_err(text)?;
     let mut received = Vec::new();
     ends.node.read_to_end(&mut received).map_err(|error| format!("after {} bytes: {error}", received.len()))?;
     if received != sent {
@@ -190,10 +235,9 @@ fn slow_reader(bench: &Bench) -> Result<(), String> {
     exchange(&mut ends.client, &mut ends.node, b"request")?;
     let before = bench.count(count::BYTES)?;
     let chunk = pattern(64 << 10);
-    ends.node.set_nonblocking(true).map_err(text)?;
     let (mut sent, mut moved_at) = (0, Instant::now());
     while moved_at.elapsed() < STALL {
-        match ends.node.write(&chunk[sent % chunk.len()..]) {
+        match ends.node.0.write(&chunk[sent % chunk.len()..]) {
             Ok(n) => (sent, moved_at) = (sent + n, Instant::now()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 std::thread::park_timeout(Duration::from_millis(5));
@@ -210,7 +254,7 @@ fn slow_reader(bench: &Bench) -> Result<(), String> {
     if !(MOST_WAITING / 4..=MOST_WAITING).contains(&bypassed) || bench.count(count::BEHIND)? != 1 {
         return Err(format!("{bypassed} bytes of {sent} were bypassed; its queue is not seen"));
     }
-    ends.node.shutdown(Shutdown::Write).map_err(text)?;
+    ends.node.0.shutdown(Shutdown::Write).map_err(text)?;
     let mut received = Vec::new();
     let read = ends.client.read_to_end(&mut received);
     read.map_err(|error| format!("after {} bytes of {sent}: {error}", received.len()))?;

@@ -105,7 +105,8 @@ impl Ended {
 
 impl Keeper {
     pub(super) fn new(maps: Maps, object: Ebpf, home: u64, setup: Setup, routes: Vec<Route>) -> Self {
-        let (spaces, nodes, due) = (Spaces::default(), VecDeque::new(), Vec::new());
+        let nodes = setup.nodes.iter().copied().collect();
+        let (spaces, due) = (Spaces::default(), Vec::new());
         Self { maps, object, home, setup, spaces, routes, nodes, due, told: None }
     }
 
