@@ -1,6 +1,8 @@
 //! What a client asks of the node in its first bytes, and the two halves of every stream. The node
 //! checks what it gets and sends what it was asked for; the client does the same at its end.
 
+#![expect(clippy::needless_pass_by_value, reason = "a connection ends with whoever has it")]
+
 use std::{
     io::{self, Read as _, Write as _},
     net::{Shutdown, TcpStream},

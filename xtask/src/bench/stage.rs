@@ -136,7 +136,7 @@ fn ours(run: &Run, world: &World, cluster: &Cluster, peer: Peer) -> Result<Daemo
 fn local(run: &Run, world: &World, cluster: &Cluster, bypass: &str) -> Result<Daemon> {
     let listen = world.proxy()?.address(PORT);
     let config = daemon::in_front(cluster, &run.program, "copy", listen);
-    let config = config.local("steering", "\"on\"").local("bypass", &format!("\"{bypass}\""));
+    let config = config.local("steering", "\"on\"").local("bypass", format!("\"{bypass}\""));
     let daemon = Daemon::start(world, &config)?;
     daemon.wait_master(&cluster.spec.name, cluster.nodes[0].address, FOUND)?;
     wait::until(FOUND, "a client to be led", || {

@@ -46,10 +46,11 @@ impl Tested {
     }
 }
 
+type Case = fn(&Bench) -> Result<(), String>;
+
 /// Runs every case. Needs a cgroup2 hierarchy with this process in it.
 pub fn selftest() -> Result<Tested, Error> {
-    let cases: [(&'static str, fn(&Bench) -> Result<(), String>); 3] =
-        [("pair", pair), ("half-close", half_close), ("slow reader", slow_reader)];
+    let cases: [(&'static str, Case); 3] = [("pair", pair), ("half-close", half_close), ("slow reader", slow_reader)];
     let began = Instant::now();
     let bench = Bench::new()?;
     for (case, run) in cases {
