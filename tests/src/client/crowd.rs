@@ -18,7 +18,7 @@ use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
 };
 
-use crate::{instrument, netns::Namespace, wait};
+use crate::{Patient, instrument, netns::Namespace, wait};
 
 const ANSWER: Duration = Duration::from_secs(5);
 /// Between two looks at who has ended, so that each end is written down so much later than it came at most. Woken for every
@@ -52,10 +52,12 @@ impl Crowd {
         raise_open_files(size as u64 + OWN)?;
         let mut buffer = vec![0; reply];
         let mut member = || -> Result<TcpStream> {
-            let mut stream = TcpStream::connect_timeout(&to, ANSWER).context("connect")?;
+            let stream = TcpStream::connect_timeout(&to, ANSWER).context("connect")?;
             stream.set_read_timeout(Some(ANSWER)).context("read time-out")?;
-            stream.write_all(request.as_bytes()).context("request")?;
-            stream.read_exact(&mut buffer).context("reply")?;
+            // So many are kept by an event loop.
+            let mut patient = Patient::new(&stream).context("nonblocking")?;
+            patient.write_all(request.as_bytes()).context("request")?;
+            patient.read_exact(&mut buffer).context("reply")?;
             Ok(stream)
         };
         let gather = || -> Result<Vec<TcpStream>> {

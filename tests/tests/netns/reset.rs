@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use switchmaster_tests::{Lab, Spec, lab, node::Door, wait};
+use switchmaster_tests::{Lab, Patient, Spec, lab, node::Door, wait};
 
 use crate::{
     on_each_datapath, on_each_way,
@@ -33,16 +33,14 @@ on_each_datapath!(the_node_is_killed);
 /// Both ends of one forwarded connection that has carried a byte each way.
 fn pair(stage: &Stage) -> Result<(TcpStream, TcpStream)> {
     stage.node.set_door(Door::Keep);
-    let mut client = stage.connect()?;
-    let mut node = wait::until(Duration::from_secs(5), "the node to be dialled", || {
+    let client = stage.connect()?;
+    let node = wait::until(Duration::from_secs(5), "the node to be dialled", || {
         stage.node.kept().pop().context("nobody came")
     })?;
-    node.set_nonblocking(false).context("blocking")?;
     node.set_read_timeout(Some(stage::LIMIT)).context("read time-out")?;
-    for (from, to) in [(0, 1), (1, 0), (0, 1)] {
-        let ends = [&mut client, &mut node];
-        ends[from].write_all(b"x").context("a byte")?;
-        ends[to].read_exact(&mut [0]).context("a byte")?;
+    for (from, to) in [(&client, &node), (&node, &client), (&client, &node)] {
+        Patient::new(from)?.write_all(b"x").context("a byte")?;
+        Patient::new(to)?.read_exact(&mut [0]).context("a byte")?;
     }
     Ok((client, node))
 }
@@ -56,8 +54,8 @@ fn reset(stream: TcpStream) -> Result<Instant> {
 }
 
 /// Reads until the connection ends, and says how.
-fn end_of(mut stream: &TcpStream) -> io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
+fn end_of(stream: &TcpStream) -> io::Result<()> {
+    let (mut buffer, mut stream) = (vec![0; 64 << 10], Patient::new(stream)?);
     while stream.read(&mut buffer)? > 0 {}
     Ok(())
 }
@@ -120,19 +118,19 @@ fn while_busy(dying: &TcpStream, left: &TcpStream) -> Result<()> {
 
 /// Writes until it fails.
 fn pour(stream: &TcpStream) -> Result<thread::JoinHandle<io::Error>> {
-    let mut stream = stream.try_clone().context("clone")?;
+    let stream = stream.try_clone().context("clone")?;
     Ok(thread::spawn(move || {
         let chunk = vec![7; 16 << 10];
         loop {
-            if let Err(error) = stream.write_all(&chunk) {
+            if let Err(error) = Patient::new(&stream).and_then(|mut stream| stream.write_all(&chunk)) {
                 return error;
             }
         }
     }))
 }
 
-fn drain(mut stream: &TcpStream, time: Duration) -> Result<()> {
-    let (start, mut buffer) = (Instant::now(), vec![0; 64 << 10]);
+fn drain(stream: &TcpStream, time: Duration) -> Result<()> {
+    let (start, mut buffer, mut stream) = (Instant::now(), vec![0; 64 << 10], Patient::new(stream)?);
     while start.elapsed() < time {
         ensure!(stream.read(&mut buffer).context("drain")? > 0, "it ended too early");
     }
@@ -178,17 +176,17 @@ fn of_a_client_that_does_not_read(datapath: &str) {
 
 fn the_node_ends_while_the_client_is_idle(datapath: &str) {
     stage::check(Stage::new(datapath, |_| Ok(())), |stage| {
-        let (mut client, mut node) = pair(stage)?;
+        let (client, node) = pair(stage)?;
         let since = Instant::now();
         node.shutdown(Shutdown::Write).context("finish")?;
-        ensure!(client.read(&mut [0]).context("client")? == 0, "bytes from nowhere");
+        ensure!(Patient::new(&client)?.read(&mut [0]).context("client")? == 0, "bytes from nowhere");
         ensure!(since.elapsed() < SOON, "it took {:?}", since.elapsed());
-        client.write_all(b"still here").context("the other way")?;
+        Patient::new(&client)?.write_all(b"still here").context("the other way")?;
         let mut heard = [0; 10];
-        node.read_exact(&mut heard).context("the other way")?;
+        Patient::new(&node)?.read_exact(&mut heard).context("the other way")?;
         let since = Instant::now();
         drop(client);
-        ensure!(node.read(&mut [0]).context("node")? == 0, "bytes from nowhere");
+        ensure!(Patient::new(&node)?.read(&mut [0]).context("node")? == 0, "bytes from nowhere");
         ensure!(since.elapsed() < SOON, "it took {:?}", since.elapsed());
         Ok(())
     });

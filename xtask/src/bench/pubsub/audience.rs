@@ -35,7 +35,7 @@ impl Audience {
     pub(super) fn seat(streams: Vec<TcpStream>, publisher: &TcpStream) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll")?;
         for (index, stream) in streams.iter().chain([publisher]).enumerate() {
-            stream.set_nonblocking(index < streams.len()).context("nonblocking")?;
+            stream.set_nonblocking(true).context("nonblocking")?;
             epoll.add(stream.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, index as u64)).context("epoll")?;
         }
         let ears = streams.into_iter().map(|stream| (stream, Hearing::new())).collect();

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nix::sys::prctl;
-use switchmaster_tests::wait;
+use switchmaster_tests::{Patient, wait};
 
 use super::{
     message,
@@ -16,9 +16,10 @@ use super::{
 };
 
 /// Returns how late it was at the worst: by itself, or because the connection took nothing more.
-pub(super) fn publish(mut stream: &TcpStream, schedule: &Schedule) -> Result<Duration> {
+pub(super) fn publish(stream: &TcpStream, schedule: &Schedule) -> Result<Duration> {
     // The kernel may wake a thread this much too late; by default 50 us.
     prctl::set_timerslack(1).context("timer slack")?;
+    let mut patient = Patient::new(stream).context("nonblocking")?;
     let (mut sent, mut worst) = (0, Duration::ZERO);
     loop {
         let now = Instant::now();
@@ -26,7 +27,7 @@ pub(super) fn publish(mut stream: &TcpStream, schedule: &Schedule) -> Result<Dur
             Step::Wait(time) => wait::pause(time),
             Step::Send => {
                 worst = worst.max(schedule.latency(sent, now));
-                stream.write_all(&message::publish(sent)).with_context(|| format!("publishing message {sent}"))?;
+                patient.write_all(&message::publish(sent)).with_context(|| format!("publishing message {sent}"))?;
                 sent += 1;
             }
             Step::Done => return Ok(worst),
