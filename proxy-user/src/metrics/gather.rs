@@ -153,11 +153,11 @@ fn encode_nodes(page: &mut Page<'_>, groups: &[GroupSample]) -> fmt::Result {
 fn encode_bypass(page: &mut Page<'_>, counters: &[u64; bypass::count::COUNT as usize]) -> fmt::Result {
     let help = "Directions of connections on this host that were bypassed, and those that went to TCP, by reason";
     page.sums("bypass", help, "outcome", &bypass::count::NAMES, counters)?;
-    let one = |what: u32| std::iter::once(([], counters[what as usize]));
-    page.counters("bypass_bytes", "Bytes that went from socket to socket", one(bypass::count::BYTES))?;
-    page.counters("bypass_messages", "Sends of which those were made", one(bypass::count::MESSAGES))?;
+    let of = |what: u32| counters[what as usize];
+    page.counter("bypass_bytes", "Bytes that went from socket to socket", of(bypass::count::BYTES))?;
+    page.counter("bypass_messages", "Sends of which those were made", of(bypass::count::MESSAGES))?;
     let help = "Clients that have dialled a node on this host themselves and are bypassed";
-    page.gauges("bypass_direct_connections", help, one(bypass::count::DIRECT))
+    page.gauge("bypass_direct_connections", help, of(bypass::count::DIRECT))
 }
 
 fn encode_routes(page: &mut Page<'_>, routes: &[RouteSample]) -> fmt::Result {
@@ -208,6 +208,17 @@ impl Page<'_> {
     fn sums(&mut self, name: &str, help: &str, label: &'static str, names: &[&str], counters: &[u64]) -> fmt::Result {
         let labelled = names.iter().zip(counters).map(|(word, count)| ([(label, Arc::from(*word))], *count));
         self.counters(name, help, labelled)
+    }
+
+    /// The one sample of a family.
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.0.encode_descriptor(name, &format!("{help}."), None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    /// As above.
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, &format!("{help}."), None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
     fn gauges<const N: usize>(

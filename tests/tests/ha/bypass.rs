@@ -4,7 +4,6 @@ use std::{io::ErrorKind, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use redis::ConnectionLike as _;
 use switchmaster_tests::{
     Client, Daemon, Lab, Patient, Spec,
     daemon::{self, Config},
@@ -13,7 +12,7 @@ use switchmaster_tests::{
     wait,
 };
 
-use crate::{FAILOVER, FOLLOW, pause::hang_a_failover};
+use crate::{FAILOVER, FOLLOW, clients, pause::hang_a_failover};
 
 fn spec() -> Spec {
     Spec { node_namespaces: vec![HUB.to_owned()], first_node_port: 7379, ..Spec::default() }
@@ -195,23 +194,18 @@ fn a_purge_switches_it_off_and_ends_nobody_s_own_connection() {
 #[test]
 fn clients_as_people_have_them() {
     check(lab(spec()), |lab| {
-        let (proxy, to) = (lab.world.proxy()?, lab.writes_address()?);
         let before = messages(lab)?;
-        let heard = proxy.enter(|| -> Result<String> {
-            let client = redis::Client::open(format!("redis://{to}/"))?;
-            let (mut publisher, mut subscriber) = (client.get_connection()?, client.get_connection()?);
-            let mut channel = subscriber.as_pubsub();
-            channel.subscribe("news")?;
-            ensure!(publisher.req_command(redis::cmd("PUBLISH").arg("news").arg("hello"))? == redis::Value::Int(1));
-            Ok(channel.get_message()?.get_payload()?)
-        })??;
-        ensure!(heard == "hello", "{heard}");
-        let (host, port) = (to.ip().to_string(), to.port().to_string());
-        let said = proxy.run("redis-cli", &["-h", &host, "-p", &port, "role"])?;
-        ensure!(said.starts_with("master"), "{said}");
+        clients::redis_crate(lab)?;
+        clients::redis_cli(lab)?;
+        clients::redis_py(lab, "")?;
         ensure!(messages(lab)? == before, "{} messages of theirs are bypassed", messages(lab)? - before);
+        // With a time limit it waits in poll(2).
+        clients::redis_py(lab, "socket_timeout=5")?;
+        ensure!(messages(lab)? >= before + 6, "{} messages of redis-py's are", messages(lab)? - before);
+        let (before, to) = (messages(lab)?, lab.writes_address()?);
+        let (host, port) = (to.ip().to_string(), to.port().to_string());
         let words = ["-h", &host, "-p", &port, "-n", "1000", "-c", "5", "-t", "get", "-q"];
-        proxy.run("redis-benchmark", &words)?;
+        lab.world.proxy()?.run("redis-benchmark", &words)?;
         ensure!(messages(lab)? >= before + 2000, "{} of redis-benchmark's are", messages(lab)? - before);
         Ok(())
     });

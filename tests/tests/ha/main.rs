@@ -5,6 +5,7 @@ mod access;
 mod arming;
 mod balance;
 mod bypass;
+mod clients;
 mod failover;
 mod gap;
 mod input;

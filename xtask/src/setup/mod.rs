@@ -15,11 +15,12 @@ use ebpf_build::Toolchain;
 
 use crate::{need_root, workspace};
 
-/// Servers and peers of the tests, and the tools that make their networks.
-const SERVERS: [&str; 12] = [
+/// Servers, peers and clients of the tests, and the tools that make their networks.
+const SERVERS: [&str; 13] = [
     "redis-server",
     "redis-sentinel",
     "redis-tools",
+    "python3-redis",
     "haproxy",
     "bpftool",
     "iproute2",

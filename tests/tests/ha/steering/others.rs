@@ -4,7 +4,6 @@ use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context as _, Result, ensure};
 use io_uring::{IoUring, opcode, types::Fd};
-use redis::ConnectionLike as _;
 use serde_json::Value;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use switchmaster_tests::{
@@ -14,7 +13,7 @@ use switchmaster_tests::{
 };
 
 use super::{cgroup::Cgroup, ensure_direct, lab, local_to, outcome, steered};
-use crate::FOLLOW;
+use crate::{FOLLOW, clients};
 
 #[test]
 fn io_uring_is_led_too() {
@@ -43,21 +42,10 @@ fn io_uring_is_led_too() {
 }
 
 #[test]
-fn the_redis_crate_and_redis_cli_are_led_as_they_are() {
+fn clients_as_people_have_them_are_led() {
     check(lab("copy"), |lab| {
-        let (proxy, to) = (lab.world.proxy()?, lab.writes_address()?);
-        let heard = proxy.enter(|| -> Result<String> {
-            let client = redis::Client::open(format!("redis://{to}/"))?;
-            let (mut publisher, mut subscriber) = (client.get_connection()?, client.get_connection()?);
-            let mut channel = subscriber.as_pubsub();
-            channel.subscribe("news")?;
-            ensure!(publisher.req_command(redis::cmd("PUBLISH").arg("news").arg("hello"))? == redis::Value::Int(1));
-            Ok(channel.get_message()?.get_payload()?)
-        })??;
-        ensure!(heard == "hello" && outcome(lab, "steered")? == 2, "{heard}");
-        let (host, port) = (to.ip().to_string(), to.port().to_string());
-        let said = proxy.run("redis-cli", &["-h", &host, "-p", &port, "role"])?;
-        ensure!(said.starts_with("master") && outcome(lab, "steered")? == 3, "{said}");
+        clients::each_works(lab)?;
+        ensure!(outcome(lab, "steered")? == 7, "{} of 7 connections were led", outcome(lab, "steered")?);
         ensure!(steered(lab)? == 0, "some are counted still");
         Ok(())
     });
