@@ -88,7 +88,7 @@ pub mod seat {
     pub const FREE: u64 = 0;
     /// The other end hands over to it.
     pub const TAKEN: u64 = 1;
-    /// It goes out, and nobody hands over to it any more.
+    /// It goes out, and nobody hands over to it any more. Until the daemon has seen to that no other socket comes to its place.
     pub const LEAVING: u64 = 2;
 }
 
@@ -190,7 +190,7 @@ pub mod count {
     pub const HELD: u32 = 6;
     /// The other end is closed.
     pub const GONE: u32 = 7;
-    /// The kernel did not take the socket: somebody else's program has it.
+    /// The kernel did not take the socket: somebody else's program has it. Or one before it in its place is on its way out.
     pub const REFUSED: u32 = 8;
     /// The kernel had no memory for the record.
     pub const NO_ROOM: u32 = 9;

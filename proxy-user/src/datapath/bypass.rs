@@ -214,7 +214,8 @@ fn hand_over(object: &mut Ebpf) -> Result<Leaving, Error> {
     let sockets: SockHash<_, End> = take(object, names::SOCKETS)?.try_into()?;
     let send = program::<SkMsg>(object, names::SEND)?;
     send.attach(sockets.fd()).map_err(|error| Error::Program(names::SEND, error))?;
-    Ok(Leaving::new(RingBuf::try_from(take(object, names::LEAVING)?)?, sockets))
+    let ends = take(object, names::ENDS)?.try_into()?;
+    Ok(Leaving::new(RingBuf::try_from(take(object, names::LEAVING)?)?, sockets, ends))
 }
 
 fn tell(object: &mut Ebpf, orders: Orders) -> Result<(), Error> {

@@ -158,6 +158,7 @@ fn connections_go_on_whatever_becomes_of_the_daemon() {
         // Replies that nobody has read are there after the daemon has gone with all its maps.
         direct.send(redis::cmd("ECHO").arg("early"))?;
         wait::pause(Duration::from_millis(100));
+        let traces = crate::life::Traces::read(lab)?;
         let status = lab.daemon.stop(FOLLOW)?;
         ensure!(status.success(), "{status}");
         ended(&led, FOLLOW).context("at the stop")?;
@@ -166,11 +167,7 @@ fn connections_go_on_whatever_becomes_of_the_daemon() {
         direct.set("key", &"v".repeat(100_000))?;
         ensure!(direct.get("key")?.is_some_and(|value| value.len() == 100_000), "a byte is missing");
         drop((led, direct));
-        wait::until(FOLLOW, "the programs to be gone", || {
-            let programs = lab.world.proxy()?.run("bpftool", &["prog", "show"])?;
-            ensure!(!programs.contains("bypass_"), "{programs}");
-            Ok(())
-        })
+        traces.gone(lab)
     });
 }
 

@@ -107,8 +107,23 @@ pub(crate) fn changes(ctx: &SockOpsContext) {
     }
     path.way = way::TCP;
     // What is in its queue its process may read still, so the socket stays where that is.
+    strike(path);
+}
+
+/// Nobody finds it any more. Its addresses may be another connection's by now; and while the daemon is still to take it out
+/// they are nobody's.
+#[inline(always)]
+fn strike(path: &Path) -> bool {
     let own = path.peer.other();
-    let _is_gone = ENDS.remove(own);
+    // SAFETY: a copy, which is the socket's own or another's as a whole.
+    let Some(entered) = (unsafe { ENDS.get(own) }).copied() else { return true };
+    if entered.socket != path.here.socket {
+        return false;
+    }
+    if entered.seat != seat::LEAVING {
+        let _is_gone = ENDS.remove(own);
+    }
+    true
 }
 
 /// A socket with its connection, as it is before the first byte.
@@ -120,6 +135,11 @@ fn enter(ctx: &SockOpsContext, path: &mut Path) {
     // Others that want to hear of this socket go on to.
     let flags = read(&ops.bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;
     let here = path.here;
+    // SAFETY: only read.
+    if unsafe { ENDS.get(own) }.is_some_and(|before| before.seat == seat::LEAVING) {
+        path.way = way::TCP;
+        return add(count::REFUSED, 1);
+    }
     path.way = way::UNDECIDED;
     if ctx.set_cb_flags(flags as i32).is_err() || ENDS.insert(own, here, 0).is_err() {
         path.way = way::TCP;
@@ -141,8 +161,10 @@ fn leave(path: &mut Path) {
     if path.way == way::BYPASS {
         count_client(path, u64::MAX);
     }
+    if !strike(path) {
+        return;
+    }
     let own = path.peer.other();
-    let _is_gone = ENDS.remove(own);
     let map = (&raw const SOCKETS).cast_mut().cast();
     // SAFETY: the key is of the map's size.
     unsafe { bpf_map_delete_elem(map, (&raw const own).cast_mut().cast()) };

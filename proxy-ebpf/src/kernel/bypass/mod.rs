@@ -56,8 +56,9 @@ fn add(index: u32, by: u64) {
 fn let_go(end: &End) {
     let Some(entered) = ENDS.get_ptr_mut(*end) else { return };
     // SAFETY: a field of the entry. If that is another's by now, the other goes by TCP.
-    if replace(unsafe { &raw mut (*entered).seat }, seat::FREE, seat::LEAVING) {
-        let _room = LEAVING.output(*end, 0);
+    let seat = unsafe { &raw mut (*entered).seat };
+    if replace(seat, seat::FREE, seat::LEAVING) && LEAVING.output(*end, 0).is_err() {
+        replace(seat, seat::LEAVING, seat::FREE);
     }
 }
 
