@@ -18,6 +18,8 @@ pub mod names {
     /// Array of `u64`, by [`crate::balance::of_slot`]: steered clients whose requests are bypassed. Mapped into the daemon's
     /// memory.
     pub const CLIENTS: &str = "bypass_clients";
+    /// Array of `u64`, by [`super::sum`]. Mapped into the daemon's memory.
+    pub const SUMS: &str = "bypass_sums";
     /// Ring buffer of [`super::End`]: sockets that the daemon is to take out of [`SOCKETS`].
     pub const LEAVING: &str = "bypass_leaving";
     /// Per-CPU array of one [`super::Counts`].
@@ -27,7 +29,9 @@ pub mod names {
     pub const SEND: &str = "bypass_send";
 }
 
-/// A socket, by its connection. The same addresses may be another connection's in another namespace.
+/// A socket, by its connection. The same addresses and ports are another connection's before and after it, and at the same time in
+/// another namespace; with the sequence numbers it is this one and no other. TCP has drawn both at random, so two sockets of
+/// which each expects the other's are the two ends of one connection, whatever lies between.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct End {
@@ -37,6 +41,9 @@ pub struct End {
     pub remote: Address,
     pub local_port: Port,
     pub remote_port: Port,
+    /// The next to be sent, and the next to be received, when the connection was established.
+    pub sent: u32,
+    pub received: u32,
     pub _pad: u32,
 }
 
@@ -50,6 +57,8 @@ impl End {
             remote: self.local,
             local_port: self.remote_port,
             remote_port: self.local_port,
+            sent: self.received,
+            received: self.sent,
             _pad: 0,
         }
     }
@@ -61,10 +70,6 @@ impl End {
 pub struct Entered {
     /// The kernel's own address of it.
     pub socket: u64,
-    /// The next sequence number to be sent, and that to be received. TCP has drawn both at random, so two sockets of which
-    /// each expects the other's are the two ends of one connection, whatever lies between.
-    pub sent: u32,
-    pub received: u32,
     pub gate: Gate,
     /// One of [`seat`].
     pub seat: u64,
@@ -88,7 +93,7 @@ pub mod seat {
     pub const FREE: u64 = 0;
     /// The other end hands over to it.
     pub const TAKEN: u64 = 1;
-    /// It goes out, and nobody hands over to it any more. Until the daemon has seen to that no other socket comes to its place.
+    /// It goes out, and nobody hands over to it any more.
     pub const LEAVING: u64 = 2;
 }
 
@@ -109,9 +114,12 @@ pub struct Path {
     /// How much was handed over so far: its bytes, and what the kernel needs to hold each message beside them.
     pub bytes: u64,
     pub cost: u64,
-    /// Where the kernel has put the last message, and in which [`PIECE`] that is.
+    /// Where the kernel has put the last message, where its first part ends, and in which [`PIECE`] it begins.
     pub place: u64,
+    pub place_end: u64,
     pub piece: u64,
+    /// How much of what waits for its reader is in [`sum::WAITING`].
+    pub in_sum: u64,
     /// Two places in what was handed over, of which the reader is at or beyond the first.
     pub marks: [Mark; 2],
 }
@@ -122,6 +130,15 @@ pub struct Path {
 pub struct Mark {
     pub bytes: u64,
     pub cost: u64,
+}
+
+/// Indexes of [`names::SUMS`].
+pub mod sum {
+    /// What waits for readers of this host, as [`super::Path::cost`] counts it, to 64 KiB for each.
+    pub const WAITING: u32 = 0;
+    /// Clients that have dialled a node themselves and are bypassed.
+    pub const DIRECT: u32 = 1;
+    pub const COUNT: u32 = 2;
 }
 
 /// Values of [`Path::way`]. It is chosen once, when the socket sends for the first time, and is TCP for good once it is that.
@@ -148,19 +165,21 @@ pub struct Orders {
     pub write_seq: u32,
     pub prot: u32,
     pub socket: u32,
+    pub ulp_ops: u32,
     /// ... of its protocol ...
     pub memory_allocated: u32,
     pub sysctl_mem: u32,
     /// ... and from there to the flags that its process has set.
     pub file: u32,
     pub f_flags: u32,
-    pub _pad: u32,
 }
 
 /// How much may wait for a reader, with what the kernel needs to hold it, in bytes.
 pub const MOST_WAITING: u64 = 4 << 20;
-/// Up to there nobody asks whether TCP has enough memory.
+/// Up to there nobody asks how much waits for all readers together, and whether TCP has enough memory.
 pub const ALWAYS_WAITING: u64 = 64 << 10;
+/// How much may wait for all of them together.
+pub const MOST_IN_ALL: u64 = 256 << 20;
 /// `struct sk_msg`, which each message has.
 pub const PER_MESSAGE: u64 = 1024;
 /// The pieces of memory in which the kernel puts what is sent (`SKB_FRAG_PAGE_ORDER`): one of them is held by any byte in it.
@@ -178,19 +197,19 @@ pub mod count {
     /// From here on: why a direction went to TCP instead, at once or later. The other end is not on this host, or not below
     /// the cgroup, or was not yet there.
     pub const NO_PEER: u32 = 1;
-    /// The socket at the other end's place is not the other end.
-    pub const UNPROVEN: u32 = 2;
     /// Something had gone by TCP before.
-    pub const MIXED: u32 = 3;
+    pub const MIXED: u32 = 2;
     /// Its reader is too far behind.
-    pub const BEHIND: u32 = 4;
-    /// Its reader is behind, and TCP has little memory left.
-    pub const MEMORY: u32 = 5;
+    pub const BEHIND: u32 = 3;
+    /// Its reader is behind, and so are many others, or TCP has little memory left.
+    pub const MEMORY: u32 = 4;
+    /// One of the ends has another protocol between TCP and its process (kTLS).
+    pub const ULP: u32 = 5;
     /// The switch pauses its connection, or has ended it.
     pub const HELD: u32 = 6;
     /// The other end is closed.
     pub const GONE: u32 = 7;
-    /// The kernel did not take the socket: somebody else's program has it. Or one before it in its place is on its way out.
+    /// The kernel did not take the socket: somebody else's program has it.
     pub const REFUSED: u32 = 8;
     /// The kernel had no memory for the record.
     pub const NO_ROOM: u32 = 9;
@@ -201,20 +220,18 @@ pub mod count {
     /// To here.
     pub const BYTES: u32 = 12;
     pub const MESSAGES: u32 = 13;
-    /// Clients that have dialled a node themselves and are bypassed: one more, or one less.
-    pub const DIRECT: u32 = 14;
-    pub const COUNT: u32 = 15;
+    pub const COUNT: u32 = 14;
 
     /// Label values of the metric `switchmaster_bypass_total`, by index.
     pub const NAMES: [&str; BYTES as usize] = [
-        "bypassed", "no_peer", "unproven", "mixed", "behind", "memory", "held", "gone", "refused", "no_room", "off",
+        "bypassed", "no_peer", "mixed", "behind", "memory", "ulp", "held", "gone", "refused", "no_room", "off",
         "blocking",
     ];
 }
 
 const _: () = {
-    assert!(size_of::<End>() == 48);
-    assert!(size_of::<Entered>() == 32);
-    assert!(size_of::<Path>() == 160);
+    assert!(size_of::<End>() == 56);
+    assert!(size_of::<Entered>() == 24);
+    assert!(size_of::<Path>() == 176);
     assert!(size_of::<Orders>() == 48);
 };

@@ -251,5 +251,5 @@ mod user {
     pod!(Parked);
     pod!(Interface);
     pod!(Dialled, Listen, Reached, Steered, Counts);
-    pod!(bypass::End, bypass::Entered, Orders, bypass::Counts);
+    pod!(bypass::End, Orders, bypass::Counts);
 }

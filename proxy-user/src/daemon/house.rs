@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy_ebpf::{bypass, counter};
+use proxy_ebpf::counter;
 use tokio::time::{sleep, timeout};
 
 use super::group::GroupState;
@@ -20,7 +20,9 @@ use crate::{
     events::{Aftermath, Event, Log, Tally},
     kernel,
     listener::{self, Counts},
-    metrics::{GroupSample, Metrics, NodeRole, NodeSample, RouteSample, SentinelSample, Snapshot, Source},
+    metrics::{
+        BypassSample, GroupSample, Metrics, NodeRole, NodeSample, RouteSample, SentinelSample, Snapshot, Source,
+    },
     switch::{Severing, SlotView, Switch},
 };
 
@@ -119,10 +121,6 @@ impl House {
         }
     }
 
-    fn bypass_counts(&self) -> Option<[u64; bypass::count::COUNT as usize]> {
-        self.bypass.as_ref().ok().and_then(|bypass| bypass.counts().ok())
-    }
-
     fn route_status(&self, number: usize, route: &RouteState) -> status::Route {
         let (slots, way, flows, steered, bypassed) = {
             let switch = self.switch();
@@ -206,7 +204,7 @@ impl StatusSource for House {
             steering: Some(at_cgroup(self.steering.as_ref().map(|it| it.cgroup()))),
             bypass: Some(status::Bypass {
                 stands: at_cgroup(self.bypass.as_ref().map(|it| it.cgroup())),
-                direct: self.bypass_counts().map_or(0, |counts| counts[bypass::count::DIRECT as usize]),
+                direct: self.bypass.as_ref().map_or(0, |it| it.direct()),
             }),
             ..Status::default()
         }
@@ -242,7 +240,10 @@ impl Source for House {
             packets: self.tc.as_ref().and_then(|tc| tc.packets().ok()),
             xdp: self.xdp.as_ref().and_then(|xdp| xdp.fates().ok()),
             steering: self.steering.as_ref().ok().and_then(|steering| steering.counts().ok()),
-            bypass: self.bypass_counts(),
+            bypass: self.bypass.as_ref().ok().and_then(|bypass| {
+                let counts = bypass.counts().ok()?;
+                Some(BypassSample { counts, direct: bypass.direct(), waiting: bypass.waiting() })
+            }),
         }
     }
 }

@@ -32,7 +32,7 @@ use aya::{
 };
 use proxy_ebpf::{
     balance::{SLOTS, of_slot},
-    bypass::{Counts, End, Orders, count, names},
+    bypass::{Counts, End, Orders, count, names, sum},
 };
 
 use self::keeper::{Keeper, Order};
@@ -88,6 +88,7 @@ pub struct Bypass {
     tested: String,
     orders: Mutex<Sender<Order>>,
     clients: Mapping<AtomicU64>,
+    sums: Mapping<AtomicU64>,
     counts: PerCpuArray<MapData, Counts>,
     keeper: Mutex<Option<JoinHandle<()>>>,
     _leaving: Running,
@@ -97,10 +98,7 @@ impl Bypass {
     /// From here on connections to the nodes that it meets are bypassed, and those of an earlier daemon go on.
     pub fn start(mut object: Ebpf, setup: Setup) -> Result<Self, Error> {
         load(&mut object)?;
-        let clients = match object.map(names::CLIENTS) {
-            Some(Map::Array(clients)) => Mapping::new(names::CLIENTS, clients)?,
-            _ => return Err(Error::Missing(names::CLIENTS)),
-        };
+        let (clients, sums) = (words(&object, names::CLIENTS)?, words(&object, names::SUMS)?);
         let counts = PerCpuArray::try_from(take(&mut object, names::COUNTS)?)?;
         let nodes = take(&mut object, names::NODES)?.try_into()?;
         tell(&mut object, setup.tested.orders())?;
@@ -116,6 +114,7 @@ impl Bypass {
             tested,
             orders: Mutex::new(orders),
             clients,
+            sums,
             counts,
             keeper: Mutex::new(Some(keeper)),
             _leaving: leaving,
@@ -141,6 +140,16 @@ impl Bypass {
         let first = of_slot(u32::from(route), 0) as usize;
         let slots = self.clients.get(first..first + SLOTS as usize).unwrap_or_default();
         slots.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Clients that have dialled a node themselves and are bypassed.
+    pub fn direct(&self) -> u64 {
+        self.sums.get(sum::DIRECT as usize).map_or(0, |sum| sum.load(Ordering::Relaxed))
+    }
+
+    /// What waits for readers, with what the kernel needs to hold it, in bytes.
+    pub fn waiting(&self) -> u64 {
+        self.sums.get(sum::WAITING as usize).map_or(0, |sum| sum.load(Ordering::Relaxed))
     }
 
     /// By `proxy_ebpf::bypass::count`.
@@ -214,8 +223,7 @@ fn hand_over(object: &mut Ebpf) -> Result<Leaving, Error> {
     let sockets: SockHash<_, End> = take(object, names::SOCKETS)?.try_into()?;
     let send = program::<SkMsg>(object, names::SEND)?;
     send.attach(sockets.fd()).map_err(|error| Error::Program(names::SEND, error))?;
-    let ends = take(object, names::ENDS)?.try_into()?;
-    Ok(Leaving::new(RingBuf::try_from(take(object, names::LEAVING)?)?, sockets, ends))
+    Ok(Leaving::new(RingBuf::try_from(take(object, names::LEAVING)?)?, sockets))
 }
 
 fn tell(object: &mut Ebpf, orders: Orders) -> Result<(), Error> {
@@ -246,6 +254,13 @@ fn link(object: &mut Ebpf, cgroup: &Path) -> Result<FdLink, Error> {
     // A link has several programs at one place whatever its flags.
     let id = connections.attach(folder, CgroupAttachMode::Single).map_err(refused)?;
     Ok(FdLink::try_from(connections.take_link(id).map_err(refused)?)?)
+}
+
+fn words(object: &Ebpf, name: &'static str) -> Result<Mapping<AtomicU64>, Error> {
+    match object.map(name) {
+        Some(Map::Array(words)) => Ok(Mapping::new(name, words)?),
+        _ => Err(Error::Missing(name)),
+    }
 }
 
 fn program<'a, P>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, Error>

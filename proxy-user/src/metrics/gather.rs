@@ -14,11 +14,11 @@ use prometheus_client::{
     metrics::MetricType,
     registry::Unit,
 };
-use proxy_ebpf::{bypass, counter, nat::packet, steering, xdp::fate};
+use proxy_ebpf::{bypass::count, counter, nat::packet, steering, xdp::fate};
 
 use super::{
     Labels, Shared,
-    sample::{Counts, GroupSample, NodeRole, NodeSample, REASONS, RouteSample, SentinelSample, Snapshot},
+    sample::{BypassSample, Counts, GroupSample, NodeRole, NodeSample, REASONS, RouteSample, SentinelSample, Snapshot},
 };
 use crate::election::Way;
 
@@ -52,8 +52,8 @@ impl Collector for Gather {
             let help = "What became of connects on this host to a route's address, and packets that a switch held back";
             page.sums("steering", help, "outcome", &steering::count::NAMES, counters)?;
         }
-        if let Some(counters) = &snapshot.bypass {
-            encode_bypass(&mut page, counters)?;
+        if let Some(bypass) = &snapshot.bypass {
+            encode_bypass(&mut page, bypass)?;
         }
         self.encode_probes(&mut page, Some(&snapshot))
     }
@@ -150,14 +150,15 @@ fn encode_nodes(page: &mut Page<'_>, groups: &[GroupSample]) -> fmt::Result {
     page.gauges("node_lag_bytes", "How far the replica is behind its master's offset", bytes)
 }
 
-fn encode_bypass(page: &mut Page<'_>, counters: &[u64; bypass::count::COUNT as usize]) -> fmt::Result {
+fn encode_bypass(page: &mut Page<'_>, bypass: &BypassSample) -> fmt::Result {
     let help = "Directions of connections on this host that were bypassed, and those that went to TCP, by reason";
-    page.sums("bypass", help, "outcome", &bypass::count::NAMES, counters)?;
-    let of = |what: u32| counters[what as usize];
-    page.counter("bypass_bytes", "Bytes that went from socket to socket", of(bypass::count::BYTES))?;
-    page.counter("bypass_messages", "Sends of which those were made", of(bypass::count::MESSAGES))?;
+    page.sums("bypass", help, "outcome", &count::NAMES, &bypass.counts)?;
+    let of = |what: u32| bypass.counts[what as usize];
+    page.counter("bypass_bytes", "Bytes that went from socket to socket", of(count::BYTES))?;
+    page.counter("bypass_messages", "Sends of which those were made", of(count::MESSAGES))?;
     let help = "Clients that have dialled a node on this host themselves and are bypassed";
-    page.gauge("bypass_direct_connections", help, of(bypass::count::DIRECT))
+    page.gauge("bypass_direct_connections", help, bypass.direct)?;
+    page.gauge("bypass_waiting_bytes", "What waits for readers, with what the kernel needs to hold it", bypass.waiting)
 }
 
 fn encode_routes(page: &mut Page<'_>, routes: &[RouteSample]) -> fmt::Result {

@@ -24,7 +24,9 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-pub use self::sample::{Counts, GroupSample, NodeRole, NodeSample, RouteSample, SentinelSample, Snapshot, Source};
+pub use self::sample::{
+    BypassSample, Counts, GroupSample, NodeRole, NodeSample, RouteSample, SentinelSample, Snapshot, Source,
+};
 use crate::{config::Name, events::Event};
 
 /// What a response that carries [`Metrics::encode`] says it is.

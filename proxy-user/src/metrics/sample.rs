@@ -28,7 +28,17 @@ pub struct Snapshot {
     /// And of the programs at the cgroup; None without steering.
     pub steering: Option<[u64; steering::count::COUNT as usize]>,
     /// And of the bypass; None without.
-    pub bypass: Option<[u64; bypass::count::COUNT as usize]>,
+    pub bypass: Option<BypassSample>,
+}
+
+#[derive(Debug, Clone)]
+pub struct BypassSample {
+    /// By `proxy_ebpf::bypass::count`.
+    pub counts: [u64; bypass::count::COUNT as usize],
+    /// Clients that have dialled a node themselves.
+    pub direct: u64,
+    /// What waits for readers, in bytes.
+    pub waiting: u64,
 }
 
 #[derive(Debug, Clone)]

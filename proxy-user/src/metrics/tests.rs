@@ -84,7 +84,7 @@ fn snapshot() -> Snapshot {
         packets: Some([7; proxy_ebpf::nat::packet::COUNT as usize]),
         xdp: Some([5; proxy_ebpf::xdp::fate::COUNT as usize]),
         steering: Some([6; proxy_ebpf::steering::count::COUNT as usize]),
-        bypass: Some([4; proxy_ebpf::bypass::count::COUNT as usize]),
+        bypass: Some(BypassSample { counts: [4; proxy_ebpf::bypass::count::COUNT as usize], direct: 2, waiting: 9 }),
     }
 }
 

@@ -151,9 +151,10 @@ fn connections_go_on_whatever_becomes_of_the_daemon() {
         direct.ping().context("without the daemon")?;
         lab.daemon = Daemon::start(&lab.world, &short(config((&lab.world, &lab.cluster))?))?;
         led.ping().context("with the new one")?;
-        // The old program goes on with it, and its counters went with the old daemon.
         let route = lab.daemon.status()?.route("writes")?.clone();
         ensure!(route.steered == 1 && route.bypassed == 1, "{route:?}");
+        let counted = metric(lab, "switchmaster_bypass_direct_connections")?;
+        ensure!(counted == 1, "{counted} clients that have dialled the node are counted");
         wait::until(FOLLOW, "a new one to be bypassed", || is_bypassed(lab, &mut local(lab)?))?;
         // Replies that nobody has read are there after the daemon has gone with all its maps.
         direct.send(redis::cmd("ECHO").arg("early"))?;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, Socket, Type};
 use switchmaster_tests::{Patient, World, node::Door, wait};
 
@@ -261,12 +262,7 @@ fn a_socket_that_dials_again_reads_nothing_of_before() {
         let before = messages(stage)?;
         first.write_all(b"old old old").context("send")?;
         ensure!(messages(stage)? == before + 1.0, "it was not bypassed");
-        // AF_UNSPEC ends the connection and leaves the socket.
-        let nowhere = [0u8; 16];
-        // SAFETY: an address of 16 zero bytes, whose family is AF_UNSPEC.
-        let left =
-            unsafe { libc::connect(ours.as_raw_fd(), nowhere.as_ptr().cast(), nowhere.len() as libc::socklen_t) };
-        ensure!(left == 0, "{}", std::io::Error::last_os_error());
+        leave(&ours)?;
         connect(&socket2::SockRef::from(&ours), to)?;
         let second = accepted()?;
         let mut second = Patient::new(&second)?;
@@ -302,10 +298,6 @@ fn pair(stage: &Stage) -> Result<(TcpStream, TcpStream)> {
 #[test]
 fn an_end_means_what_it_means_to_tcp() {
     stage::check(Stage::new("bypassed", |_| Ok(())), |stage| {
-        let reset = |stream: &TcpStream| {
-            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-            nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger).context("linger")
-        };
         for client_ends in [true, false] {
             let ends = || -> Result<(TcpStream, TcpStream)> {
                 let (client, node) = pair(stage)?;
@@ -371,4 +363,98 @@ fn who_waits_inside_of_calls_goes_by_tcp() {
         waiting.read_exact(&mut [0; 4]).context("waiting")?;
         answer.join().ok().context("the node's thread")?.context("answer")
     });
+}
+
+/// From an address and port of the daemon's namespace, which another socket may have had before.
+fn dial_from(stage: &Stage, from: SocketAddr) -> Result<(TcpStream, TcpStream)> {
+    let home = stage.world.proxy()?;
+    let socket = home.enter(|| Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)))?.context("socket")?;
+    socket.set_reuse_address(true).context("reuse")?;
+    socket.bind(&from.into()).context("bind")?;
+    connect(&socket, stage.node.ipv4())?;
+    let node = wait::until(LIMIT, "the node to be dialled", || stage.node.kept().pop().context("nobody came"))?;
+    Ok((socket.into(), node))
+}
+
+fn reset(stream: &TcpStream) -> Result<()> {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger).context("linger")
+}
+
+fn send(from: &TcpStream, message: &[u8]) -> Result<()> {
+    Patient::new(from)?.write_all(message).context("send")
+}
+
+fn expect(on: &TcpStream, message: &[u8]) -> Result<()> {
+    let mut heard = vec![0; message.len()];
+    Patient::new(on)?.read_exact(&mut heard).context("hear")?;
+    ensure!(heard == message, "{:?} came", heard.escape_ascii().to_string());
+    Ok(())
+}
+
+/// Addresses and ports are another connection's as soon as they are free; what waits is the one's that it was sent to.
+#[test]
+fn what_waits_is_kept_when_its_place_is_used_again() {
+    stage::check(Stage::new("bypassed", |_| Ok(())), |stage| {
+        stage.node.set_door(Door::Keep);
+        let home = stage.world.proxy()?;
+
+        // The daemon is late in taking out a socket that went to TCP.
+        let from = home.address(40001);
+        let daemon = stage.daemon.process();
+        daemon.signal(Signal::SIGSTOP)?;
+        let (before, node) = dial_from(stage, from)?;
+        before.set_nonblocking(false).context("blocking")?;
+        (&before).write_all(b"by TCP").context("send")?;
+        expect(&node, b"by TCP")?;
+        reset(&before)?;
+        drop((before, node));
+        let (client, node) = dial_from(stage, from)?;
+        send(&client, b"a request")?;
+        send(&node, b"a reply")?;
+        daemon.signal(Signal::SIGCONT)?;
+        wait::pause(Duration::from_millis(300));
+        send(&client, b", and more")?;
+        send(&node, b", and more")?;
+        expect(&node, b"a request, and more")?;
+        expect(&client, b"a reply, and more")?;
+
+        // One that was reset has not read everything when the next one comes.
+        let from = home.address(40002);
+        let (old, node) = dial_from(stage, from)?;
+        send(&old, b"hello")?;
+        expect(&node, b"hello")?;
+        send(&node, b"unread")?;
+        reset(&node)?;
+        drop(node);
+        let (next, node) = dial_from(stage, from)?;
+        send(&next, b"hello")?;
+        expect(&node, b"hello")?;
+        expect(&old, b"unread").context("the one that was reset")?;
+        let end = Patient::new(&old)?.read(&mut [0]);
+        ensure!(end.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset), "{end:?}");
+
+        // One that has left dials again while another is in its place.
+        let from = home.address(40003);
+        let (wanderer, node) = dial_from(stage, from)?;
+        send(&wanderer, b"hello")?;
+        expect(&node, b"hello")?;
+        leave(&wanderer)?;
+        drop(node);
+        let (next, node) = dial_from(stage, from)?;
+        send(&next, b"hello")?;
+        send(&node, b"unread")?;
+        let _is_refused = socket2::SockRef::from(&wanderer).connect(&home.address(1).into());
+        expect(&node, b"hello")?;
+        expect(&next, b"unread").context("the one in its place")
+    });
+}
+
+/// AF_UNSPEC ends the connection and leaves the socket.
+fn leave(stream: &TcpStream) -> Result<()> {
+    let nowhere = [0u8; 16];
+    // SAFETY: an address of 16 zero bytes, whose family is AF_UNSPEC.
+    let left = unsafe { libc::connect(stream.as_raw_fd(), nowhere.as_ptr().cast(), nowhere.len() as libc::socklen_t) };
+    ensure!(left == 0, "{}", std::io::Error::last_os_error());
+    Ok(())
 }

@@ -10,10 +10,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 
-use crate::kernel::tables::{MAPPED, replace};
+use crate::kernel::tables::{MAPPED, fetch_add, replace};
 use proxy_ebpf::{
-    balance::SLOTS,
-    bypass::{Counts, End, Entered, Gate, NO_ROUTE, Orders, Path, count, seat},
+    balance::{SLOTS, of_slot},
+    bypass::{Counts, End, Entered, Gate, NO_ROUTE, Orders, Path, seat, sum},
     steering::Dialled,
 };
 
@@ -31,6 +31,8 @@ static ENDS: LruHashMap<End, Entered, MOST_ENDS> = LruHashMap::new();
 static ORDERS: Array<Orders, 1, MAPPED> = Array::new();
 #[btf_map(name = "bypass_clients")]
 static CLIENTS: Array<u64, { SLOTS as usize }, MAPPED> = Array::new();
+#[btf_map(name = "bypass_sums")]
+static SUMS: Array<u64, { sum::COUNT as usize }, MAPPED> = Array::new();
 #[btf_map(name = "bypass_leaving")]
 static LEAVING: RingBuf<End, { 64 << 10 }> = RingBuf::new();
 #[btf_map(name = "bypass_counts")]
@@ -51,15 +53,19 @@ fn add(index: u32, by: u64) {
     }
 }
 
-/// Has the daemon take a socket out, so that its process has it as it was before, unless something was handed over to it.
+/// Has the daemon take a socket out, so that its process has it as it was before. False: something was handed over to it.
 #[inline(always)]
-fn let_go(end: &End) {
-    let Some(entered) = ENDS.get_ptr_mut(*end) else { return };
+fn let_go(end: &End) -> bool {
+    let Some(entered) = ENDS.get_ptr_mut(*end) else { return false };
     // SAFETY: a field of the entry. If that is another's by now, the other goes by TCP.
     let seat = unsafe { &raw mut (*entered).seat };
-    if replace(seat, seat::FREE, seat::LEAVING) && LEAVING.output(*end, 0).is_err() {
+    if !replace(seat, seat::FREE, seat::LEAVING) {
+        return false;
+    }
+    if LEAVING.output(*end, 0).is_err() {
         replace(seat, seat::LEAVING, seat::FREE);
     }
+    true
 }
 
 /// A client more whose requests are bypassed, or one less.
@@ -70,8 +76,22 @@ fn count_client(path: &Path, by: u64) {
     }
     let Gate { route, slot, .. } = path.here.gate;
     if route == NO_ROUTE {
-        add(count::DIRECT, by);
-    } else if let Some(clients) = CLIENTS.get_ptr_mut(proxy_ebpf::balance::of_slot(route.into(), slot.into())) {
-        crate::kernel::tables::fetch_add(clients, by);
+        add_to(sum::DIRECT, by);
+    } else if let Some(clients) = CLIENTS.get_ptr_mut(of_slot(route.into(), slot.into())) {
+        fetch_add(clients, by);
     }
+}
+
+#[inline(always)]
+fn add_to(what: u32, by: u64) {
+    if let Some(sum) = SUMS.get_ptr_mut(what) {
+        fetch_add(sum, by);
+    }
+}
+
+/// So much of what a socket has sent waits for its reader.
+#[inline(always)]
+fn set_waiting(path: &mut Path, waiting: u64) {
+    add_to(sum::WAITING, waiting.wrapping_sub(path.in_sum));
+    path.in_sum = waiting;
 }

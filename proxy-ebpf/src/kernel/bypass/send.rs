@@ -6,14 +6,15 @@ use aya_ebpf::{
     programs::SkMsgContext,
 };
 
-use super::{ENDS, SOCKETS, add, count_client, let_go, orders, socket};
+use super::{ENDS, SOCKETS, SUMS, add, count_client, let_go, orders, set_waiting, socket};
 use crate::field::read;
 use crate::kernel::{
     flow::{Gate as Says, gate::gate_of},
     tables::replace,
 };
 use proxy_ebpf::bypass::{
-    ALWAYS_WAITING, Entered, MOST_WAITING, Mark, NO_ROUTE, Orders, PER_MESSAGE, PIECE, Path, count, seat, way,
+    ALWAYS_WAITING, Entered, MOST_IN_ALL, MOST_WAITING, Mark, NO_ROUTE, Orders, PER_MESSAGE, PIECE, Path, count, seat,
+    sum, way,
 };
 
 /// TCP has it, unless a socket was named to hand it to.
@@ -30,13 +31,15 @@ pub(crate) fn verdict(ctx: &SkMsgContext) -> u32 {
     let at = unsafe { msg.__bindgen_anon_3.sk };
     let Some(path) = socket::path(at) else { return SK_PASS };
     if path.way != way::UNDECIDED && path.way != way::BYPASS {
+        if path.in_sum != 0 {
+            give_back(path);
+        }
         return SK_PASS;
     }
     if let Err(why) = hand_over(ctx, msg, at, path) {
         if path.way == way::BYPASS {
             count_client(path, u64::MAX);
-        } else {
-            let_go(&path.peer.other());
+        } else if let_go(&path.peer.other()) {
             let_go(&path.peer);
         }
         path.way = way::TCP;
@@ -55,19 +58,24 @@ fn hand_over(ctx: &SkMsgContext, msg: &sk_msg_md, at: *mut bpf_sock, path: &mut 
         return Err(count::GONE);
     }
     // Who has begun to send before the socket was entered goes on with TCP in that very call.
-    if socket::word(path.here.socket, orders.write_seq) != Some(path.here.sent) {
+    if socket::word(path.here.socket, orders.write_seq) != Some(path.peer.received) {
         return Err(count::MIXED);
     }
     if path.way == way::UNDECIDED {
         decide(orders, path)?;
+    }
+    for end in [path.here.socket, path.there] {
+        if socket::word::<u64>(end, orders.ulp_ops) != Some(0) {
+            return Err(count::ULP);
+        }
     }
     let gate = path.here.gate;
     if gate.route != NO_ROUTE && !matches!(gate_of(gate.route.into(), gate.slot.into(), gate.generation), Says::Open) {
         return Err(count::HELD);
     }
     let size = u64::from(read(&msg.size));
-    let piece = piece_of(ctx, path);
-    let mark = account(orders, path, size, piece)?;
+    place(ctx, path);
+    let mark = account(orders, path, size)?;
     let map = (&raw const SOCKETS).cast_mut().cast();
     // SAFETY: the context is the kernel's own, and the key of the map's size.
     let found = unsafe { bpf_msg_redirect_hash(ctx.msg, map, (&raw mut path.peer).cast(), BPF_F_INGRESS.into()) };
@@ -84,11 +92,8 @@ fn hand_over(ctx: &SkMsgContext, msg: &sk_msg_md, at: *mut bpf_sock, path: &mut 
 #[inline(always)]
 fn decide(orders: &Orders, path: &mut Path) -> Result<(), u32> {
     let entry = ENDS.get_ptr_mut(path.peer).ok_or(count::NO_PEER)?;
-    // SAFETY: a copy; what another connection's has in its place does not fit to ours.
+    // SAFETY: a copy, of that connection's other end or of what has come to its memory since: both are no more than read.
     let there: Entered = unsafe { *entry };
-    if there.sent != path.here.received || there.received != path.here.sent {
-        return Err(count::UNPROVEN);
-    }
     let waits = |at| socket::is_blocking(orders, at) == Some(true);
     if waits(path.here.socket) || waits(there.socket) {
         return Err(count::BLOCKING);
@@ -107,20 +112,30 @@ fn decide(orders: &Orders, path: &mut Path) -> Result<(), u32> {
     Ok(())
 }
 
-/// The piece of memory in which the kernel has put the message. 0: in none of its own.
+/// Notes where the kernel has put the message.
 #[inline(always)]
-fn piece_of(ctx: &SkMsgContext, path: &mut Path) -> u64 {
-    // The verifier lets nobody calculate with a pointer; what was written to a map is a number again.
-    let place = &raw mut path.place;
+fn place(ctx: &SkMsgContext, path: &mut Path) {
+    // The verifier lets nobody calculate with a pointer; what was written to a map is a number again, once the compiler has
+    // forgotten that it knows it.
+    let (start, end) = (&raw mut path.place, &raw mut path.place_end);
     // SAFETY: a field of the record.
-    unsafe { place.write_volatile(ctx.data() as u64) };
+    unsafe { start.write_volatile(ctx.data() as u64) };
     // SAFETY: as above.
-    unsafe { place.read_volatile() & !(PIECE - 1) }
+    unsafe { end.write_volatile(ctx.data_end() as u64) };
+}
+
+/// Gives back what waited when the direction went to TCP, once its reader has read everything.
+#[inline(always)]
+fn give_back(path: &mut Path) {
+    let unread = orders().and_then(|orders| socket::word::<u32>(path.there, orders.rmem_alloc));
+    if unread == Some(0) {
+        set_waiting(path, 0);
+    }
 }
 
 /// Whether there is room for a message behind what the reader has not read yet; then where that leads.
 #[inline(always)]
-fn account(orders: &Orders, path: &mut Path, size: u64, piece: u64) -> Result<Mark, u32> {
+fn account(orders: &Orders, path: &mut Path, size: u64) -> Result<Mark, u32> {
     let unread: u32 = socket::word(path.there, orders.rmem_alloc).ok_or(count::GONE)?;
     let unread = u64::from(unread);
     let now = Mark { bytes: path.bytes, cost: path.cost };
@@ -131,17 +146,36 @@ fn account(orders: &Orders, path: &mut Path, size: u64, piece: u64) -> Result<Ma
         path.marks[0] = path.marks[1];
         path.marks[1] = now;
     }
-    let held = if piece == path.piece && piece != 0 { 0 } else { PIECE };
-    let cost = path.cost + PER_MESSAGE + held;
+    let (start, end) = (&raw const path.place, &raw const path.place_end);
+    // SAFETY: a field of the record.
+    let start = unsafe { start.read_volatile() };
+    // SAFETY: as above.
+    let end = unsafe { end.read_volatile() };
+    let piece = start & !(PIECE - 1);
+    // What it holds beside its bytes: the piece that it begins in, if the one before does not hold that already, and one more
+    // where it ends in another.
+    let begun = if piece == path.piece && piece != 0 { 0 } else { PIECE };
+    let ended = if size > end.wrapping_sub(start) { PIECE } else { 0 };
+    let cost = path.cost + PER_MESSAGE + begun + ended;
     path.piece = piece;
     let waiting = unread + size + (cost - path.marks[0].cost);
     if waiting > MOST_WAITING {
         return Err(count::BEHIND);
     }
-    if waiting > ALWAYS_WAITING && is_pressed(orders, path.here.socket) {
+    if waiting > ALWAYS_WAITING || path.in_sum != 0 {
+        set_waiting(path, if waiting > ALWAYS_WAITING { waiting } else { 0 });
+    }
+    if waiting > ALWAYS_WAITING && (is_crowded() || is_pressed(orders, path.here.socket)) {
         return Err(count::MEMORY);
     }
     Ok(Mark { bytes: path.bytes + size, cost })
+}
+
+/// Too much waits for all readers together.
+#[inline(always)]
+fn is_crowded() -> bool {
+    // SAFETY: one word.
+    SUMS.get_ptr(sum::WAITING).is_none_or(|sum| unsafe { sum.read_volatile() } > MOST_IN_ALL)
 }
 
 /// TCP has taken as much memory as it is to have (the first word of `net.ipv4.tcp_mem`): a sender would be refused soon, where

@@ -3,18 +3,17 @@
 
 use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _, os::fd::BorrowedFd, thread};
 
-use aya::maps::{HashMap, MapData, RingBuf, SockHash};
+use aya::maps::{MapData, RingBuf, SockHash};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     unistd::pipe,
 };
-use proxy_ebpf::bypass::{End, Entered};
+use proxy_ebpf::bypass::End;
 
 pub(super) struct Leaving {
     ring: RingBuf<MapData>,
     sockets: SockHash<MapData, End>,
-    ends: HashMap<MapData, End, Entered>,
 }
 
 /// Ends the thread when it is dropped.
@@ -22,12 +21,8 @@ pub(super) struct Leaving {
 pub(super) struct Running(Option<(std::os::fd::OwnedFd, thread::JoinHandle<()>)>);
 
 impl Leaving {
-    pub(super) fn new(
-        ring: RingBuf<MapData>,
-        sockets: SockHash<MapData, End>,
-        ends: HashMap<MapData, End, Entered>,
-    ) -> Self {
-        Self { ring, sockets, ends }
+    pub(super) fn new(ring: RingBuf<MapData>, sockets: SockHash<MapData, End>) -> Self {
+        Self { ring, sockets }
     }
 
     pub(super) fn start(mut self) -> io::Result<Running> {
@@ -55,9 +50,8 @@ impl Leaving {
     fn take_out(&mut self) {
         while let Some(record) = self.ring.next() {
             let Ok(end) = bytemuck::try_pod_read_unaligned::<End>(&record) else { continue };
-            // It may be closed by now. No other comes to its place before the second.
+            // It may be closed by now, and no other has its name.
             let _is_gone = self.sockets.remove(&end);
-            let _is_gone = self.ends.remove(&end);
         }
     }
 }

@@ -177,11 +177,11 @@ fn orders(at: SocketAddr) -> Result<Orders, Error> {
         write_seq: types.offset("tcp_sock", &["write_seq"])?,
         prot: types.offset("sock", &["__sk_common", "skc_prot"])?,
         socket: types.offset("sock", &["sk_socket"])?,
+        ulp_ops: types.offset("inet_connection_sock", &["icsk_ulp_ops"])?,
         memory_allocated: types.offset("proto", &["memory_allocated"])?,
         sysctl_mem: types.offset("proto", &["sysctl_mem"])?,
         file: types.offset("socket", &["file"])?,
         f_flags: types.offset("file", &["f_flags"])?,
-        _pad: 0,
     })
 }
 
