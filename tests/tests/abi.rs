@@ -14,6 +14,7 @@ use aya_obj::Object;
 use proxy_ebpf::{
     Cookie, Link, Meter, Target, TargetKey,
     balance::{self, Balance, Load},
+    bypass,
     index::Bucket,
     names,
     nat::{self, Address, Allowed, Egress, Endpoint, First, Flow, Globals},
@@ -77,6 +78,20 @@ const STEERING: Maps = &[
     (steering::names::STEERINGS, size_of::<u32>(), size_of::<Counts>()),
 ];
 
+/// And of the bypass, which knows whom steering has led.
+const BYPASS: Maps = &[
+    (bypass::names::NODES, size_of::<Dialled>(), size_of::<u32>()),
+    (bypass::names::SOCKETS, size_of::<bypass::End>(), size_of::<RawFd>()),
+    (bypass::names::ENDS, size_of::<bypass::End>(), size_of::<bypass::Entered>()),
+    (bypass::names::PATHS, size_of::<i32>(), size_of::<bypass::Path>()),
+    (bypass::names::ORDERS, size_of::<u32>(), size_of::<bypass::Orders>()),
+    (bypass::names::CLIENTS, size_of::<u32>(), size_of::<u64>()),
+    (bypass::names::SUMS, size_of::<u32>(), size_of::<u64>()),
+    (bypass::names::LEAVING, 0, 0),
+    (bypass::names::COUNTS, size_of::<u32>(), size_of::<bypass::Counts>()),
+    (steering::names::STEERED, size_of::<i32>(), size_of::<Steered>()),
+];
+
 const STEER: [&str; 7] = [
     steering::names::CONNECT4,
     steering::names::CONNECT6,
@@ -88,11 +103,12 @@ const STEER: [&str; 7] = [
 ];
 
 /// Every object of the daemon: its maps, and its programs.
-const OBJECTS: [(&str, &[Maps], &[&str]); 5] = [
+const OBJECTS: [(&str, &[Maps], &[&str]); 6] = [
     ("sockmap", &[SOCKMAP], &[names::VERDICT]),
     ("tc", &[NAT], &[nat::names::TC]),
     ("xdp", &[NAT, XDP], &[xdp::names::XDP]),
     ("steering", &[NAT, STEERING], &STEER),
+    ("bypass", &[NAT, BYPASS], &[bypass::names::CONNECTIONS, bypass::names::SEND]),
     ("release", &[], &[parking::names::RELEASE]),
 ];
 
