@@ -9,7 +9,7 @@ mod switches;
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use switchmaster_tests::{Client, Daemon, Lab, Spec, daemon::Config, lab::Setup};
+use switchmaster_tests::{Client, Daemon, Lab, Spec, daemon::Config, lab::Setup, wait};
 
 use crate::FOLLOW;
 
@@ -50,6 +50,16 @@ fn is_direct(client: &mut Client) -> Result<bool> {
 
 fn steered(lab: &Lab) -> Result<u64> {
     Ok(lab.daemon.status()?.route("writes")?.steered)
+}
+
+/// Waits until so many are counted: a process that is started at that moment beside the test has all descriptors for an instant,
+/// and a socket is closed only when that one has let go of it too.
+fn counted(lab: &Lab, count: u64) -> Result<()> {
+    wait::until(FOLLOW, "who is gone to be counted no more", || {
+        let steered = steered(lab)?;
+        ensure!(steered == count, "{steered} are counted");
+        Ok(())
+    })
 }
 
 /// How often this came of a call.

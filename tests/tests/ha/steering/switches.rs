@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use switchmaster_tests::{Client, Daemon, Lab, Spec, daemon, lab::check, wait};
 
-use super::{ensure_direct, ensure_hop, lab, lab_with, local, outcome, steered, with_steering};
+use super::{counted, ensure_direct, ensure_hop, lab, lab_with, local, outcome, steered, with_steering};
 use crate::{FAILOVER, FOLLOW, limit, on_each_datapath, pause::hang_a_failover};
 
 on_each_datapath!(a_switch_ends_all_of_them);
@@ -41,7 +41,7 @@ fn a_switch_ends_all_of_them(datapath: &str) {
         ensure!(client.role()? == "master" && lab.node_behind(&mut client)? == new, "it is not at the new master");
         foreign.ping().context("a connection that steering has not made")?;
         drop(idle);
-        ensure!(steered(lab)? == 1, "{} are counted", steered(lab)?);
+        counted(lab, 1)?;
         wait::until(FOLLOW, "all to be counted", || {
             let severed = lab.daemon.status()?.route("writes")?.severed;
             ensure!(severed == 20, "{severed} are counted as severed");
@@ -188,7 +188,7 @@ fn without_the_daemon_they_go_on_and_new_ones_until_the_grace_is_over(datapath: 
         ended(&old, FOLLOW).context("at the new daemon's switch")?;
         ended(&orphan, FOLLOW).context("at the new daemon's switch")?;
         drop((old, orphan));
-        ensure!(steered(lab)? == 0, "{} are counted", steered(lab)?);
+        counted(lab, 0)?;
         Ok(())
     });
 }
@@ -253,7 +253,7 @@ fn what_the_next_daemon_does_not_go_on_with_is_ended() {
         lab.daemon = Daemon::start(&lab.world, &with_steering(&Lab::setup(&lab.world, &lab.cluster, "tc")?))?;
         drop(client);
         wait::until(FOLLOW, "a client to be led again", || ensure_direct(&mut local(lab)?))?;
-        ensure!(steered(lab)? == 0, "{} are counted", steered(lab)?);
+        counted(lab, 0)?;
         Ok(())
     });
 }
