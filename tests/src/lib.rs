@@ -30,31 +30,25 @@ pub use self::{
     redis::{Cluster, Spec},
 };
 
+/// A module of one test for each way, named after the function that does them all.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! tests_of {
+    ($test:ident: $($way:ident)+) => {
+        mod $test {
+            $(#[test]
+            fn $way() {
+                super::$test(stringify!($way));
+            })+
+        }
+    };
+}
+
 /// Each named function, which takes a datapath's name, becomes a module of one test for each datapath.
 #[macro_export]
 macro_rules! on_each_datapath {
     ($($test:ident),+ $(,)?) => {
-        $(mod $test {
-            #[test]
-            fn copy() {
-                super::$test("copy");
-            }
-
-            #[test]
-            fn sockmap() {
-                super::$test("sockmap");
-            }
-
-            #[test]
-            fn tc() {
-                super::$test("tc");
-            }
-
-            #[test]
-            fn xdp() {
-                super::$test("xdp");
-            }
-        })+
+        $($crate::tests_of!($test: copy sockmap tc xdp);)+
     };
 }
 
@@ -62,37 +56,7 @@ macro_rules! on_each_datapath {
 #[macro_export]
 macro_rules! on_each_way {
     ($($test:ident),+ $(,)?) => {
-        $(mod $test {
-            #[test]
-            fn copy() {
-                super::$test("copy");
-            }
-
-            #[test]
-            fn sockmap() {
-                super::$test("sockmap");
-            }
-
-            #[test]
-            fn tc() {
-                super::$test("tc");
-            }
-
-            #[test]
-            fn xdp() {
-                super::$test("xdp");
-            }
-
-            #[test]
-            fn steered() {
-                super::$test("steered");
-            }
-
-            #[test]
-            fn bypassed() {
-                super::$test("bypassed");
-            }
-        })+
+        $($crate::tests_of!($test: copy sockmap tc xdp steered bypassed);)+
     };
 }
 
@@ -100,16 +64,6 @@ macro_rules! on_each_way {
 #[macro_export]
 macro_rules! on_each_proxy {
     ($($test:ident),+ $(,)?) => {
-        $(mod $test {
-            #[test]
-            fn copy() {
-                super::$test("copy");
-            }
-
-            #[test]
-            fn sockmap() {
-                super::$test("sockmap");
-            }
-        })+
+        $($crate::tests_of!($test: copy sockmap);)+
     };
 }

@@ -6,6 +6,7 @@ use std::{
     fmt::{self, Write as _},
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsRawFd as _, FromRawFd as _},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
@@ -15,6 +16,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use nix::sys::socket::{SockFlag, accept4};
 
 use crate::{
     Patient,
@@ -182,15 +184,18 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(listener) }
 }
 
+/// One that is to wait in poll(2) does so from the first moment: its client may be quicker than the next call.
+fn accept(listener: &TcpListener, is_patient: bool) -> io::Result<TcpStream> {
+    let waits = if is_patient { SockFlag::SOCK_NONBLOCK } else { SockFlag::empty() };
+    let fd = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | waits)?;
+    // SAFETY: the kernel has just made it, and nobody else has it.
+    Ok(unsafe { TcpStream::from_raw_fd(fd) })
+}
+
 fn open_door(listener: &TcpListener, shared: &Arc<Shared>) {
-    while let Ok((stream, _)) = listener.accept() {
+    while let Ok(stream) = accept(listener, shared.is_patient.load(Ordering::SeqCst)) {
         if shared.stopping.load(Ordering::SeqCst) {
             return;
-        }
-        if shared.is_patient.load(Ordering::SeqCst)
-            && let Err(error) = stream.set_nonblocking(true)
-        {
-            lock(&shared.faults).push(format!("nonblocking: {error}"));
         }
         let door = shared.door.load(Ordering::SeqCst);
         if door == Door::Keep as u8 {

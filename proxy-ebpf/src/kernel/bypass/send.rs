@@ -102,6 +102,11 @@ fn decide(orders: &Orders, path: &mut Path) -> Result<(), u32> {
     if !replace(unsafe { &raw mut (*entry).seat }, seat::FREE, seat::TAKEN) {
         return Err(count::NO_PEER);
     }
+    // What is forgotten for want of room is at once another's, maybe while it was read: then this finds nothing any more.
+    // SAFETY: the value is never looked at.
+    if unsafe { ENDS.get(path.peer) }.is_none() {
+        return Err(count::NO_PEER);
+    }
     path.there = there.socket;
     if path.dialled == 0 {
         path.here.gate = there.gate;
