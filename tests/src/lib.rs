@@ -9,6 +9,7 @@ pub mod flood;
 pub mod http;
 pub mod instrument;
 pub mod lab;
+pub mod memory;
 pub mod netns;
 pub mod node;
 mod patient;

@@ -11,7 +11,6 @@ mod demo;
 mod drill;
 mod journal;
 mod json;
-mod memory;
 mod page;
 mod redis_benchmark;
 mod sample;

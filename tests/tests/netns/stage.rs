@@ -2,7 +2,6 @@
 //! daemon in front. Tests that measure have the machine to themselves; the others run side by side.
 
 use std::{
-    fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -290,11 +289,4 @@ pub(crate) fn crowd(count: usize, threads: usize, work: impl Fn(usize) -> Result
         let threads = (0..threads.min(count)).map(spawn).collect::<Result<Vec<_>, _>>().context("threads")?;
         threads.into_iter().try_for_each(|thread| thread.join().ok().context("a thread panicked")?)
     })
-}
-
-/// What /proc/meminfo says the machine could still give, in bytes.
-pub(crate) fn memory_available() -> Result<i64> {
-    let text = fs::read_to_string("/proc/meminfo").context("meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("MemAvailable")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<i64>().context("MemAvailable")? << 10)
 }

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use socket2::{Domain, Socket, Type};
-use switchmaster_tests::client::Crowd;
+use switchmaster_tests::{
+    client::Crowd,
+    memory::{MIB, Peak},
+};
 
 use super::{
     pubsub::{Plan, Room},
@@ -13,7 +16,6 @@ use super::{
 };
 use crate::{
     cpu::Meter,
-    memory::{MIB, Peak},
     redis_benchmark::{self, KEY, Timing},
     sample::Sample,
 };

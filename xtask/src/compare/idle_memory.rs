@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
-use switchmaster_tests::{client::Crowd, wait};
+use switchmaster_tests::{client::Crowd, memory, wait};
 
 use super::{Run, path::Path, report::Section, stage::Stage};
 use crate::{
     bar::{Bar, Limit},
-    memory,
     table::Table,
 };
 
@@ -74,7 +73,7 @@ fn cost(run: &Run, path: Path, size: usize) -> Result<Cost> {
     let each = |bytes: f64| bytes / size as f64;
     let cost = Cost {
         proxy: own()?.zip(proxy).map(|(now, before)| each(memory::growth(before, now))),
-        machine: each(memory::growth(memory::available()?, machine)),
+        machine: each(memory::taken_since(machine)?),
     };
     drop(crowd);
     Ok(cost)

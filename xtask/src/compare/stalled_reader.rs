@@ -9,12 +9,14 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
-use switchmaster_tests::wait;
+use switchmaster_tests::{
+    memory::{self, MIB},
+    wait,
+};
 
 use super::{Run, benchmark, path::Path, report::Section, stage::Stage};
 use crate::{
     bar::{Bar, Limit},
-    memory::{self, MIB},
     redis_benchmark::Load,
     sample::{Figure, Sample},
     series::Series,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use switchmaster_tests::memory;
 
 use super::{
     figures::{Figure, Figures},
@@ -13,7 +14,7 @@ use super::{
     name::Drill,
     stage::{Front, Stage},
 };
-use crate::{drill::script::pass, memory};
+use crate::drill::script::pass;
 
 const SETTLE: Duration = Duration::from_secs(3);
 /// An idle thread of the runtime's pool lives for ten seconds.

@@ -15,10 +15,15 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// What programs could still get, in bytes. Pages that a core keeps at hand for its next allocation are
 /// free too, but the kernel does not count them as such, and it keeps hundreds of MiB of them.
-pub(crate) fn available() -> Result<u64> {
+pub fn available() -> Result<u64> {
     let zones = fs::read_to_string("/proc/zoneinfo").context("/proc/zoneinfo")?;
     let page = sysconf(SysconfVar::PAGE_SIZE).context("sysconf")?.context("no page size")?;
     Ok(field("/proc/meminfo", "MemAvailable:")? + at_hand(&zones) * page.cast_unsigned())
+}
+
+/// How much less programs could get now than `before`; negative if more. In bytes.
+pub fn taken_since(before: u64) -> Result<f64> {
+    Ok(growth(available()?, before))
 }
 
 /// Pages on the cores' own lists.
@@ -27,7 +32,7 @@ fn at_hand(zones: &str) -> u64 {
 }
 
 /// Anonymous resident memory of a process: heaps and stacks, not the program itself.
-pub(crate) fn anonymous(pid: Pid) -> Result<u64> {
+pub fn anonymous(pid: Pid) -> Result<u64> {
     field(&format!("/proc/{pid}/status"), "RssAnon:")
 }
 
@@ -39,14 +44,14 @@ fn field(file: &str, name: &str) -> Result<u64> {
 
 /// Watches the anonymous memory of processes, for the most they hold at one time.
 #[derive(Debug)]
-pub(crate) struct Peak {
+pub struct Peak {
     stop: Sender<()>,
     thread: JoinHandle<u64>,
 }
 
 impl Peak {
     /// Nothing to watch is none.
-    pub(crate) fn watch(pids: Vec<Pid>) -> Option<Self> {
+    pub fn watch(pids: Vec<Pid>) -> Option<Self> {
         if pids.is_empty() {
             return None;
         }
@@ -65,16 +70,16 @@ impl Peak {
     }
 
     /// In bytes.
-    pub(crate) fn end(self) -> Result<u64> {
+    pub fn end(self) -> Result<u64> {
         drop(self.stop);
         self.thread.join().map_err(|_| anyhow!("the thread that watches memory panicked"))
     }
 }
 
-pub(crate) const MIB: f64 = 1_048_576.0;
+pub const MIB: f64 = 1_048_576.0;
 
 /// How much less there is now than before; negative if there is more.
-pub(crate) fn growth(before: u64, now: u64) -> f64 {
+pub fn growth(before: u64, now: u64) -> f64 {
     now as f64 - before as f64
 }
 
