@@ -75,9 +75,27 @@ fn newcomer(lab: &Lab) -> Result<JoinHandle<Result<()>>> {
     Ok(thread::spawn(move || Client::connect_within(&namespace, to, FOLLOW)?.ping()))
 }
 
-fn paused(lab: &Lab, old: usize, leaver: Client, echoed: &AtomicU64) -> Result<JoinHandle<Result<()>>> {
-    // What had been handed over before has arrived by now.
-    wait::pause(Duration::from_millis(100));
+/// What had been sent before the pause has been executed: on a busy machine the node itself comes to it late.
+fn wait_until_executed(lab: &Lab, old: usize) -> Result<()> {
+    wait::until(Duration::from_secs(1), "the old master to stand still", || {
+        let before = executed(lab, old)?;
+        wait::pause(Duration::from_millis(50));
+        let now = executed(lab, old)?;
+        ensure!(now == before, "it went from {before} to {now}");
+        Ok(())
+    })
+}
+
+/// `late` sends in the pause.
+fn paused(
+    lab: &Lab,
+    old: usize,
+    late: &mut Client,
+    leaver: Client,
+    echoed: &AtomicU64,
+) -> Result<JoinHandle<Result<()>>> {
+    wait_until_executed(lab, old)?;
+    late.send(&echo(0))?;
     let (before, back) = (executed(lab, old)?, echoed.load(Ordering::Relaxed));
     drop(leaver);
     wait::pause(Duration::from_millis(50));
@@ -93,7 +111,7 @@ fn paused(lab: &Lab, old: usize, leaver: Client, echoed: &AtomicU64) -> Result<J
 fn streams_stand_still_and_go_on(datapath: &str) {
     let spec = Spec { failover_timeout_ms: 700, down_after_ms: 5000, ..Spec::default() };
     // A packet that says that a client has left is held back too.
-    let places = STREAMS + 1 + usize::from(matches!(datapath, "tc" | "xdp"));
+    let places = STREAMS + 2 + usize::from(matches!(datapath, "tc" | "xdp"));
     let lab = Lab::start(spec, datapath, |mut setup| {
         setup.writes = setup.writes.set("max_connections", places);
         // Else both are lowered to what the limit of open files allows.
@@ -103,19 +121,21 @@ fn streams_stand_still_and_go_on(datapath: &str) {
     check(lab, |lab| {
         let (echoed, stop) = (AtomicU64::new(0), AtomicBool::new(false));
         let clients = (0..STREAMS).map(|_| lab.writes()).collect::<Result<Vec<_>>>()?;
-        let mut leaver = lab.writes()?;
+        let (mut leaver, mut late) = (lab.writes()?, lab.writes()?);
         leaver.ping()?;
+        late.ping()?;
         thread::scope(|scope| {
             let streams: Vec<_> =
                 clients.into_iter().map(|client| scope.spawn(|| stream(client, &echoed, &stop))).collect();
             let work = || -> Result<()> {
                 wait::until_true(FOLLOW, "a stream", || echoed.load(Ordering::Relaxed) > 500)?;
                 let old = hang_a_failover(lab)?;
-                let next = paused(lab, old, leaver, &echoed)?;
+                let next = paused(lab, old, &mut late, leaver, &echoed)?;
                 lab.daemon.wait_way(lab.group_name(), "open", FOLLOW)?;
                 let opened = Instant::now();
                 let served = next.join().ok().context("the client that came in the pause panicked")?;
                 served.context("the client that came in the pause")?;
+                late.receive().context("who sent in the pause")?;
                 ensure!(opened.elapsed() < Duration::from_secs(1), "it was served after {:?}", opened.elapsed());
                 let before = echoed.load(Ordering::Relaxed);
                 wait::until_true(FOLLOW, "the streams to go on", || echoed.load(Ordering::Relaxed) > before + 500)?;
