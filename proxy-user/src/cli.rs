@@ -91,6 +91,9 @@ pub struct Doctor {
     /// The folder of the daemon's pins, as for `run`.
     #[arg(long, value_name = "DIR", default_value = kernel::DEFAULT_DIR, env = "SWITCHMASTER_PIN_DIR")]
     pub pin_dir: PathBuf,
+    /// The `cgroup` of [local]; without it the root of cgroup2.
+    #[arg(long, value_name = "DIR", env = "SWITCHMASTER_CGROUP")]
+    pub cgroup: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

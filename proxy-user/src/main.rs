@@ -46,6 +46,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
                 sockmap_self_test: Some(self_test),
                 bypass_self_test: Some(bypass),
                 pin_dir: asked.pin_dir,
+                cgroup: asked.cgroup,
             });
             if asked.json {
                 println!("{}", report.to_json()?);

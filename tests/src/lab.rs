@@ -3,22 +3,26 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    Client, Cluster, Daemon, Spec, World,
+    Client, Cluster, Daemon, LocalWay, Spec, World,
     daemon::{Config, Group, Route},
     netns::Namespace,
+    wait,
 };
 
 pub const WRITES: u16 = 6379;
 pub const READS: u16 = 6380;
+const READY: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct Lab {
     pub daemon: Daemon,
     pub cluster: Cluster,
     pub world: World,
+    /// Where clients are on the daemon's host.
+    pub local: Option<LocalWay>,
 }
 
 /// The parts of a configuration that differ from test to test.
@@ -29,10 +33,13 @@ pub struct Setup {
     pub reads: Route,
     pub arguments: Vec<String>,
     pub launcher: Vec<&'static str>,
+    pub local: Option<LocalWay>,
 }
 
 impl Setup {
-    fn of(world: &World, cluster: &Cluster, datapath: &str) -> Result<Self> {
+    fn of(world: &World, cluster: &Cluster, way: &str) -> Result<Self> {
+        let local = LocalWay::of(way);
+        let datapath = if local.is_some() { "copy" } else { way };
         if datapath == "xdp" {
             world.whole_packets()?;
         }
@@ -41,11 +48,12 @@ impl Setup {
         let listen = |port| [proxy.address(port), proxy.address6(port)];
         let writes = Route::new("writes", name, "master", datapath, &listen(WRITES));
         let reads = Route::new("reads", name, "replica", datapath, &listen(READS));
-        Ok(Self { group: Group::of(cluster), writes, reads, arguments: Vec::new(), launcher: Vec::new() })
+        Ok(Self { group: Group::of(cluster), writes, reads, arguments: Vec::new(), launcher: Vec::new(), local })
     }
 
     pub fn config(&self) -> Config {
         let config = Config::default().group(self.group.clone()).route(self.writes.clone()).route(self.reads.clone());
+        let config = self.local.into_iter().fold(config, |config, way| way.configure(config));
         self.arguments.iter().fold(config.launched_by(&self.launcher), Config::argument)
     }
 }
@@ -60,15 +68,36 @@ impl Lab {
         Ok((world, cluster))
     }
 
-    /// All of it, ready; `adjust` changes the configuration first.
-    pub fn start(spec: Spec, datapath: &str, adjust: impl FnOnce(Setup) -> Setup) -> Result<Self> {
+    /// All of it, ready; `adjust` changes the configuration first. The way to the nodes is a datapath, or a [`LocalWay`].
+    pub fn start(mut spec: Spec, way: &str, adjust: impl FnOnce(Setup) -> Setup) -> Result<Self> {
+        let local = LocalWay::of(way);
+        if let Some(local) = local {
+            local.place(&mut spec);
+        }
         let (world, cluster) = Self::cluster(spec)?;
-        let config = adjust(Setup::of(&world, &cluster, datapath)?).config();
+        let config = adjust(Setup::of(&world, &cluster, way)?).config();
         let daemon = Daemon::start(&world, &config).with_context(|| cluster.describe())?;
-        let lab = Self { daemon, cluster, world };
+        let lab = Self { daemon, cluster, world, local };
         let master = lab.cluster.nodes[lab.cluster.master()?].address;
-        lab.daemon.wait_master(&lab.cluster.spec.name, master, Duration::from_secs(10))?;
+        lab.daemon.wait_master(&lab.cluster.spec.name, master, READY)?;
+        if let Some(local) = local {
+            wait::until(READY, "a client to be led", || lab.leads(local))?;
+        }
         Ok(lab)
+    }
+
+    fn leads(&self, local: LocalWay) -> Result<()> {
+        let proxy = self.world.proxy()?;
+        let to = if self.cluster.spec.ipv6 { proxy.address6(WRITES) } else { proxy.address(WRITES) };
+        let mut client = self.dial(to)?;
+        // Whatever is said to it: it may not be allowed to say anything.
+        client.send_raw(b"PING\r\n")?;
+        let route = self.daemon.status()?.route("writes")?.clone();
+        match local {
+            LocalWay::Steered => ensure!(route.steered > 0, "the listener has it"),
+            LocalWay::Bypassed => ensure!(route.bypassed > 0, "it goes by TCP"),
+        }
+        Ok(())
     }
 
     /// The configuration `start` would use, for tests that start the daemon themselves.
@@ -78,15 +107,20 @@ impl Lab {
 
     /// A new connection from `client` to the current master, as the daemon sees it.
     pub fn writes(&self) -> Result<Client> {
-        Client::connect(self.client()?, self.writes_address()?)
+        self.dial(self.writes_address()?)
     }
 
     pub fn reads(&self) -> Result<Client> {
-        Client::connect(self.client()?, self.reads_address()?)
+        self.dial(self.reads_address()?)
+    }
+
+    fn dial(&self, to: SocketAddr) -> Result<Client> {
+        let client = Client::connect(self.client()?, to)?;
+        Ok(if self.local == Some(LocalWay::Bypassed) { client.patient() } else { client })
     }
 
     pub fn client(&self) -> Result<&Namespace> {
-        self.world.client()
+        if self.local.is_some() { self.world.proxy() } else { self.world.client() }
     }
 
     pub fn writes_address(&self) -> Result<SocketAddr> {

@@ -9,6 +9,7 @@ pub mod flood;
 pub mod http;
 pub mod instrument;
 pub mod lab;
+mod local;
 pub mod memory;
 pub mod netns;
 pub mod node;
@@ -24,6 +25,7 @@ pub use self::{
     daemon::Daemon,
     flood::Flood,
     lab::Lab,
+    local::LocalWay,
     netns::{Namespace, Spoke, World},
     node::FakeNode,
     patient::Patient,

@@ -1,7 +1,7 @@
 //! Datapath by datapath: can it work here, and if not, why and what to do. `copy` always works and is
 //! offered wherever another cannot.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use serde::Serialize;
 
@@ -52,7 +52,7 @@ pub(super) fn judge(
 ) -> Vec<Ability> {
     let sockmap = sockmap(held, support, pinning, self_test);
     let tc = tc(held, &sockmap);
-    let steering = steering(&tc, hooks);
+    let steering = steering(held, pinning, hooks);
     vec![
         xdp(&tc, interfaces),
         tc,
@@ -67,15 +67,10 @@ pub(super) fn judge(
     ]
 }
 
-/// It shares the maps of tc and the cgroup of steering, and needs neither of them to work.
-pub(super) fn bypass(tc: &Ability, hooks: &Hooks, self_test: Option<SelfTest>) -> Ability {
-    let (verdict, reason, remedy) = if tc.verdict != Verdict::Yes {
-        (tc.verdict, format!("needs the capabilities of tc: {}", tc.reason), tc.remedy.clone())
-    } else if hooks.cgroup.is_none() {
-        (Verdict::No, NO_CGROUP2.to_owned(), MOUNT_CGROUP2.to_owned())
-    } else {
-        tested(self_test)
-    };
+/// It has the cgroup of steering, and does not need steering.
+pub(super) fn bypass(held: &Held, pinning: (&Check, Verdict), hooks: &Hooks, self_test: Option<SelfTest>) -> Ability {
+    let obstacle = unprivileged(held).or_else(|| no_pins(pinning)).or_else(|| hooks.obstacle());
+    let (verdict, reason, remedy) = obstacle.unwrap_or_else(|| tested(self_test));
     Ability { name: "bypass", verdict, reason, remedy }
 }
 
@@ -87,49 +82,69 @@ const MOUNT_CGROUP2: &str = "mount -t cgroup2 none /sys/fs/cgroup";
 pub(super) struct Hooks {
     pub(super) cgroup: Option<PathBuf>,
     pub(super) support: Support,
-    pub(super) attached: Option<kernel::Attached>,
+    /// There, and at each cgroup that it is in.
+    pub(super) attached: io::Result<Option<Vec<(PathBuf, kernel::Attached)>>>,
     pub(super) sock_destroy: State,
 }
 
-/// It needs no flows, but shares their maps.
-fn steering(tc: &Ability, hooks: &Hooks) -> Ability {
-    let ability = |verdict, reason: String, remedy: &str| Ability {
-        name: "steering",
-        verdict,
-        reason,
-        remedy: remedy.to_owned(),
-    };
-    const OFF: &str = "steering = \"off\": clients of this host go to the listener";
-    if tc.verdict != Verdict::Yes {
-        return ability(tc.verdict, format!("needs the capabilities of tc: {}", tc.reason), &tc.remedy);
+impl Hooks {
+    /// What stands against any program at the cgroup.
+    fn obstacle(&self) -> Option<Finding> {
+        let no = |reason: String, remedy: &str| Some((Verdict::No, reason, remedy.to_owned()));
+        let Some(cgroup) = &self.cgroup else {
+            return no(NO_CGROUP2.to_owned(), MOUNT_CGROUP2);
+        };
+        match &self.attached {
+            Err(error) => no(format!("the cgroup {}: {error}", cgroup.display()), "name a cgroup of cgroup2"),
+            Ok(_) => None,
+        }
     }
-    let Some(cgroup) = &hooks.cgroup else {
-        return ability(Verdict::No, NO_CGROUP2.to_owned(), MOUNT_CGROUP2);
-    };
-    if let Some((what, answer)) = hooks.support.obstacles().next() {
-        let (verdict, reason, _) = unsupported(what, answer);
-        return ability(verdict, reason, OFF);
-    }
-    if hooks.sock_destroy == State::Warn {
-        return ability(Verdict::No, "this kernel cannot end the sockets of others (SOCK_DESTROY)".to_owned(), OFF);
-    }
-    let at = cgroup.display();
-    match &hooks.attached {
-        Some(found) if found.exclusive => ability(
+
+    /// What a program of another keeps ours from.
+    fn taken(&self) -> Option<Finding> {
+        let mut line = self.attached.as_ref().ok()?.iter().flatten();
+        let (at, here) = line.next()?;
+        let (at, says) = if here.exclusive {
+            (at, "that lets no other beside it")
+        } else {
+            (&line.find(|(_, above)| above.sealed)?.0, "that lets no other at the cgroups below")
+        };
+        Some((
             Verdict::No,
-            format!("at {at} there is a program of another that lets no other beside it"),
-            "give `cgroup` of [local] one that is not above or at it (`bpftool cgroup tree`)",
-        ),
-        Some(found) if !found.programs.is_empty() => ability(
-            Verdict::Yes,
-            format!(
-                "at {at}, beside {} programs that are there (`bpftool cgroup tree`); the last one to write an address wins",
-                found.programs.len()
-            ),
-            "",
-        ),
-        _ => ability(Verdict::Yes, format!("at {at}"), ""),
+            format!("at {} there is a program of another {says}", at.display()),
+            "give `cgroup` of [local] one where there is none, nor above it (`bpftool cgroup tree`)".to_owned(),
+        ))
     }
+}
+
+fn steering(held: &Held, pinning: (&Check, Verdict), hooks: &Hooks) -> Ability {
+    let off = |(verdict, reason, _): Finding| {
+        (verdict, reason, "steering = \"off\": clients of this host go to the listener".to_owned())
+    };
+    let unsupported = || hooks.support.obstacles().next().map(|(what, answer)| off(unsupported(what, answer)));
+    let endless = || {
+        let reason = || "this kernel cannot end the sockets of others (SOCK_DESTROY)".to_owned();
+        (hooks.sock_destroy == State::Warn).then(|| off((Verdict::No, reason(), String::new())))
+    };
+    let obstacle = unprivileged(held)
+        .or_else(|| no_pins(pinning))
+        .or_else(|| hooks.obstacle())
+        .or_else(unsupported)
+        .or_else(endless)
+        .or_else(|| hooks.taken());
+    let (verdict, reason, remedy) = obstacle.unwrap_or_else(|| {
+        let line = || hooks.attached.iter().flatten().flatten();
+        let at = line().next().map_or_else(String::new, |(at, _)| at.display().to_string());
+        let beside: usize = line().map(|(_, it)| it.programs.len()).sum();
+        let reason = match beside {
+            0 => format!("at {at}"),
+            beside => format!(
+                "at {at}, beside {beside} programs there and above (`bpftool cgroup tree`); the last one to write an address wins"
+            ),
+        };
+        (Verdict::Yes, reason, String::new())
+    });
+    Ability { name: "steering", verdict, reason, remedy }
 }
 
 /// The host's interfaces, by name, and what is against a program at XDP on each.
@@ -170,17 +185,10 @@ fn tc(held: &Held, sockmap: &Ability) -> Ability {
     Ability { name: "tc", verdict, reason, remedy }
 }
 
-fn sockmap(
-    held: &Held,
-    support: &Support,
-    (bpffs, pinning): (&Check, Verdict),
-    self_test: Option<SelfTest>,
-) -> Ability {
-    let obstacle = privileges(held)
+fn sockmap(held: &Held, support: &Support, pinning: (&Check, Verdict), self_test: Option<SelfTest>) -> Ability {
+    let obstacle = unprivileged(held)
         .or_else(|| support.obstacles().next().map(|(what, answer)| unsupported(what, answer)))
-        .or_else(|| {
-            (pinning != Verdict::Yes).then(|| (pinning, format!("bpffs: {}", bpffs.found), bpffs.remedy.clone()))
-        });
+        .or_else(|| no_pins(pinning));
     let (verdict, reason, remedy) = obstacle.unwrap_or_else(|| tested(self_test));
     let remedy = match (verdict, remedy.is_empty()) {
         (Verdict::Yes, _) => remedy,
@@ -195,7 +203,11 @@ const COPY_WORKS: &str = "datapath = \"copy\" works without";
 /// Verdict, reason, remedy.
 type Finding = (Verdict, String, String);
 
-fn privileges(held: &Held) -> Option<Finding> {
+fn no_pins((bpffs, pinning): (&Check, Verdict)) -> Option<Finding> {
+    (pinning != Verdict::Yes).then(|| (pinning, format!("bpffs: {}", bpffs.found), bpffs.remedy.clone()))
+}
+
+fn unprivileged(held: &Held) -> Option<Finding> {
     let missing = held.missing(&[Capability::Bpf, Capability::NetAdmin, Capability::Perfmon]);
     (!missing.is_empty())
         .then(|| (Verdict::MissingPrivilege, format!("{} missing", missing.join(", ")), grant(&missing)))

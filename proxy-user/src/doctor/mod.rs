@@ -35,6 +35,8 @@ pub struct Input {
     pub bypass_self_test: Option<SelfTest>,
     /// Where a daemon pins.
     pub pin_dir: PathBuf,
+    /// That of `[local]`; None: the root.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl fmt::Debug for Input {
@@ -88,9 +90,9 @@ pub fn run(input: Input) -> Report {
     let support = bpf::Support::probe();
     let (bpffs, pinning) = mounts::bpffs(&held);
     let sock_destroy = diag::sock_destroy(&held);
-    let cgroup = crate::kernel::cgroup2();
+    let cgroup = input.cgroup.or_else(crate::kernel::cgroup2);
     let hooks = datapaths::Hooks {
-        attached: cgroup.as_ref().and_then(|cgroup| crate::kernel::attached(cgroup).ok()),
+        attached: cgroup.as_ref().map(|cgroup| crate::kernel::attached_up_from(cgroup)).transpose(),
         cgroup,
         support: bpf::Support::probe_steering(),
         sock_destroy: sock_destroy.state,
@@ -98,9 +100,7 @@ pub fn run(input: Input) -> Report {
     let interfaces = interfaces::look();
     let mut datapaths =
         datapaths::judge(&held, &support, (&bpffs, pinning), input.sockmap_self_test, &interfaces, &hooks);
-    if let Some(tc) = datapaths.iter().find(|it| it.name == "tc") {
-        datapaths.push(datapaths::bypass(tc, &hooks, input.bypass_self_test));
-    }
+    datapaths.push(datapaths::bypass(&held, (&bpffs, pinning), &hooks, input.bypass_self_test));
     let mut checks = vec![kernel::check(), kernel::sockmap_floor()];
     checks.extend(privileges::checks(&held));
     checks.extend([bpffs, pins::check(&input.pin_dir), mounts::cgroup2(), bpf::btf()]);

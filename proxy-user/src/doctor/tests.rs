@@ -7,6 +7,7 @@ use super::{
     privileges::Held,
     *,
 };
+use crate::kernel::Attached;
 
 /// Set for the copy of this test that runs as nobody.
 const AS_NOBODY: &str = "SWITCHMASTER_TEST_DOCTOR_AS_NOBODY";
@@ -37,7 +38,7 @@ fn hooks() -> datapaths::Hooks {
     datapaths::Hooks {
         cgroup: Some("/sys/fs/cgroup".into()),
         support: Support::all(&Answer::Yes),
-        attached: Some(crate::kernel::Attached::default()),
+        attached: Ok(Some(vec![("/sys/fs/cgroup".into(), Attached::default())])),
         sock_destroy: State::Ok,
     }
 }
@@ -51,12 +52,30 @@ fn steering_is_judged_by_its_cgroup() {
         all.into_iter().find(|it| it.name == "steering").unwrap()
     };
     assert_eq!(judged(&hooks()).verdict, Verdict::Yes);
-    let attached = crate::kernel::Attached { programs: [7, 8].into(), exclusive: false };
-    let beside = judged(&datapaths::Hooks { attached: Some(attached.clone()), ..hooks() });
-    assert!(beside.verdict == Verdict::Yes && beside.reason.contains("beside 2 programs"), "{beside:?}");
-    let alone = crate::kernel::Attached { exclusive: true, ..attached };
+    let attached = |here: Attached, above: Attached| {
+        let line = vec![("/sys/fs/cgroup/clients".into(), here), ("/sys/fs/cgroup".into(), above)];
+        datapaths::Hooks { attached: Ok(Some(line)), ..hooks() }
+    };
+    let two = Attached { programs: [7, 8].into(), ..Attached::default() };
+    let (exclusive, sealed) = (Attached { exclusive: true, ..two.clone() }, Attached { sealed: true, ..two.clone() });
+    // What lets others overrule it lets none beside it, but any below.
+    for above in [two.clone(), exclusive.clone()] {
+        let beside = judged(&attached(two.clone(), above));
+        assert!(beside.verdict == Verdict::Yes && beside.reason.contains("beside 4 programs"), "{beside:?}");
+    }
+    let missing = Err(std::io::Error::other("nowhere"));
     for (hooks, reason, remedy) in [
-        (datapaths::Hooks { attached: Some(alone), ..hooks() }, "lets no other beside it", "cgroup"),
+        (
+            attached(exclusive, two.clone()),
+            "at /sys/fs/cgroup/clients there is a program of another that lets no other beside",
+            "cgroup",
+        ),
+        (
+            attached(two, sealed),
+            "at /sys/fs/cgroup there is a program of another that lets no other at the cgroups below",
+            "cgroup",
+        ),
+        (datapaths::Hooks { attached: missing, ..hooks() }, "nowhere", "cgroup"),
         (datapaths::Hooks { cgroup: None, ..hooks() }, "not mounted", "mount -t cgroup2"),
         (datapaths::Hooks { support: Support::all(&Answer::No), ..hooks() }, "does not offer", "steering = \"off\""),
         (datapaths::Hooks { sock_destroy: State::Warn, ..hooks() }, "SOCK_DESTROY", "steering = \"off\""),

@@ -111,15 +111,27 @@ fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
-/// The programs at a cgroup itself where ours go, by the kernel's numbers, and whether one of them lets no other beside it.
+/// The programs at a cgroup itself where ours go, by the kernel's numbers, and what they let others do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attached {
     pub programs: BTreeSet<u32>,
+    /// One of them lets no other beside it.
     pub exclusive: bool,
+    /// One of them lets none at the cgroups below either.
+    pub sealed: bool,
 }
 
-/// Needs CAP_NET_ADMIN.
-pub fn attached(cgroup: &Path) -> io::Result<Attached> {
+/// What is at a cgroup, and at each one that it is in; what is there runs too. Needs CAP_NET_ADMIN.
+pub fn attached_up_from(cgroup: &Path) -> io::Result<Vec<(PathBuf, Attached)>> {
+    let cgroup = cgroup.canonicalize()?;
+    let mounts = mounted("cgroup2");
+    let root =
+        mounts.iter().find(|root| cgroup.starts_with(root)).ok_or_else(|| io::Error::other("not of a cgroup2"))?;
+    let line = cgroup.ancestors().take_while(|path| path.starts_with(root));
+    line.map(|path| Ok((path.to_owned(), attached(path)?))).collect()
+}
+
+fn attached(cgroup: &Path) -> io::Result<Attached> {
     let folder = File::open(cgroup)?;
     let mut found = Attached::default();
     for place in PLACES {
@@ -136,12 +148,14 @@ pub fn attached(cgroup: &Path) -> io::Result<Attached> {
         let count = unsafe { answer.__bindgen_anon_2.prog_cnt } as usize;
         found.programs.extend(&programs[..count.min(programs.len())]);
         found.exclusive |= count > 0 && answer.attach_flags & ALLOW_MULTI == 0;
+        found.sealed |= count > 0 && answer.attach_flags & (ALLOW_MULTI | ALLOW_OVERRIDE) == 0;
     }
     Ok(found)
 }
 
 /// The kernel takes no more at one place of one cgroup (BPF_CGROUP_MAX_PROGS).
 const MOST_PROGRAMS: usize = 64;
+const ALLOW_OVERRIDE: u32 = 1 << 0;
 /// `BPF_F_ALLOW_MULTI`: a link has it always.
 const ALLOW_MULTI: u32 = 1 << 1;
 const PLACES: [bpf_attach_type; 7] = [

@@ -1,7 +1,7 @@
 //! Many connections that have said something once and are idle now, and how they end.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::fd::AsFd as _,
     sync::{
@@ -187,7 +187,7 @@ fn note_ends(streams: &[TcpStream], epoll: &Epoll, shared: &Shared) -> Result<()
 fn was_reset(mut stream: &TcpStream) -> Result<bool> {
     match stream.read(&mut [0]) {
         Ok(0) => Ok(false),
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(true),
+        Err(error) if super::is_reset(error.kind()) => Ok(true),
         Ok(_) => bail!("an idle connection got something to read"),
         Err(error) => Err(error).context("the end of a connection"),
     }

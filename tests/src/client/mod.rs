@@ -6,7 +6,7 @@ mod subscriber;
 mod writer;
 
 use std::{
-    io::{Read, Write as _},
+    io::{ErrorKind, Read, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
@@ -192,6 +192,11 @@ impl Client {
     }
 }
 
+/// Whether a connection was torn down: by a RST, or on this host by an administrator (`SOCK_DESTROY`).
+pub fn is_reset(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted)
+}
+
 /// Waits until a connection is ended from the other side: `true` for RST, `false` for FIN.
 pub fn wait_end(mut stream: &TcpStream, limit: Duration) -> Result<bool> {
     let end = std::time::Instant::now() + limit;
@@ -204,8 +209,8 @@ pub fn wait_end(mut stream: &TcpStream, limit: Duration) -> Result<bool> {
         stream.set_read_timeout(Some(left)).context("read time-out")?;
         match stream.read(&mut buffer) {
             Ok(0) => return Ok(false),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) if is_reset(error.kind()) => return Ok(true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error).context("waiting for the end of a connection"),
             Ok(_) => {}
         }

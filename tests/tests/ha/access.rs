@@ -7,9 +7,9 @@ use switchmaster_tests::{
     redis::{Passwords, SERVER_NAME},
 };
 
-use crate::{FAILOVER, FOLLOW, follows, on_each_datapath};
+use crate::{FAILOVER, FOLLOW, follows, on_each_way};
 
-on_each_datapath!(ipv6, names, passwords, tls);
+on_each_way!(ipv6, names, passwords, tls);
 
 fn ipv6(datapath: &str) {
     check(Lab::start(Spec { ipv6: true, ..Spec::default() }, datapath, |setup| setup), |lab| {

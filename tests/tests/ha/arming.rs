@@ -12,9 +12,9 @@ use switchmaster_tests::{
     wait,
 };
 
-use crate::{FAILOVER, FOLLOW, follows, limit, on_each_datapath, pause::hang_a_failover};
+use crate::{FAILOVER, FOLLOW, follows, limit, on_each_way, pause::hang_a_failover};
 
-on_each_datapath!(planned_by_majority, planned_early, aborted, promotion_behind_their_backs, demotion_is_fenced);
+on_each_way!(planned_by_majority, planned_early, aborted, promotion_behind_their_backs, demotion_is_fenced);
 
 /// The bar for a fence, from the change of role: the fast interval and ten milliseconds.
 const FENCE: Duration = Duration::from_millis(110);

@@ -1,11 +1,11 @@
 //! The bypass on real servers: clients and Redis on the daemon's host, and a switch, a pause and the daemon's end.
 
-use std::{io::ErrorKind, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use switchmaster_tests::{
-    Client, Daemon, Lab, Patient, Spec,
+    Client, Daemon, Lab, Patient, Spec, client,
     daemon::{self, Config},
     lab::check,
     netns::HUB,
@@ -31,7 +31,7 @@ fn lab_with(spec: Spec, adjust: impl FnOnce(Config) -> Config) -> Result<Lab> {
     let (world, cluster) = Lab::cluster(spec)?;
     let config = adjust(config((&world, &cluster))?);
     let daemon = Daemon::start(&world, &config).with_context(|| cluster.describe())?;
-    let lab = Lab { daemon, cluster, world };
+    let lab = Lab { daemon, cluster, world, local: None };
     let master = lab.cluster.nodes[lab.cluster.master()?].address;
     lab.daemon.wait_master(&lab.cluster.spec.name, master, FOLLOW)?;
     wait::until(FOLLOW, "a client to be bypassed", || is_bypassed(&lab, &mut local(&lab)?))?;
@@ -72,7 +72,7 @@ fn ended(client: &Client, within: Duration) -> Result<()> {
     let stream = client.tcp()?;
     stream.set_read_timeout(Some(within))?;
     match std::io::Read::read(&mut Patient::new(stream)?, &mut [0; 64]) {
-        Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => Ok(()),
+        Err(error) if client::is_reset(error.kind()) => Ok(()),
         other => anyhow::bail!("it is not ended: {other:?}"),
     }
 }

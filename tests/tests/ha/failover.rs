@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use switchmaster_tests::{Client, Lab, Spec, Subscriber, Writer, client, lab::check, wait};
 
-use crate::{FAILOVER, FOLLOW, follows, on_each_datapath, only_masters_answer};
+use crate::{FAILOVER, FOLLOW, follows, on_each_way, only_masters_answer};
 
-on_each_datapath!(kill, planned, freeze, silent_demotion, stranger_at_the_same_address);
+on_each_way!(kill, planned, freeze, silent_demotion, stranger_at_the_same_address);
 
 /// A writer, a subscriber and a publisher that has gone quiet: all through the daemon.
 struct Clients {

@@ -15,13 +15,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use redis::{FromRedisValue as _, Value};
 use switchmaster_tests::{Client, Lab, Namespace, Spec, lab::check, redis::MajorityWatch, wait};
 
-use crate::{FAILOVER, FOLLOW, limit, on_each_datapath};
+use crate::{FAILOVER, FOLLOW, limit, on_each_way};
 
 const ROUNDS: usize = 10;
 const DIALERS: usize = 4;
 const BAR: Duration = Duration::from_millis(20);
 
-on_each_datapath!(ten_masters_are_killed);
+on_each_way!(ten_masters_are_killed);
 
 /// A write that was acknowledged, over a connection that did nothing else.
 #[derive(Debug, Clone, Copy)]

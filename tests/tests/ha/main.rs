@@ -26,7 +26,7 @@ mod timeline;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use switchmaster_tests::{Client, Lab, on_each_datapath, wait};
+use switchmaster_tests::{Client, Lab, on_each_datapath, on_each_way, wait};
 
 /// Until Sentinels have elected, with room for a vote that was split.
 const FAILOVER: Duration = Duration::from_secs(20);

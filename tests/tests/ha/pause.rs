@@ -10,9 +10,9 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use switchmaster_tests::{Client, Lab, Spec, lab::check, wait};
 
-use crate::{FOLLOW, on_each_datapath};
+use crate::{FOLLOW, on_each_way};
 
-on_each_datapath!(streams_stand_still_and_go_on);
+on_each_way!(streams_stand_still_and_go_on);
 
 const STREAMS: usize = 4;
 /// Messages under way on each, and how large they are.

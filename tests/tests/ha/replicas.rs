@@ -6,12 +6,14 @@ use anyhow::{Result, ensure};
 use switchmaster_tests::{
     Lab, Spec,
     lab::{Setup, check},
-    wait,
+    tests_of, wait,
 };
 
-use crate::{FOLLOW, on_each_datapath};
+use crate::{FOLLOW, on_each_way};
 
-on_each_datapath!(round_robin, a_dead_replica_leaves, a_lagging_replica_leaves, fallback_to_the_master);
+on_each_way!(round_robin, a_dead_replica_leaves, fallback_to_the_master);
+// A node on the daemon's host cannot be cut off by itself.
+tests_of!(a_lagging_replica_leaves: copy sockmap tc xdp steered);
 
 /// Where `count` new connections end, by node.
 fn spread(lab: &Lab, count: usize) -> Result<Vec<usize>> {

@@ -12,12 +12,12 @@ use switchmaster_tests::{
     wait,
 };
 
-use crate::{FAILOVER, FOLLOW, follows, on_each_datapath};
+use crate::{FAILOVER, FOLLOW, follows, on_each_way};
 
 const GRACE: Duration = Duration::from_secs(2);
 const PARK: Duration = Duration::from_secs(2);
 
-on_each_datapath!(
+on_each_way!(
     all_gone,
     parked_connections_go_on_when_sentinels_return,
     a_second_master_without_a_majority,

@@ -14,17 +14,17 @@ use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
 };
 use switchmaster_tests::{
-    Lab, Namespace, Spec,
+    Lab, Namespace, Spec, client,
     lab::{Setup, check},
     wait,
 };
 
-use crate::{FAILOVER, FOLLOW, limit, on_each_datapath};
+use crate::{FAILOVER, FOLLOW, limit, on_each_way};
 
 /// The tests of one run are one process, and its limit of open files has no room for all crowds at once.
 static ONE_CROWD: Mutex<()> = Mutex::new(());
 
-on_each_datapath!(five_thousand_idle_connections);
+on_each_way!(five_thousand_idle_connections);
 
 fn five_thousand_idle_connections(datapath: &str) {
     idle_connections(datapath, 5000, Duration::from_millis(200));
@@ -78,7 +78,7 @@ fn watch(crowd: &[TcpStream]) -> Result<(Instant, Instant)> {
         for event in &events[..ready] {
             let mut stream = &crowd[event.data() as usize];
             match stream.read(&mut [0]) {
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+                Err(error) if client::is_reset(error.kind()) => {}
                 other => bail!("an idle connection read {other:?}"),
             }
             epoll.delete(stream.as_fd()).context("epoll")?;

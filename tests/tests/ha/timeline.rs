@@ -38,7 +38,7 @@ fn start(spec: Spec, datapath: &str, commit: &str) -> Result<Lab> {
     let daemon = Daemon::start(&world, &config(&setup(&world, &cluster, datapath, commit)?))?;
     // A Sentinel that takes an order now would find no replica that it asked lately enough.
     wait::pause(Duration::from_millis(800));
-    Ok(Lab { daemon, cluster, world })
+    Ok(Lab { daemon, cluster, world, local: None })
 }
 
 /// The only event of this outcome, when its aftermath is over.

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use switchmaster_tests::{
-    Daemon, FakeNode, Patient, World,
+    Daemon, FakeNode, LocalWay, Patient, World,
     daemon::{Config, Group, Route},
     netns::Namespace,
     node::STACK,
@@ -47,30 +47,6 @@ impl Share {
 /// The machine without any other test of this suite, for as long as this is held.
 pub(crate) fn machine() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// How a client on the daemon's own host gets to a node that is there too.
-#[derive(Debug, Clone, Copy)]
-enum LocalWay {
-    Steered,
-    Bypassed,
-}
-
-impl LocalWay {
-    fn of(datapath: &str) -> Option<Self> {
-        match datapath {
-            "steered" => Some(Self::Steered),
-            "bypassed" => Some(Self::Bypassed),
-            _ => None,
-        }
-    }
-
-    fn bypass(self) -> &'static str {
-        match self {
-            Self::Steered => "\"off\"",
-            Self::Bypassed => "\"on\"",
-        }
-    }
 }
 
 pub(crate) struct Stage {
@@ -149,7 +125,7 @@ impl Stage {
         if matches!(way, LocalWay::Bypassed) {
             node.be_patient();
         }
-        let config = config(&world, known, "copy", adjust)?.local("steering", "\"on\"").local("bypass", way.bypass());
+        let config = way.configure(config(&world, known, "copy", adjust)?);
         let daemon = Daemon::start(&world, &config)?;
         let client = world.proxy()?.clone();
         let stage = Self { daemon, node, client, world, _share: share };

@@ -30,7 +30,7 @@ impl Stage {
         let config = setup.config().program(program).argument("--log-format").argument("json");
         let clock = Clock::now();
         let daemon = Daemon::start(&world, &config).with_context(|| cluster.describe())?;
-        let lab = Lab { daemon, cluster, world };
+        let lab = Lab { daemon, cluster, world, local: None };
         let signs = Signs::listen(&lab.cluster).context("the Sentinels")?;
         let to = lab.writes_address()?;
         let writer = Writer::start(lab.client()?, to, WRITES_PER_SECOND, None);

@@ -189,7 +189,7 @@ fn knock(stage: &Stage, figures: &mut Figures) -> Result<(u32, u32)> {
             }
             // For an answer, or for the end of its handshake.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => waiting += 1,
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => cut += 1,
+            Err(error) if client::is_reset(error.kind()) => cut += 1,
             Err(_) => refused += 1,
         }
     }

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::Result;
 use redis::{FromRedisValue as _, Value};
-use switchmaster_tests::{Client, netns::Namespace, wait};
+use switchmaster_tests::{Client, client, netns::Namespace, wait};
 
 const DIALERS: usize = 4;
 const EVERY: Duration = Duration::from_millis(20);
@@ -78,16 +78,15 @@ pub(super) fn dial(to: SocketAddr, patience: Duration) -> Dial {
     let dialled = Instant::now();
     let outcome = ask(to, patience).unwrap_or_else(|error| {
         let io = error.downcast_ref::<std::io::Error>().or_else(|| error.root_cause().downcast_ref());
-        let reset = io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionReset)
-            || format!("{error:#}").contains("reset by peer");
         let text = format!("{error:#}");
+        let reset = io.is_some_and(|io| client::is_reset(io.kind())) || text.contains("reset by peer");
         if reset { Outcome::Cut(text) } else { Outcome::Refused(text) }
     });
     Dial { dialled, ended: Instant::now(), outcome }
 }
 
 fn ask(to: SocketAddr, patience: Duration) -> Result<Outcome> {
-    let mut client = Client::over(TcpStream::connect_timeout(&to, patience)?, patience)?;
+    let mut client = Client::over(TcpStream::connect_timeout(&to, patience)?, patience)?.patient();
     let mut questions = redis::cmd("ROLE").get_packed_command();
     questions.extend(redis::cmd("CONFIG").arg("GET").arg("port").get_packed_command());
     client.send_raw(&questions)?;

@@ -25,9 +25,9 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use switchmaster_tests::sweep;
+use switchmaster_tests::{LocalWay, sweep};
 
 use self::{
     account::Round,
@@ -54,6 +54,9 @@ pub(crate) struct Arguments {
     /// How the daemon moves the bytes
     #[arg(long, value_enum, default_value = "sockmap")]
     datapath: Datapath,
+    /// Where the clients are
+    #[arg(long, value_enum, default_value = "apart")]
+    clients: Clients,
     /// When the daemon goes to a new master; more than one, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', default_value = "majority")]
     commit: Vec<Commit>,
@@ -82,11 +85,40 @@ enum Datapath {
     Xdp,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Clients {
+    /// On a host of their own
+    Apart,
+    /// On the daemon's host, led to the nodes by its steering; the datapath has who comes while nobody is led
+    Steered,
+    /// The same, with the nodes on that host too, and the bypass between them
+    Bypassed,
+}
+
+impl Clients {
+    fn says(self) -> &'static str {
+        match self {
+            Self::Apart => "on a host of their own",
+            Self::Steered => "on the proxy's host, steered",
+            Self::Bypassed => "on the host of proxy and nodes, steered and bypassed",
+        }
+    }
+
+    fn local(self) -> Option<LocalWay> {
+        match self {
+            Self::Apart => None,
+            Self::Steered => Some(LocalWay::Steered),
+            Self::Bypassed => Some(LocalWay::Bypassed),
+        }
+    }
+}
+
 /// What the rounds need to know.
 #[derive(Debug)]
 struct Run {
     program: PathBuf,
     datapath: &'static str,
+    local: Option<LocalWay>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -109,11 +141,16 @@ fn drill(arguments: &Arguments, program: PathBuf) -> Result<Report> {
         Datapath::Xdp => "xdp",
     };
     let command = format!("cargo xtask {}", std::env::args().skip(1).collect::<Vec<_>>().join(" "));
-    let mut report = Report { command, setting, datapath, drills: Vec::new() };
+    let clients = arguments.clients;
+    let mut report = Report { command, setting, datapath, clients: clients.says(), drills: Vec::new() };
     println!("\n{}", report.circumstances());
-    let run = Run { program, datapath };
-    let drills = if arguments.all { Drill::value_variants() } else { &arguments.drills };
-    for &drill in drills {
+    let run = Run { program, datapath, local: clients.local() };
+    let mut drills = if arguments.all { Drill::value_variants().to_vec() } else { arguments.drills.clone() };
+    if clients == Clients::Bypassed {
+        ensure!(arguments.all || !drills.contains(&Drill::Partition), "nothing can be cut between nodes on one host");
+        drills.retain(|&drill| drill != Drill::Partition);
+    }
+    for drill in drills {
         println!("=== {}: {}", drill.word(), drill.blow());
         let drilled = Drilled::new(drill, rounds(&run, drill, arguments)?);
         println!("\n{}{}", drilled.table(), drilled.moments());

@@ -22,6 +22,7 @@ pub(super) struct Report {
     pub(super) command: String,
     pub(super) setting: Setting,
     pub(super) datapath: &'static str,
+    pub(super) clients: &'static str,
     pub(super) drills: Vec<Drilled>,
 }
 
@@ -126,7 +127,7 @@ impl Report {
 
     /// Where, when and with what.
     pub(super) fn circumstances(&self) -> String {
-        format!("- datapath {}\n{}", self.datapath, self.setting.text())
+        format!("- datapath {}; clients {}\n{}", self.datapath, self.clients, self.setting.text())
     }
 
     /// What a page says of one drill.

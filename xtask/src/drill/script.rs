@@ -20,6 +20,8 @@ use super::{
     stage::{Counters, Stage},
 };
 
+/// Writer, publisher, subscriber.
+const STEADY_CLIENTS: usize = 3;
 const STEADY: Duration = Duration::from_secs(1);
 const TAIL: Duration = Duration::from_secs(1);
 /// How long the master stays frozen, or cut off, at the least.
@@ -43,11 +45,13 @@ pub(super) fn play(stage: &mut Stage, run: &Run, drill: Drill, side: Side) -> Re
     };
     let load = Load::start(stage, drill.crowd())?;
     pass(STEADY)?;
+    stage.led(STEADY_CLIENTS + load.crowd.size())?;
     let before = stage.front()?.counters()?;
     let at = Instant::now();
     let new = blow(stage, &load, drill, old, at).with_context(|| stage.cluster.describe())?;
     served(&load, stage.cluster.nodes[new].address.port())?;
     pass(TAIL)?;
+    stage.led(STEADY_CLIENTS)?;
     let (mut round, crowd) = conclude(stage, load, drill, at, (old, new), before)?;
     drop(crowd);
     if let Some(residents) = residents {

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use switchmaster_tests::{
-    Cluster, Daemon, HaProxy, Lab, Spec, World,
+    Cluster, Daemon, HaProxy, Lab, LocalWay, Spec, World,
     client::KEY,
     daemon::{Config, Group, Route, quoted},
     netns::Namespace,
@@ -46,23 +46,27 @@ pub(super) struct Stage {
     pub(super) front: Option<Front>,
     pub(super) cluster: Cluster,
     pub(super) world: World,
+    local: Option<LocalWay>,
 }
 
 impl Stage {
     /// The cluster, and no proxy yet.
     pub(super) fn bare(run: &Run) -> Result<Self> {
-        let spec = Spec {
+        let mut spec = Spec {
             down_after_ms: DOWN_AFTER_MS,
             failover_timeout_ms: FAILOVER_TIMEOUT_MS,
             // With none of the nodes: whichever is cut off, they are not.
             sentinel_namespace: SENTINELS.to_owned(),
             ..Spec::apart()
         };
+        if let Some(local) = run.local {
+            local.place(&mut spec);
+        }
         let (world, cluster) = Lab::cluster(spec)?;
         if run.datapath == "xdp" {
             world.whole_packets()?;
         }
-        Ok(Self { front: None, cluster, world })
+        Ok(Self { front: None, cluster, world, local: run.local })
     }
 
     /// All servers in their places, an empty set for the writer, and the proxy at the master; returns which that is.
@@ -103,12 +107,15 @@ impl Stage {
             Side::Peer(style) => Front::Peer(HaProxy::launch(&self.world, &self.cluster, listen, style)?),
             Side::Ours(commit) => {
                 let group = Group::of(&self.cluster).set("commit", quoted(commit.word()));
-                let config = Config::default()
+                let mut config = Config::default()
                     .program(run.program.clone())
                     .argument("--log-format")
                     .argument("json")
                     .group(group)
                     .route(Route::new("writes", &self.cluster.spec.name, "master", run.datapath, &[listen]));
+                if let Some(way) = self.local {
+                    config = way.configure(config);
+                }
                 let clock = Clock::now();
                 Front::Ours { daemon: Daemon::launch(&self.world, &config)?, clock }
             }
@@ -126,7 +133,21 @@ impl Stage {
     }
 
     pub(super) fn client(&self) -> Result<&Namespace> {
-        self.world.client()
+        if self.local.is_some() { self.world.proxy() } else { self.world.client() }
+    }
+
+    /// That so many clients, at the least, go the way that is drilled.
+    pub(super) fn led(&self, count: usize) -> Result<()> {
+        let (Front::Ours { daemon, .. }, Some(way)) = (self.front()?, self.local) else { return Ok(()) };
+        wait::until(FOUND, "the clients to be led", || {
+            let route = daemon.status()?.route("writes")?.clone();
+            let led = match way {
+                LocalWay::Steered => route.steered,
+                LocalWay::Bypassed => route.bypassed,
+            };
+            ensure!(led >= count as u64, "{led} of {count} are");
+            Ok(())
+        })
     }
 
     /// Nothing passes between `node` and its peers and their Sentinels; proxy and clients reach all.

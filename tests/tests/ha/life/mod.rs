@@ -36,7 +36,7 @@ fn with_grace(setup: &Setup) -> Config {
 fn lab() -> Result<Lab> {
     let (world, cluster) = Lab::cluster(Spec::default())?;
     let daemon = Daemon::start(&world, &with_grace(&Lab::setup(&world, &cluster, "tc")?))?;
-    Ok(Lab { daemon, cluster, world })
+    Ok(Lab { daemon, cluster, world, local: None })
 }
 
 /// SIGKILL: returns when the process is gone.
@@ -167,7 +167,7 @@ fn a_daemon_without_root_takes_over_what_it_left() {
         let folder = world.bpffs().join("switchmaster");
         fs::create_dir(&folder).context("the folder of the pins")?;
         unix::fs::chown(&folder, Some(65534), Some(65534)).context("its owner")?;
-        Ok(Lab { daemon: start(&world, &cluster)?, cluster, world })
+        Ok(Lab { daemon: start(&world, &cluster)?, cluster, world, local: None })
     };
     check(lab(), |lab| {
         let mut client = lab.writes()?;

@@ -180,7 +180,7 @@ fn who_may_not_or_finds_no_place_goes_to_the_listener() {
         setup.writes = setup.writes.set("max_connections", 1);
         setup.reads = setup.reads.set("allow", "[\"192.0.2.0/24\"]");
         let daemon = switchmaster_tests::Daemon::start(&world, &super::with_steering(&setup))?;
-        Ok(Lab { daemon, cluster, world })
+        Ok(Lab { daemon, cluster, world, local: None })
     };
     check(start(), |lab| {
         let mut first = local(lab)?;

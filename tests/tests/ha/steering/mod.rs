@@ -26,7 +26,7 @@ fn lab_with(spec: Spec, datapath: &str, adjust: impl FnOnce(Config) -> Config) -
     let (world, cluster) = Lab::cluster(spec)?;
     let config = adjust(with_steering(&Lab::setup(&world, &cluster, datapath)?));
     let daemon = Daemon::start(&world, &config).with_context(|| cluster.describe())?;
-    let lab = Lab { daemon, cluster, world };
+    let lab = Lab { daemon, cluster, world, local: None };
     let master = lab.cluster.nodes[lab.cluster.master()?].address;
     lab.daemon.wait_master(&lab.cluster.spec.name, master, FOLLOW)?;
     Ok(lab)

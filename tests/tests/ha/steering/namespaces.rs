@@ -47,7 +47,7 @@ fn a_client_elsewhere_is_led_from_its_own_addresses_and_from_ours() {
         let config =
             with_steering(&setup).local("namespaces", "\"all\"").local("cgroup", quoted(cgroup.path().display()));
         let daemon = Daemon::start(&world, &config)?;
-        Ok(Lab { daemon, cluster, world })
+        Ok(Lab { daemon, cluster, world, local: None })
     };
     check(start(), |lab| {
         let client = lab.client()?.clone();

@@ -1,6 +1,6 @@
 //! Clients as people have them, unmodified, and programs of others at the same cgroup.
 
-use std::os::fd::AsRawFd as _;
+use std::{os::fd::AsRawFd as _, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use io_uring::{IoUring, opcode, types::Fd};
@@ -8,7 +8,7 @@ use serde_json::Value;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use switchmaster_tests::{
     Client, Daemon, Lab,
-    daemon::{Config, Refusal, Route, quoted},
+    daemon::{self, Config, Refusal, Route, quoted},
     lab::check,
 };
 
@@ -51,6 +51,14 @@ fn clients_as_people_have_them_are_led() {
     });
 }
 
+/// What it says of steering at a cgroup.
+fn doctor(cgroup: &Path) -> Result<String> {
+    let output = Command::new(daemon::binary()?).args(["doctor", "--json", "--cgroup"]).arg(cgroup).output()?;
+    let report: Value = serde_json::from_slice(&output.stdout).context("its report")?;
+    let all = report["datapaths"].as_array().context("no datapaths")?;
+    Ok(all.iter().find(|it| it["name"] == "steering").context("no steering")?.to_string())
+}
+
 /// Beside the first daemon, at a cgroup of its own.
 fn second(lab: &Lab, cgroup: &Cgroup) -> Result<Config> {
     let at = lab.world.proxy()?.address(7777);
@@ -77,17 +85,27 @@ fn beside_a_program_of_another_it_leads_and_where_that_is_not_let_it_says_so() {
         // bpftool sees the cgroup where this process does: it is told no namespace.
         let bpftool = |action: &str, flags: &[&str]| -> Result<()> {
             let words = ["cgroup", action, &path, "egress", "id", &program];
-            let output = std::process::Command::new("bpftool").args(words).args(flags).output().context("bpftool")?;
+            let output = Command::new("bpftool").args(words).args(flags).output().context("bpftool")?;
             ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             Ok(())
         };
         bpftool("attach", &[])?;
+        let below = cgroup.path().join("below");
+        std::fs::create_dir(&below).context("a cgroup below")?;
+        let judged = [doctor(cgroup.path()), doctor(&below)];
+        std::fs::remove_dir(&below).context("the cgroup below")?;
+        let [here, below] = judged;
+        let (here, below) = (here?, below?);
+        ensure!(here.contains("no") && here.contains("lets no other beside it"), "{here}");
+        ensure!(below.contains("no") && below.contains("lets no other at the cgroups below"), "{below}");
         let refused = Daemon::start(&lab.world, &second(lab, &cgroup)?).err().context("it has started")?;
         let why = refused.downcast_ref::<Refusal>().context("it has not said why")?.why().to_owned();
         ensure!(why.contains("steering") && why.contains("lets no other beside it"), "{why}");
         bpftool("detach", &[])?;
 
         bpftool("attach", &["multi"])?;
+        let beside = doctor(cgroup.path())?;
+        ensure!(beside.contains("yes") && beside.contains("beside"), "{beside}");
         let daemon = Daemon::start(&lab.world, &second(lab, &cgroup)?)?;
         let to = proxy.address(7777);
         let (host, port) = (to.ip().to_string(), to.port().to_string());

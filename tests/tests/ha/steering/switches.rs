@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use switchmaster_tests::{Client, Daemon, Lab, Spec, daemon, lab::check, wait};
+use switchmaster_tests::{Client, Daemon, Lab, Spec, client, daemon, lab::check, wait};
 
 use super::{counted, ensure_direct, ensure_hop, lab, lab_with, local, outcome, steered, with_steering};
 use crate::{FAILOVER, FOLLOW, limit, on_each_datapath, pause::hang_a_failover};
@@ -20,7 +20,7 @@ fn ended(client: &Client, within: Duration) -> Result<()> {
     let mut stream = client.tcp()?;
     stream.set_read_timeout(Some(within))?;
     match std::io::Read::read(&mut stream, &mut [0; 64]) {
-        Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => Ok(()),
+        Err(error) if client::is_reset(error.kind()) => Ok(()),
         other => anyhow::bail!("it is not ended: {other:?}"),
     }
 }
