@@ -6,6 +6,7 @@ use std::{
     io::{self, IoSlice},
     net::{SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd as _, OwnedFd},
+    sync::{Mutex, PoisonError},
     thread,
 };
 
@@ -24,11 +25,11 @@ use proxy_ebpf::nat::{Door, Flow, Snat};
 use super::segment::{Packet, Rst};
 use crate::urgent::Urgent;
 
-/// Packets a system call.
-const BATCH: usize = 256;
+/// Packets a system call, and what a thread takes at a time.
+const BATCH: usize = 128;
 const PATIENCE: TimeVal = TimeVal::new(0, 100_000);
-/// Below this many flows a thread takes longer to start than to do its part.
-const FEW: usize = 256;
+/// Below this many a thread takes longer to start than to do its part.
+const FEW: usize = 512;
 /// Room for about two thousand packets that wait for the interface.
 const SEND_BUFFER: usize = 4 << 20;
 
@@ -67,50 +68,50 @@ impl Resetter {
         Ok(Self { v4: raw(AddressFamily::Inet).map_err(refused)?, v6 })
     }
 
-    /// Ends both ends of these flows, which are told with their places. A door or an address that is not known
-    /// any more has nobody left to be told. Most of the time is the kernel's, which takes a packet all the way to its
-    /// receiver: where there are many, the clients and the nodes are told at the same time.
+    /// Ends both ends of these flows, which are told with their places: all clients first, since they go on writing. A door or an
+    /// address that is not known any more has nobody left to be told.
     pub fn end<'a>(&self, flows: &[(u32, Flow)], door: impl Fn(u16) -> Option<&'a Door>, snats: &[Snat]) -> Outcome {
-        let clients = || {
-            let rst = |flow: &Flow| Rst::to_client(flow, door(flow.client.through)?);
-            self.send(flows.iter().filter_map(|(_, flow)| rst(flow)))
-        };
-        let nodes = || {
-            let rst = |place, flow: &Flow| Rst::to_node(flow, snats.get(usize::from(flow.node.through))?, place);
-            self.send(flows.iter().filter_map(|(place, flow)| rst(*place, flow)))
-        };
-        if flows.len() < FEW {
-            return clients().and(nodes());
+        let client = |flow: &Flow| Rst::to_client(flow, door(flow.client.through)?);
+        let node = |place, flow: &Flow| Rst::to_node(flow, snats.get(usize::from(flow.node.through))?, place);
+        let clients = flows.iter().filter_map(|(_, flow)| client(flow));
+        let nodes = flows.iter().filter_map(|(place, flow)| node(*place, flow));
+        self.send(&clients.chain(nodes).collect::<Vec<_>>())
+    }
+
+    /// Sends all of them, in this order. Most of the time is the kernel's, which takes a packet all the way to its receiver: where
+    /// there are many, two threads share them. Blocks until all are sent: not on a thread that has other duties.
+    pub fn send(&self, segments: &[Rst]) -> Outcome {
+        let parts = Mutex::new(segments.chunks(BATCH));
+        let work = || self.take(|| parts.lock().unwrap_or_else(PoisonError::into_inner).next());
+        if segments.len() < FEW {
+            return work();
         }
         thread::scope(|scope| {
-            let told = thread::Builder::new().name("tc-reset".to_owned()).spawn_scoped(scope, nodes);
-            let outcome = clients();
-            match told {
-                // What it panicked of is in the log.
-                Ok(told) => outcome.and(told.join().unwrap_or_default()),
-                Err(_) => outcome.and(nodes()),
-            }
+            // One that comes late, as on a busy machine, finds nothing left to do.
+            let other = thread::Builder::new().name("tc-reset".to_owned()).spawn_scoped(scope, work);
+            let outcome = work();
+            // What it panicked of is in the log.
+            other.map_or_else(|_| Outcome::default(), |other| other.join().unwrap_or_default()).and(outcome)
         })
     }
 
-    /// Sends all of them. Blocks for the time that the kernel takes: not on a thread that has other duties.
-    pub fn send(&self, segments: impl IntoIterator<Item = Rst>) -> Outcome {
+    fn take<'a>(&self, next: impl Fn() -> Option<&'a [Rst]>) -> Outcome {
         let mut outcome = Outcome::default();
         let mut urgent = Urgent::here();
         let mut v4 = Batch::new(Some(&self.v4));
         let mut v6 = Batch::new(self.v6.as_ref());
-        for (sent, segment) in segments.into_iter().enumerate() {
-            if sent % BATCH == 0 {
-                urgent.yield_if_long();
+        while let Some(part) = next() {
+            urgent.yield_if_long();
+            for segment in part {
+                let batch = if segment.to.is_ipv4() { &mut v4 } else { &mut v6 };
+                match segment.packet() {
+                    Some(packet) => batch.add(packet, destination(segment), &mut outcome),
+                    None => outcome.fail(1, Errno::EAFNOSUPPORT),
+                }
             }
-            let batch = if segment.to.is_ipv4() { &mut v4 } else { &mut v6 };
-            match segment.packet() {
-                Some(packet) => batch.add(packet, destination(&segment), &mut outcome),
-                None => outcome.fail(1, Errno::EAFNOSUPPORT),
-            }
+            v4.flush(&mut outcome);
+            v6.flush(&mut outcome);
         }
-        v4.flush(&mut outcome);
-        v6.flush(&mut outcome);
         outcome
     }
 }
