@@ -33,6 +33,13 @@ impl Urgent {
         Self::of(gettid())
     }
 
+    /// As part of something that others are urgent for since then.
+    pub(crate) fn here_since(since: Instant) -> Self {
+        let mut urgent = Self::here();
+        urgent.since = since;
+        urgent
+    }
+
     /// Whoever is to be woken is made urgent first: an ordinary thread that wakes behind one which is urgent already has to wait
     /// for it, though another processor has only ordinary work.
     pub(crate) fn of(thread: Pid) -> Self {

@@ -21,7 +21,7 @@ pub struct Lab {
     pub daemon: Daemon,
     pub cluster: Cluster,
     pub world: World,
-    /// Where clients are on the daemon's host.
+    /// How clients get to the nodes that are on the daemon's host; none: they are on another one.
     pub local: Option<LocalWay>,
 }
 
@@ -69,34 +69,36 @@ impl Lab {
     }
 
     /// All of it, ready; `adjust` changes the configuration first. The way to the nodes is a datapath, or a [`LocalWay`].
-    pub fn start(mut spec: Spec, way: &str, adjust: impl FnOnce(Setup) -> Setup) -> Result<Self> {
+    pub fn start(spec: Spec, way: &str, adjust: impl FnOnce(Setup) -> Setup) -> Result<Self> {
         let local = LocalWay::of(way);
-        if let Some(local) = local {
-            local.place(&mut spec);
-        }
-        let (world, cluster) = Self::cluster(spec)?;
+        let (world, cluster) = Self::cluster(LocalWay::place(local, spec))?;
         let config = adjust(Setup::of(&world, &cluster, way)?).config();
         let daemon = Daemon::start(&world, &config).with_context(|| cluster.describe())?;
         let lab = Self { daemon, cluster, world, local };
         let master = lab.cluster.nodes[lab.cluster.master()?].address;
         lab.daemon.wait_master(&lab.cluster.spec.name, master, READY)?;
-        if let Some(local) = local {
-            wait::until(READY, "a client to be led", || lab.leads(local))?;
-        }
+        wait::until(READY, "a client to be led", || lab.leads())?;
         Ok(lab)
     }
 
-    fn leads(&self, local: LocalWay) -> Result<()> {
+    fn leads(&self) -> Result<()> {
         let proxy = self.world.proxy()?;
         let to = if self.cluster.spec.ipv6 { proxy.address6(WRITES) } else { proxy.address(WRITES) };
         let mut client = self.dial(to)?;
         // Whatever is said to it: it may not be allowed to say anything.
         client.send_raw(b"PING\r\n")?;
+        self.led(1)
+    }
+
+    /// Clients of this host: so many of `writes`, at the least, go their way to the node. All others are not asked.
+    pub fn led(&self, least: u64) -> Result<()> {
         let route = self.daemon.status()?.route("writes")?.clone();
-        match local {
-            LocalWay::Steered => ensure!(route.steered > 0, "the listener has it"),
-            LocalWay::Bypassed => ensure!(route.bypassed > 0, "it goes by TCP"),
-        }
+        let led = match self.local {
+            None => return Ok(()),
+            Some(LocalWay::Steered) => route.steered,
+            Some(LocalWay::Bypassed) => route.bypassed,
+        };
+        ensure!(led >= least, "{led} of {least} are led: {route:?}");
         Ok(())
     }
 
@@ -115,8 +117,7 @@ impl Lab {
     }
 
     fn dial(&self, to: SocketAddr) -> Result<Client> {
-        let client = Client::connect(self.client()?, to)?;
-        Ok(if self.local == Some(LocalWay::Bypassed) { client.patient() } else { client })
+        Client::connect(self.client()?, to)
     }
 
     pub fn client(&self) -> Result<&Namespace> {

@@ -22,11 +22,11 @@ impl LocalWay {
         }
     }
 
-    /// Puts the nodes where they can be reached so: for the bypass onto the daemon's host, at ports that no route has.
-    pub fn place(self, spec: &mut Spec) {
-        if self == Self::Bypassed {
-            spec.node_namespaces = vec![HUB.to_owned()];
-            spec.first_node_port = NODES;
+    /// With the nodes where they can be reached so: for the bypass on the daemon's host, at ports that no route has.
+    pub fn place(way: Option<Self>, spec: Spec) -> Spec {
+        match way {
+            Some(Self::Bypassed) => Spec { node_namespaces: vec![HUB.to_owned()], first_node_port: NODES, ..spec },
+            _ => spec,
         }
     }
 

@@ -9,10 +9,8 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Where a socket has no time limits of its own.
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// Reads and writes within the socket's own time limits; what takes longer is `WouldBlock`, as on a socket that blocks.
+/// Reads and writes within the socket's own time limits, if it has any; what takes longer is `WouldBlock`, as on a socket that
+/// blocks.
 #[derive(Debug)]
 pub struct Patient<'a>(&'a TcpStream);
 
@@ -33,15 +31,18 @@ impl<'a> Patient<'a> {
         limit: Option<Duration>,
         mut call: impl FnMut(&TcpStream) -> io::Result<T>,
     ) -> io::Result<T> {
-        let until = Instant::now() + limit.unwrap_or(LIMIT);
+        let until = limit.map(|limit| Instant::now() + limit);
         loop {
             match call(self.0) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let rest = until.saturating_duration_since(Instant::now());
-                    if rest.is_zero() {
-                        return Err(error);
-                    }
-                    let rest = PollTimeout::try_from(rest + Duration::from_millis(1)).map_err(io::Error::other)?;
+                    let rest = until.map(|until| until.saturating_duration_since(Instant::now()));
+                    let rest = match rest {
+                        Some(Duration::ZERO) => return Err(error),
+                        Some(rest) => {
+                            PollTimeout::try_from(rest + Duration::from_millis(1)).map_err(io::Error::other)?
+                        }
+                        None => PollTimeout::NONE,
+                    };
                     poll(&mut [PollFd::new(self.0.as_fd(), events)], rest)?;
                 }
                 done => return done,

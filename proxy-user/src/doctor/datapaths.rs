@@ -69,7 +69,7 @@ pub(super) fn judge(
 
 /// It has the cgroup of steering, and does not need steering.
 pub(super) fn bypass(held: &Held, pinning: (&Check, Verdict), hooks: &Hooks, self_test: Option<SelfTest>) -> Ability {
-    let obstacle = unprivileged(held).or_else(|| no_pins(pinning)).or_else(|| hooks.obstacle());
+    let obstacle = unprivileged(held).or_else(|| no_pins(pinning)).or_else(|| hooks.obstacle(&hooks.for_bypass));
     let (verdict, reason, remedy) = obstacle.unwrap_or_else(|| tested(self_test));
     Ability { name: "bypass", verdict, reason, remedy }
 }
@@ -82,38 +82,31 @@ const MOUNT_CGROUP2: &str = "mount -t cgroup2 none /sys/fs/cgroup";
 pub(super) struct Hooks {
     pub(super) cgroup: Option<PathBuf>,
     pub(super) support: Support,
-    /// There, and at each cgroup that it is in.
-    pub(super) attached: io::Result<Option<Vec<(PathBuf, kernel::Attached)>>>,
+    /// What is there of the kinds that each has, and at each cgroup that it is in.
+    pub(super) for_steering: io::Result<Vec<kernel::Level>>,
+    pub(super) for_bypass: io::Result<Vec<kernel::Level>>,
     pub(super) sock_destroy: State,
 }
 
 impl Hooks {
-    /// What stands against any program at the cgroup.
-    fn obstacle(&self) -> Option<Finding> {
+    /// What stands against a program of ours there.
+    fn obstacle(&self, levels: &io::Result<Vec<kernel::Level>>) -> Option<Finding> {
         let no = |reason: String, remedy: &str| Some((Verdict::No, reason, remedy.to_owned()));
         let Some(cgroup) = &self.cgroup else {
             return no(NO_CGROUP2.to_owned(), MOUNT_CGROUP2);
         };
-        match &self.attached {
-            Err(error) => no(format!("the cgroup {}: {error}", cgroup.display()), "name a cgroup of cgroup2"),
-            Ok(_) => None,
-        }
-    }
-
-    /// What a program of another keeps ours from.
-    fn taken(&self) -> Option<Finding> {
-        let mut line = self.attached.as_ref().ok()?.iter().flatten();
-        let (at, here) = line.next()?;
-        let (at, says) = if here.exclusive {
-            (at, "that lets no other beside it")
-        } else {
-            (&line.find(|(_, above)| above.sealed)?.0, "that lets no other at the cgroups below")
+        let taken = match levels {
+            Ok(levels) => kernel::taken(levels)?,
+            Err(error) => return no(format!("the cgroup {}: {error}", cgroup.display()), "name a cgroup of cgroup2"),
         };
-        Some((
-            Verdict::No,
-            format!("at {} there is a program of another {says}", at.display()),
-            "give `cgroup` of [local] one where there is none, nor above it (`bpftool cgroup tree`)".to_owned(),
-        ))
+        let (at, how) = match &taken {
+            kernel::Taken::Here(at) => (at, "beside it"),
+            kernel::Taken::Above(at) => (at, "at the cgroups below"),
+        };
+        no(
+            format!("at {} there is a program of another that lets no other {how}", at.display()),
+            "give `cgroup` of [local] one where there is none, nor above it (`bpftool cgroup tree`)",
+        )
     }
 }
 
@@ -128,20 +121,21 @@ fn steering(held: &Held, pinning: (&Check, Verdict), hooks: &Hooks) -> Ability {
     };
     let obstacle = unprivileged(held)
         .or_else(|| no_pins(pinning))
-        .or_else(|| hooks.obstacle())
         .or_else(unsupported)
         .or_else(endless)
-        .or_else(|| hooks.taken());
+        .or_else(|| hooks.obstacle(&hooks.for_steering));
     let (verdict, reason, remedy) = obstacle.unwrap_or_else(|| {
-        let line = || hooks.attached.iter().flatten().flatten();
-        let at = line().next().map_or_else(String::new, |(at, _)| at.display().to_string());
-        let beside: usize = line().map(|(_, it)| it.programs.len()).sum();
-        let reason = match beside {
-            0 => format!("at {at}"),
-            beside => format!(
-                "at {at}, beside {beside} programs there and above (`bpftool cgroup tree`); the last one to write an address wins"
-            ),
-        };
+        let levels = hooks.for_steering.as_deref().unwrap_or_default();
+        let mut reason = levels.first().map_or_else(String::new, |level| format!("at {}", level.cgroup.display()));
+        let beside = kernel::beside(levels);
+        if beside > 0 {
+            let how = "there and above (`bpftool cgroup tree`); the last one to write an address wins";
+            reason += &format!(", beside {beside} programs {how}");
+        }
+        for at in kernel::overruled(levels) {
+            let how = "that gives way: it does not run any more for those in this cgroup";
+            reason += &format!("; at {} there is a program of another {how}", at.display());
+        }
         (Verdict::Yes, reason, String::new())
     });
     Ability { name: "steering", verdict, reason, remedy }

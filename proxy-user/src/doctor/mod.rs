@@ -90,10 +90,12 @@ pub fn run(input: Input) -> Report {
     let support = bpf::Support::probe();
     let (bpffs, pinning) = mounts::bpffs(&held);
     let sock_destroy = diag::sock_destroy(&held);
-    let cgroup = input.cgroup.or_else(crate::kernel::cgroup2);
+    let cgroup = crate::kernel::cgroup2().map(|root| input.cgroup.unwrap_or(root));
+    let at = |kinds| cgroup.as_ref().map_or(Ok(Vec::new()), |cgroup| crate::kernel::levels(cgroup, kinds));
     let hooks = datapaths::Hooks {
-        attached: cgroup.as_ref().map(|cgroup| crate::kernel::attached_up_from(cgroup)).transpose(),
-        cgroup,
+        for_steering: at(&crate::kernel::STEERING_KINDS),
+        for_bypass: at(&crate::kernel::BYPASS_KINDS),
+        cgroup: cgroup.clone(),
         support: bpf::Support::probe_steering(),
         sock_destroy: sock_destroy.state,
     };

@@ -58,7 +58,7 @@ pub(super) fn cgroup2() -> Check {
         None => Check::bad(
             NAME,
             State::Warn,
-            "not mounted; only steering needs it",
+            "not mounted; only steering and the bypass need it",
             "mount -t cgroup2 none /sys/fs/cgroup, or steering = \"off\"",
         ),
     }

@@ -7,7 +7,7 @@ use super::{
     privileges::Held,
     *,
 };
-use crate::kernel::Attached;
+use crate::kernel::{ALLOW_MULTI, ALLOW_OVERRIDE, Attached, Level};
 
 /// Set for the copy of this test that runs as nobody.
 const AS_NOBODY: &str = "SWITCHMASTER_TEST_DOCTOR_AS_NOBODY";
@@ -34,11 +34,18 @@ fn interfaces(good: &[&str]) -> datapaths::Interfaces {
     Ok(good.chain([("docker0".to_owned(), Err("docker0: its driver has no native XDP".to_owned()))]).collect())
 }
 
+/// With one program that was attached with these flags.
+fn level(cgroup: &str, flags: Option<u32>) -> Level {
+    let attached = flags.map(|flags| Attached { programs: vec![7], flags });
+    Level { cgroup: cgroup.into(), attached: vec![attached.unwrap_or_default()] }
+}
+
 fn hooks() -> datapaths::Hooks {
     datapaths::Hooks {
         cgroup: Some("/sys/fs/cgroup".into()),
         support: Support::all(&Answer::Yes),
-        attached: Ok(Some(vec![("/sys/fs/cgroup".into(), Attached::default())])),
+        for_steering: Ok(vec![level("/sys/fs/cgroup", None)]),
+        for_bypass: Ok(Vec::new()),
         sock_destroy: State::Ok,
     }
 }
@@ -52,30 +59,26 @@ fn steering_is_judged_by_its_cgroup() {
         all.into_iter().find(|it| it.name == "steering").unwrap()
     };
     assert_eq!(judged(&hooks()).verdict, Verdict::Yes);
-    let attached = |here: Attached, above: Attached| {
-        let line = vec![("/sys/fs/cgroup/clients".into(), here), ("/sys/fs/cgroup".into(), above)];
-        datapaths::Hooks { attached: Ok(Some(line)), ..hooks() }
-    };
-    let two = Attached { programs: [7, 8].into(), ..Attached::default() };
-    let (exclusive, sealed) = (Attached { exclusive: true, ..two.clone() }, Attached { sealed: true, ..two.clone() });
-    // What lets others overrule it lets none beside it, but any below.
-    for above in [two.clone(), exclusive.clone()] {
-        let beside = judged(&attached(two.clone(), above));
-        assert!(beside.verdict == Verdict::Yes && beside.reason.contains("beside 4 programs"), "{beside:?}");
-    }
+    let at = |levels| datapaths::Hooks { for_steering: Ok(levels), ..hooks() };
+    let (here, above) = ("/sys/fs/cgroup/clients", "/sys/fs/cgroup");
+    let (alone, gives_way, multi) = (Some(0), Some(ALLOW_OVERRIDE), Some(ALLOW_MULTI));
+    let beside = judged(&at(vec![level(here, multi), level(above, multi)]));
+    assert!(beside.verdict == Verdict::Yes && beside.reason.contains("beside 1 programs"), "{beside:?}");
+    let instead = judged(&at(vec![level(here, None), level(above, gives_way)]));
+    assert!(instead.verdict == Verdict::Yes && instead.reason.contains("at /sys/fs/cgroup there"), "{instead:?}");
     let missing = Err(std::io::Error::other("nowhere"));
     for (hooks, reason, remedy) in [
         (
-            attached(exclusive, two.clone()),
-            "at /sys/fs/cgroup/clients there is a program of another that lets no other beside",
-            "cgroup",
+            at(vec![level(here, gives_way), level(above, multi)]),
+            "clients there is a program of another that lets no",
+            "[local]",
         ),
         (
-            attached(two, sealed),
-            "at /sys/fs/cgroup there is a program of another that lets no other at the cgroups below",
-            "cgroup",
+            at(vec![level(here, None), level(above, alone)]),
+            "cgroup there is a program of another that lets no",
+            "[local]",
         ),
-        (datapaths::Hooks { attached: missing, ..hooks() }, "nowhere", "cgroup"),
+        (datapaths::Hooks { for_steering: missing, ..hooks() }, "nowhere", "cgroup"),
         (datapaths::Hooks { cgroup: None, ..hooks() }, "not mounted", "mount -t cgroup2"),
         (datapaths::Hooks { support: Support::all(&Answer::No), ..hooks() }, "does not offer", "steering = \"off\""),
         (datapaths::Hooks { sock_destroy: State::Warn, ..hooks() }, "SOCK_DESTROY", "steering = \"off\""),

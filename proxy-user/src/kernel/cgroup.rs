@@ -111,54 +111,102 @@ fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
-/// The programs at a cgroup itself where ours go, by the kernel's numbers, and what they let others do.
+/// The programs of one kind at a cgroup itself, by the kernel's numbers, and what they were attached with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attached {
-    pub programs: BTreeSet<u32>,
-    /// One of them lets no other beside it.
-    pub exclusive: bool,
-    /// One of them lets none at the cgroups below either.
-    pub sealed: bool,
+    pub programs: Vec<u32>,
+    pub flags: u32,
 }
 
-/// What is at a cgroup, and at each one that it is in; what is there runs too. Needs CAP_NET_ADMIN.
-pub fn attached_up_from(cgroup: &Path) -> io::Result<Vec<(PathBuf, Attached)>> {
+/// What is at a cgroup, kind by kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Level {
+    pub cgroup: PathBuf,
+    pub attached: Vec<Attached>,
+}
+
+/// Why the kernel takes no link of ours at a cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// A program there lets no other beside it.
+    Here(PathBuf),
+    /// One at a cgroup above lets none below.
+    Above(PathBuf),
+}
+
+/// What is at a cgroup where programs of these kinds go, and at each that it is in, as far as that is to be seen here.
+/// Needs CAP_NET_ADMIN.
+pub fn levels(cgroup: &Path, kinds: &[bpf_attach_type]) -> io::Result<Vec<Level>> {
     let cgroup = cgroup.canonicalize()?;
     let mounts = mounted("cgroup2");
     let root =
         mounts.iter().find(|root| cgroup.starts_with(root)).ok_or_else(|| io::Error::other("not of a cgroup2"))?;
     let line = cgroup.ancestors().take_while(|path| path.starts_with(root));
-    line.map(|path| Ok((path.to_owned(), attached(path)?))).collect()
+    line.map(|path| {
+        let folder = File::open(path)?;
+        let attached = kinds.iter().map(|kind| attached(&folder, *kind)).collect::<io::Result<_>>()?;
+        Ok(Level { cgroup: path.to_owned(), attached })
+    })
+    .collect()
 }
 
-fn attached(cgroup: &Path) -> io::Result<Attached> {
-    let folder = File::open(cgroup)?;
-    let mut found = Attached::default();
-    for place in PLACES {
-        let mut programs = [0u32; MOST_PROGRAMS];
-        let mut attr = zeroed();
-        attr.query.__bindgen_anon_1.target_fd = folder.as_raw_fd() as u32;
-        attr.query.attach_type = place as u32;
-        attr.query.prog_ids = programs.as_mut_ptr() as u64;
-        attr.query.__bindgen_anon_2.prog_cnt = programs.len() as u32;
-        bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
-        // SAFETY: a struct of integers, whatever the kernel has written.
-        let answer = unsafe { attr.query };
-        // SAFETY: as above.
-        let count = unsafe { answer.__bindgen_anon_2.prog_cnt } as usize;
-        found.programs.extend(&programs[..count.min(programs.len())]);
-        found.exclusive |= count > 0 && answer.attach_flags & ALLOW_MULTI == 0;
-        found.sealed |= count > 0 && answer.attach_flags & (ALLOW_MULTI | ALLOW_OVERRIDE) == 0;
+/// The rule is the kernel's own (`hierarchy_allows_attach` in kernel/bpf/cgroup.c): beside another only if both say so, and below
+/// another if the nearest one does not forbid it.
+pub fn taken(levels: &[Level]) -> Option<Taken> {
+    let (here, above) = levels.split_first()?;
+    if here.attached.iter().any(|it| !it.programs.is_empty() && it.flags & ALLOW_MULTI == 0) {
+        return Some(Taken::Here(here.cgroup.clone()));
     }
-    Ok(found)
+    let forbids = |it: &Attached| it.flags & (ALLOW_MULTI | ALLOW_OVERRIDE) == 0;
+    nearest(here, above).find(|(_, it)| forbids(it)).map(|(at, _)| Taken::Above(at.cgroup.clone()))
+}
+
+/// The cgroups above whose programs do not run any more for those in this one, once ours are there (`compute_effective_progs`).
+pub fn overruled(levels: &[Level]) -> BTreeSet<PathBuf> {
+    let Some((here, above)) = levels.split_first() else { return BTreeSet::new() };
+    let gives_way = |it: &Attached| it.flags & ALLOW_OVERRIDE != 0;
+    nearest(here, above).filter(|(_, it)| gives_way(it)).map(|(at, _)| at.cgroup.clone()).collect()
+}
+
+/// Of each kind the nearest programs above.
+fn nearest<'a>(here: &Level, above: &'a [Level]) -> impl Iterator<Item = (&'a Level, &'a Attached)> {
+    let first = |kind: usize| {
+        above.iter().find_map(|level| {
+            level.attached.get(kind).filter(|it| !it.programs.is_empty()).map(|attached| (level, attached))
+        })
+    };
+    (0..here.attached.len()).filter_map(first)
+}
+
+/// How many programs run for those in a cgroup beside ours.
+pub fn beside(levels: &[Level]) -> usize {
+    let run = levels.iter().flat_map(|level| &level.attached).filter(|it| it.flags & ALLOW_MULTI != 0);
+    run.flat_map(|it| &it.programs).collect::<BTreeSet<_>>().len()
+}
+
+fn attached(cgroup: &File, kind: bpf_attach_type) -> io::Result<Attached> {
+    let mut programs = [0u32; MOST_PROGRAMS];
+    let mut attr = zeroed();
+    attr.query.__bindgen_anon_1.target_fd = cgroup.as_raw_fd() as u32;
+    attr.query.attach_type = kind as u32;
+    attr.query.prog_ids = programs.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = programs.len() as u32;
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: a struct of integers, whatever the kernel has written.
+    let answer = unsafe { attr.query };
+    // SAFETY: as above.
+    let count = unsafe { answer.__bindgen_anon_2.prog_cnt } as usize;
+    Ok(Attached { programs: programs[..count.min(programs.len())].to_vec(), flags: answer.attach_flags })
 }
 
 /// The kernel takes no more at one place of one cgroup (BPF_CGROUP_MAX_PROGS).
 const MOST_PROGRAMS: usize = 64;
-const ALLOW_OVERRIDE: u32 = 1 << 0;
+/// `BPF_F_ALLOW_OVERRIDE`
+pub const ALLOW_OVERRIDE: u32 = 1 << 0;
 /// `BPF_F_ALLOW_MULTI`: a link has it always.
-const ALLOW_MULTI: u32 = 1 << 1;
-const PLACES: [bpf_attach_type; 7] = [
+pub const ALLOW_MULTI: u32 = 1 << 1;
+/// Where steering goes.
+pub const STEERING_KINDS: [bpf_attach_type; 7] = [
     bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
     bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
     bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME,
@@ -167,6 +215,8 @@ const PLACES: [bpf_attach_type; 7] = [
     bpf_attach_type::BPF_CGROUP_INET_INGRESS,
     bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE,
 ];
+/// Where the bypass goes.
+pub const BYPASS_KINDS: [bpf_attach_type; 1] = [bpf_attach_type::BPF_CGROUP_SOCK_OPS];
 
 fn zeroed() -> bpf_attr {
     // SAFETY: a union of structs of integers.
@@ -191,6 +241,38 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0
 bpf /mnt/my\\040bpf bpf rw 0 0
 broken
 ";
+
+    fn level(cgroup: &str, flags: [Option<u32>; 2]) -> Level {
+        let attached = |flags: Option<u32>| Attached {
+            programs: flags.map(|_| vec![7, 8]).unwrap_or_default(),
+            flags: flags.unwrap_or_default(),
+        };
+        Level { cgroup: cgroup.into(), attached: flags.map(attached).to_vec() }
+    }
+
+    #[test]
+    fn the_kernel_s_rule_of_who_may_be_beside_whom() {
+        const NO: Option<u32> = None;
+        let (multi, gives_way, alone) = (Some(ALLOW_MULTI), Some(ALLOW_OVERRIDE), Some(0));
+        let line = |here, above, root| [level("/a/b", here), level("/a", above), level("/", root)];
+        let (here, above) = (Taken::Here("/a/b".into()), |at: &str| Taken::Above(at.into()));
+        for (levels, expected) in [
+            (line([NO, NO], [NO, NO], [NO, NO]), None),
+            (line([multi, multi], [multi, multi], [multi, multi]), None),
+            (line([multi, alone], [NO, NO], [NO, NO]), Some(here.clone())),
+            (line([gives_way, NO], [NO, NO], [NO, NO]), Some(here)),
+            (line([NO, NO], [NO, alone], [NO, NO]), Some(above("/a"))),
+            (line([NO, NO], [NO, NO], [alone, NO]), Some(above("/"))),
+            // The nearest one of its kind says it.
+            (line([NO, NO], [multi, NO], [alone, NO]), None),
+            (line([NO, NO], [gives_way, NO], [alone, NO]), None),
+            (line([NO, NO], [multi, NO], [NO, alone]), Some(above("/"))),
+        ] {
+            assert_eq!(taken(&levels), expected, "{levels:?}");
+        }
+        assert_eq!(overruled(&line([NO, NO], [multi, gives_way], [gives_way, NO])), [PathBuf::from("/a")].into());
+        assert_eq!(beside(&line([multi, NO], [NO, gives_way], [NO, NO])), 2);
+    }
 
     #[test]
     fn mount_points_are_found_wherever_they_are() {

@@ -17,7 +17,10 @@ mod targets;
 pub use self::{
     bpffs::{BpffsError, DEFAULT_DIR, PinDir, Pinned, pinned},
     btf::{BtfError, Types},
-    cgroup::{Attached, Hooks, attached_up_from, cgroup2, mounted},
+    cgroup::{
+        ALLOW_MULTI, ALLOW_OVERRIDE, Attached, BYPASS_KINDS, Hooks, Level, STEERING_KINDS, Taken, beside, cgroup2,
+        levels, mounted, overruled, taken,
+    },
     layout::{NatSizes, OF_BYPASS, load_bypass, load_bypass_alone, load_steering, load_tc, load_xdp, targets},
     life::{Life, LifeError, Ports},
     links::{Links, interfaces},

@@ -303,7 +303,8 @@ impl Keeper {
 
     fn reset(&self, flows: &[(u32, Flow)]) {
         let Some(resetter) = self.resetter.as_ref().filter(|_| !flows.is_empty()) else { return };
-        let outcome = resetter.end(flows, |door| self.doors.get(door), &self.snats);
+        let doors = &self.doors;
+        let outcome = resetter.end(flows, |door| doors.get(door), &self.snats);
         if let Some(error) = outcome.error {
             tracing::warn!(%error, failed = outcome.failed, "some resets were not sent; their receivers notice at their next packet");
         }

@@ -1,13 +1,14 @@
 //! Ends idle flows at both ends, by RST through raw sockets: a switch has to be noticed by who says nothing.
 //! Needs CAP_NET_RAW. Sends from nothing but a flow's own addresses (`segment`). Waits for the kernel to take
-//! packets once, for [`PATIENCE`]; what it refuses is counted, and the rest is sent all the same.
+//! packets once in each thread, for [`PATIENCE`]; what it refuses is counted, and the rest is sent all the same.
 
 use std::{
     io::{self, IoSlice},
     net::{SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd as _, OwnedFd},
-    sync::{Mutex, PoisonError},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
+    time::Instant,
 };
 
 use nix::{
@@ -69,50 +70,67 @@ impl Resetter {
     }
 
     /// Ends both ends of these flows, which are told with their places: all clients first, since they go on writing. A door or an
-    /// address that is not known any more has nobody left to be told.
-    pub fn end<'a>(&self, flows: &[(u32, Flow)], door: impl Fn(u16) -> Option<&'a Door>, snats: &[Snat]) -> Outcome {
-        let client = |flow: &Flow| Rst::to_client(flow, door(flow.client.through)?);
-        let node = |place, flow: &Flow| Rst::to_node(flow, snats.get(usize::from(flow.node.through))?, place);
-        let clients = flows.iter().filter_map(|(_, flow)| client(flow));
-        let nodes = flows.iter().filter_map(|(place, flow)| node(*place, flow));
-        self.send(&clients.chain(nodes).collect::<Vec<_>>())
-    }
-
-    /// Sends all of them, in this order. Most of the time is the kernel's, which takes a packet all the way to its receiver: where
-    /// there are many, two threads share them. Blocks until all are sent: not on a thread that has other duties.
-    pub fn send(&self, segments: &[Rst]) -> Outcome {
-        let parts = Mutex::new(segments.chunks(BATCH));
-        let work = || self.take(|| parts.lock().unwrap_or_else(PoisonError::into_inner).next());
-        if segments.len() < FEW {
-            return work();
-        }
-        thread::scope(|scope| {
-            // One that comes late, as on a busy machine, finds nothing left to do.
-            let other = thread::Builder::new().name("tc-reset".to_owned()).spawn_scoped(scope, work);
-            let outcome = work();
-            // What it panicked of is in the log.
-            other.map_or_else(|_| Outcome::default(), |other| other.join().unwrap_or_default()).and(outcome)
+    /// address that is not known any more has nobody left to be told. Blocks until all are sent: not on a thread that has other
+    /// duties.
+    pub fn end<'a>(
+        &self,
+        flows: &[(u32, Flow)],
+        door: impl Fn(u16) -> Option<&'a Door> + Sync,
+        snats: &[Snat],
+    ) -> Outcome {
+        let client = |(_, flow): &(u32, Flow)| Rst::to_client(flow, door(flow.client.through)?);
+        let node = |(place, flow): &(u32, Flow)| Rst::to_node(flow, snats.get(usize::from(flow.node.through))?, *place);
+        self.share(2 * flows.len(), |index| match flows.get(index) {
+            Some(flow) => client(flow),
+            None => node(flows.get(index - flows.len())?),
         })
     }
 
-    fn take<'a>(&self, next: impl Fn() -> Option<&'a [Rst]>) -> Outcome {
+    /// Sends them in this order. Most of the time is the kernel's, which takes a packet all the way to its receiver: where there are
+    /// many, two threads share them, and one that comes late, as on a busy machine, finds nothing left to do.
+    fn share(&self, count: usize, segment: impl Fn(usize) -> Option<Rst> + Sync) -> Outcome {
+        let (next, began) = (AtomicUsize::new(0), Instant::now());
+        let take = || {
+            let from = next.fetch_add(BATCH, Ordering::Relaxed);
+            (from < count).then(|| (from..count.min(from + BATCH)).filter_map(&segment))
+        };
+        if count < FEW {
+            return self.send(began, take);
+        }
+        thread::scope(|scope| {
+            let work = || self.send(began, take);
+            let other = thread::Builder::new().name("tc-reset".to_owned()).spawn_scoped(scope, work);
+            let outcome = work();
+            let panicked = |_| Outcome { error: Some(io::Error::other("a thread panicked")), ..Outcome::default() };
+            other.map_or_else(|_| Outcome::default(), |other| other.join().unwrap_or_else(panicked)).and(outcome)
+        })
+    }
+
+    /// Sends one part after the other.
+    fn send<P: Iterator<Item = Rst>>(&self, began: Instant, take: impl Fn() -> Option<P>) -> Outcome {
         let mut outcome = Outcome::default();
-        let mut urgent = Urgent::here();
+        let mut urgent = Urgent::here_since(began);
         let mut v4 = Batch::new(Some(&self.v4));
         let mut v6 = Batch::new(self.v6.as_ref());
-        while let Some(part) = next() {
+        loop {
+            // Not with a part in hand: the other one would go on to those who come after it.
             urgent.yield_if_long();
+            let Some(part) = take() else { return outcome };
             for segment in part {
                 let batch = if segment.to.is_ipv4() { &mut v4 } else { &mut v6 };
                 match segment.packet() {
-                    Some(packet) => batch.add(packet, destination(segment), &mut outcome),
+                    Some(packet) => batch.add(packet, destination(&segment), &mut outcome),
                     None => outcome.fail(1, Errno::EAFNOSUPPORT),
                 }
             }
             v4.flush(&mut outcome);
             v6.flush(&mut outcome);
         }
-        outcome
+    }
+
+    #[cfg(test)]
+    pub(super) fn send_all(&self, segments: &[Rst]) -> Outcome {
+        self.share(segments.len(), |index| segments.get(index).copied())
     }
 }
 

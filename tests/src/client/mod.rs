@@ -1,4 +1,4 @@
-//! A plain blocking Redis client: one socket, a time limit on everything, and no opinion. What the
+//! A plain Redis client: one socket, a time limit on everything, and no opinion. What the
 //! server, or whatever stands between, does to the connection is what the caller gets to see.
 
 mod crowd;
@@ -28,17 +28,15 @@ pub const LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 enum Stream {
+    /// Waits in poll(2), as clients with an event loop do.
     Tcp(TcpStream),
-    /// Waits in poll(2).
-    Patient(TcpStream),
     Unix(UnixStream),
 }
 
 impl Read for &Stream {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         match self {
-            Stream::Tcp(stream) => (&*stream).read(buffer),
-            Stream::Patient(stream) => Patient::new(stream)?.read(buffer),
+            Stream::Tcp(stream) => Patient::new(stream)?.read(buffer),
             Stream::Unix(stream) => (&*stream).read(buffer),
         }
     }
@@ -57,7 +55,7 @@ impl Drop for HangUp {
     fn drop(&mut self) {
         // One that has ended already is no error.
         let _ended = match &self.0 {
-            Stream::Tcp(stream) | Stream::Patient(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
         };
     }
@@ -88,16 +86,6 @@ impl Client {
         Ok(client)
     }
 
-    /// With the same connection, but waiting in poll(2), as a client with an event loop does.
-    #[must_use]
-    pub fn patient(self) -> Self {
-        let stream = match self.stream {
-            Stream::Tcp(stream) => Stream::Patient(stream),
-            other => other,
-        };
-        Self { stream, ..self }
-    }
-
     /// The way the harness itself asks a server: whatever happens to the network, this still works.
     pub fn unix(path: &Path, limit: Duration) -> Result<Self> {
         let stream = UnixStream::connect(path).with_context(|| path.display().to_string())?;
@@ -110,7 +98,7 @@ impl Client {
     /// How long a reply may take; `None`: for ever.
     pub fn set_limit(&self, limit: Option<Duration>) -> Result<()> {
         match &self.stream {
-            Stream::Tcp(stream) | Stream::Patient(stream) => stream.set_read_timeout(limit),
+            Stream::Tcp(stream) => stream.set_read_timeout(limit),
             Stream::Unix(stream) => stream.set_read_timeout(limit),
         }
         .context("read time-out")
@@ -122,8 +110,7 @@ impl Client {
 
     pub fn send_raw(&mut self, bytes: &[u8]) -> Result<()> {
         match &self.stream {
-            Stream::Tcp(stream) => (&*stream).write_all(bytes),
-            Stream::Patient(stream) => Patient::new(stream).and_then(|mut stream| stream.write_all(bytes)),
+            Stream::Tcp(stream) => Patient::new(stream).and_then(|mut stream| stream.write_all(bytes)),
             Stream::Unix(stream) => (&*stream).write_all(bytes),
         }
         .context("send")
@@ -171,7 +158,7 @@ impl Client {
 
     pub fn hang_up(&self) -> Result<HangUp> {
         let stream = match &self.stream {
-            Stream::Tcp(stream) | Stream::Patient(stream) => stream.try_clone().map(Stream::Tcp),
+            Stream::Tcp(stream) => stream.try_clone().map(Stream::Tcp),
             Stream::Unix(stream) => stream.try_clone().map(Stream::Unix),
         };
         stream.context("socket").map(HangUp)
@@ -180,8 +167,18 @@ impl Client {
     /// The socket, to half-close it, to look at it, or to pass bytes that are not Redis's.
     pub fn tcp(&self) -> Result<&TcpStream> {
         match &self.stream {
-            Stream::Tcp(stream) | Stream::Patient(stream) => Ok(stream),
+            Stream::Tcp(stream) => Ok(stream),
             Stream::Unix(_) => bail!("this is a connection over a unix socket"),
+        }
+    }
+
+    /// An error unless the connection is torn down by then, with nothing more to read.
+    pub fn ensure_torn_down(&self, within: Duration) -> Result<()> {
+        let stream = self.tcp()?;
+        stream.set_read_timeout(Some(within)).context("read time-out")?;
+        match Patient::new(stream)?.read(&mut [0; 64]) {
+            Err(error) if is_reset(error.kind()) => Ok(()),
+            other => bail!("it is not torn down: {other:?}"),
         }
     }
 
@@ -198,7 +195,7 @@ pub fn is_reset(kind: ErrorKind) -> bool {
 }
 
 /// Waits until a connection is ended from the other side: `true` for RST, `false` for FIN.
-pub fn wait_end(mut stream: &TcpStream, limit: Duration) -> Result<bool> {
+pub fn wait_end(stream: &TcpStream, limit: Duration) -> Result<bool> {
     let end = std::time::Instant::now() + limit;
     let mut buffer = [0; 4096];
     loop {
@@ -207,7 +204,7 @@ pub fn wait_end(mut stream: &TcpStream, limit: Duration) -> Result<bool> {
             bail!("the connection is still open after {limit:?}");
         }
         stream.set_read_timeout(Some(left)).context("read time-out")?;
-        match stream.read(&mut buffer) {
+        match Patient::new(stream)?.read(&mut buffer) {
             Ok(0) => return Ok(false),
             Err(error) if is_reset(error.kind()) => return Ok(true),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}

@@ -30,7 +30,7 @@ pub struct Subscriber {
 impl Subscriber {
     /// Returns once the server has confirmed the subscription.
     pub fn start(namespace: &Namespace, to: SocketAddr, channel: &str) -> Result<Self> {
-        let mut client = Client::connect(namespace, to)?.patient();
+        let mut client = Client::connect(namespace, to)?;
         let _confirmed: Value = client.call(redis::cmd("SUBSCRIBE").arg(channel))?;
         client.set_limit(None)?;
         let line = Some(client.hang_up()?);

@@ -211,7 +211,7 @@ impl Work {
             link.client.call::<i64>(&command)?;
             return Ok(link.node);
         }
-        let client = Client::over(TcpStream::connect_timeout(&self.to, LIMIT).context("connect")?, LIMIT)?.patient();
+        let client = Client::over(TcpStream::connect_timeout(&self.to, LIMIT).context("connect")?, LIMIT)?;
         let link = link.insert(Link { client, node: 0, useful: false });
         if let Some(password) = &self.password {
             link.client.auth(None, password)?;

@@ -8,15 +8,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
-use switchmaster_tests::{Client, Lab, Spec, lab::Setup, lab::check, on_each_datapath, wait};
+use switchmaster_tests::{Client, Lab, Spec, lab::Setup, lab::check, on_each_datapath, on_each_way, wait};
 
 use crate::FOLLOW;
 
-on_each_datapath!(
-    source_hash_keeps_a_client_where_it_is,
-    least_connections_fills_up_the_emptiest,
-    a_replica_that_loses_its_role_takes_its_own_clients_along_only,
-);
+on_each_datapath!(source_hash_keeps_a_client_where_it_is, least_connections_fills_up_the_emptiest,);
+on_each_way!(a_replica_that_loses_its_role_takes_its_own_clients_along_only);
 
 fn balanced_by(balance: &str) -> impl FnOnce(Setup) -> Setup {
     move |mut setup| {

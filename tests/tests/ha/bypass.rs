@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use switchmaster_tests::{
-    Client, Daemon, Lab, Patient, Spec, client,
+    Client, Daemon, Lab, Spec,
     daemon::{self, Config},
     lab::check,
     netns::HUB,
@@ -43,7 +43,7 @@ fn local(lab: &Lab) -> Result<Client> {
 }
 
 fn dial(lab: &Lab, to: std::net::SocketAddr) -> Result<Client> {
-    Ok(Client::connect(lab.world.proxy()?, to)?.patient())
+    Client::connect(lab.world.proxy()?, to)
 }
 
 fn metric(lab: &Lab, name: &str) -> Result<u64> {
@@ -68,15 +68,6 @@ fn is_bypassed(lab: &Lab, client: &mut Client) -> Result<()> {
     Ok(())
 }
 
-fn ended(client: &Client, within: Duration) -> Result<()> {
-    let stream = client.tcp()?;
-    stream.set_read_timeout(Some(within))?;
-    match std::io::Read::read(&mut Patient::new(stream)?, &mut [0; 64]) {
-        Err(error) if client::is_reset(error.kind()) => Ok(()),
-        other => anyhow::bail!("it is not ended: {other:?}"),
-    }
-}
-
 #[test]
 fn a_switch_ends_those_that_were_led_and_no_other() {
     check(lab(spec()), |lab| {
@@ -88,7 +79,7 @@ fn a_switch_ends_those_that_were_led_and_no_other() {
         ensure!(route.steered == 20 && route.bypassed == 20, "{route:?}");
         let old = lab.cluster.failover()?;
         let new = lab.cluster.wait_failover(old, FAILOVER)?;
-        led.iter().try_for_each(|client| ended(client, FOLLOW))?;
+        led.iter().try_for_each(|client| client.ensure_torn_down(FOLLOW))?;
         direct.ping().context("a connection that is nobody's of ours")?;
         lab.daemon.wait_master(lab.group_name(), lab.cluster.nodes[new].address, FOLLOW)?;
         wait::until(FOLLOW, "clients of the new master to be bypassed", || is_bypassed(lab, &mut local(lab)?))?;
@@ -162,7 +153,7 @@ fn connections_go_on_whatever_becomes_of_the_daemon() {
         let traces = crate::life::Traces::read(lab)?;
         let status = lab.daemon.stop(FOLLOW)?;
         ensure!(status.success(), "{status}");
-        ended(&led, FOLLOW).context("at the stop")?;
+        led.ensure_torn_down(FOLLOW).context("at the stop")?;
         let early: String = redis::FromRedisValue::from_redis_value(direct.receive()?)?;
         ensure!(early == "early", "{early}");
         direct.set("key", &"v".repeat(100_000))?;

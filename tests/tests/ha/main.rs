@@ -1,5 +1,6 @@
 //! High availability on real servers: every test has a cluster, a daemon in front and namespaces of
-//! its own, and runs once for each datapath. What is asked is only what clients can see, and the data.
+//! its own, and runs once for each datapath, most of them also for clients of the
+//! daemon's own host. What is asked is only what clients can see, and the data.
 
 mod access;
 mod arming;

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use switchmaster_tests::{Cluster, Lab, Spec, World, lab::check, wait};
+use switchmaster_tests::{Cluster, Lab, Spec, World, lab::check, tests_of, wait};
 
-use crate::{FAILOVER, FOLLOW, follows, on_each_datapath};
+use crate::{FAILOVER, FOLLOW, follows};
 
-on_each_datapath!(the_majoritys_master_wins);
+// Nothing can be cut between nodes on one host, so none of them is the daemon's.
+tests_of!(the_majoritys_master_wins: copy sockmap tc xdp steered);
 
 fn around(world: &World, cluster: &Cluster, act: impl Fn(&World, &str, &str) -> Result<()>) -> Result<()> {
     let (alone, others) = (cluster.nodes[0].namespace().name(), &cluster.nodes[1..]);

@@ -95,8 +95,8 @@ fn paused(
     echoed: &AtomicU64,
 ) -> Result<JoinHandle<Result<()>>> {
     wait_until_executed(lab, old)?;
-    late.send(&echo(0))?;
     let (before, back) = (executed(lab, old)?, echoed.load(Ordering::Relaxed));
+    late.send(&echo(0))?;
     drop(leaver);
     wait::pause(Duration::from_millis(50));
     let next = newcomer(lab)?;

@@ -14,7 +14,7 @@ use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
 };
 use switchmaster_tests::{
-    Lab, Namespace, Spec, client,
+    Lab, Namespace, Patient, Spec, client,
     lab::{Setup, check},
     wait,
 };
@@ -42,18 +42,18 @@ fn raise_open_files() -> Result<()> {
 
 /// Dials them all from one thread: entering the namespace each time would take longer than dialling.
 fn crowd(namespace: &Namespace, to: std::net::SocketAddr, size: usize) -> Result<Vec<TcpStream>> {
-    namespace.enter(|| (0..size).map(|_| TcpStream::connect(to).context("connect")).collect())?
+    namespace.enter(|| (0..size).map(|_| TcpStream::connect_timeout(&to, FAILOVER).context("connect")).collect())?
 }
 
 /// Hears from the master through each. Until then one may still be on its way there, and waits for the next.
 fn through(crowd: &[TcpStream]) -> Result<()> {
-    for mut stream in crowd {
-        stream.write_all(b"PING\r\n").context("PING")?;
+    for stream in crowd {
+        Patient::new(stream)?.write_all(b"PING\r\n").context("PING")?;
     }
-    for mut stream in crowd {
+    for stream in crowd {
         let mut reply = [0; b"+PONG\r\n".len()];
         stream.set_read_timeout(Some(FAILOVER)).context("time-out")?;
-        stream.read_exact(&mut reply).context("an answer through each connection")?;
+        Patient::new(stream)?.read_exact(&mut reply).context("an answer through each connection")?;
         ensure!(&reply == b"+PONG\r\n", "the answer to PING is {reply:?}");
     }
     Ok(())
@@ -114,6 +114,7 @@ fn idle_connections(datapath: &str, connections: usize, bar: Duration) {
     check(raise_open_files().and_then(|()| Lab::start(spec, datapath, roomy)), |lab| {
         let crowd = crowd(lab.client()?, lab.writes_address()?, connections)?;
         through(&crowd)?;
+        lab.led(connections as u64)?;
         let severed = lab.daemon.status()?.route("writes")?.severed;
         lab.cluster.settle()?;
         let old = lab.cluster.failover()?;

@@ -8,15 +8,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use switchmaster_tests::{Client, Daemon, Lab, Namespace, Spec, World, daemon::Config, lab::WRITES, wait};
+use switchmaster_tests::{Client, Daemon, Lab, LocalWay, Namespace, Spec, World, daemon::Config, lab::WRITES, wait};
 
-use crate::on_each_datapath;
+use crate::on_each_way;
 
 const CONNECTIONS: usize = 400;
 const ROUNDS: usize = 20;
 const THREADS: usize = 8;
 
-on_each_datapath!(four_hundred_connections_from_the_first_instant);
+on_each_way!(four_hundred_connections_from_the_first_instant);
 
 /// Dials without a pause until it is let in; counts who answered.
 fn besiege(namespace: &Namespace, to: SocketAddr, served: &AtomicUsize, stop: &AtomicBool) -> Result<()> {
@@ -40,11 +40,11 @@ fn besiege(namespace: &Namespace, to: SocketAddr, served: &AtomicUsize, stop: &A
     Ok(())
 }
 
-fn siege(world: &World, config: &Config) -> Result<()> {
-    let (namespace, to) = (world.client()?, world.proxy()?.address(WRITES));
+fn siege(world: &World, clients: &Namespace, config: &Config) -> Result<()> {
+    let to = world.proxy()?.address(WRITES);
     let (served, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let mut daemon = thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| besiege(namespace, to, &served, &stop))).collect();
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| besiege(clients, to, &served, &stop))).collect();
         let daemon = Daemon::start(world, config);
         if daemon.is_err() {
             stop.store(true, Ordering::Relaxed);
@@ -60,9 +60,11 @@ fn siege(world: &World, config: &Config) -> Result<()> {
 }
 
 fn sieges(datapath: &str) -> Result<()> {
-    let (world, cluster) = Lab::cluster(Spec::default())?;
+    let local = LocalWay::of(datapath);
+    let (world, cluster) = Lab::cluster(LocalWay::place(local, Spec::default()))?;
     let config = Lab::setup(&world, &cluster, datapath)?.config();
-    (0..ROUNDS).try_for_each(|round| siege(&world, &config).with_context(|| format!("round {round}")))
+    let clients = if local.is_some() { world.proxy()? } else { world.client()? };
+    (0..ROUNDS).try_for_each(|round| siege(&world, clients, &config).with_context(|| format!("round {round}")))
 }
 
 fn four_hundred_connections_from_the_first_instant(datapath: &str) {

@@ -140,7 +140,7 @@ fn local(run: &Run, world: &World, cluster: &Cluster, bypass: &str) -> Result<Da
     let daemon = Daemon::start(world, &config)?;
     daemon.wait_master(&cluster.spec.name, cluster.nodes[0].address, FOUND)?;
     wait::until(FOUND, "a client to be led", || {
-        let mut client = Client::connect(world.proxy()?, listen)?.patient();
+        let mut client = Client::connect(world.proxy()?, listen)?;
         client.ping()?;
         let route = daemon.status()?.route("writes")?.clone();
         ensure!(route.steered > 0, "the daemon's listener has taken it");

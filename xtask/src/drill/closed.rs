@@ -161,8 +161,8 @@ fn knock(stage: &Stage, figures: &mut Figures) -> Result<(u32, u32)> {
     let to = stage.address()?;
     let dial = |number: usize| -> std::io::Result<TcpStream> {
         let mut stream = TcpStream::connect_timeout(&to, HOLD)?;
-        write!(stream, "ROLE\r\nSADD {KEY} {number}\r\n")?;
         stream.set_nonblocking(true)?;
+        write!(stream, "ROLE\r\nSADD {KEY} {number}\r\n")?;
         Ok(stream)
     };
     // At once: where packets are held back, not connections, each waits in its handshake.

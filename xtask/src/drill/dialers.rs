@@ -79,14 +79,15 @@ pub(super) fn dial(to: SocketAddr, patience: Duration) -> Dial {
     let outcome = ask(to, patience).unwrap_or_else(|error| {
         let io = error.downcast_ref::<std::io::Error>().or_else(|| error.root_cause().downcast_ref());
         let text = format!("{error:#}");
-        let reset = io.is_some_and(|io| client::is_reset(io.kind())) || text.contains("reset by peer");
+        let reset = io.is_some_and(|io| client::is_reset(io.kind()))
+            || ["reset by peer", "connection abort"].iter().any(|end| text.contains(end));
         if reset { Outcome::Cut(text) } else { Outcome::Refused(text) }
     });
     Dial { dialled, ended: Instant::now(), outcome }
 }
 
 fn ask(to: SocketAddr, patience: Duration) -> Result<Outcome> {
-    let mut client = Client::over(TcpStream::connect_timeout(&to, patience)?, patience)?.patient();
+    let mut client = Client::over(TcpStream::connect_timeout(&to, patience)?, patience)?;
     let mut questions = redis::cmd("ROLE").get_packed_command();
     questions.extend(redis::cmd("CONFIG").arg("GET").arg("port").get_packed_command());
     client.send_raw(&questions)?;

@@ -41,7 +41,7 @@ impl Load {
             stalls: Stalls::watch()?,
             signs: Signs::listen(&stage.cluster).context("the Sentinels")?,
             witnesses: stage.cluster.nodes.iter().map(witness).collect::<Result<_>>().context("a witness")?,
-            subscriber: Ears::start(move || Ok(Client::connect(&from, to)?.patient())).context("the subscriber")?,
+            subscriber: Ears::start(move || Client::connect(&from, to)).context("the subscriber")?,
             dialers: Dialers::start(namespace, to),
             crowd: crowd.watch()?,
             writer: Writer::start(namespace, to, PER_SECOND, None),

@@ -51,7 +51,6 @@ pub(super) fn play(stage: &mut Stage, run: &Run, drill: Drill, side: Side) -> Re
     let new = blow(stage, &load, drill, old, at).with_context(|| stage.cluster.describe())?;
     served(&load, stage.cluster.nodes[new].address.port())?;
     pass(TAIL)?;
-    stage.led(STEADY_CLIENTS)?;
     let (mut round, crowd) = conclude(stage, load, drill, at, (old, new), before)?;
     drop(crowd);
     if let Some(residents) = residents {

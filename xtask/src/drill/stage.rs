@@ -52,17 +52,14 @@ pub(super) struct Stage {
 impl Stage {
     /// The cluster, and no proxy yet.
     pub(super) fn bare(run: &Run) -> Result<Self> {
-        let mut spec = Spec {
+        let spec = Spec {
             down_after_ms: DOWN_AFTER_MS,
             failover_timeout_ms: FAILOVER_TIMEOUT_MS,
             // With none of the nodes: whichever is cut off, they are not.
             sentinel_namespace: SENTINELS.to_owned(),
             ..Spec::apart()
         };
-        if let Some(local) = run.local {
-            local.place(&mut spec);
-        }
-        let (world, cluster) = Lab::cluster(spec)?;
+        let (world, cluster) = Lab::cluster(LocalWay::place(run.local, spec))?;
         if run.datapath == "xdp" {
             world.whole_packets()?;
         }

@@ -23,7 +23,7 @@ use proxy_ebpf::{
     nat::names as nat,
     steering::Dialled,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{Error, hand_over, leaving::Running, link, load, take, tell};
 use crate::{
@@ -50,10 +50,19 @@ type Case = fn(&Bench) -> Result<(), String>;
 
 /// Runs every case. Needs a cgroup2 hierarchy with this process in it.
 pub fn selftest() -> Result<Tested, Error> {
-    let cases: [(&'static str, Case); 3] = [("pair", pair), ("half-close", half_close), ("slow reader", slow_reader)];
+    let mut cases: Vec<(&'static str, Case)> = vec![
+        ("pair", pair),
+        ("half-close", half_close),
+        ("reset", reset),
+        ("the same ports again", same_ports_again),
+        ("slow reader", slow_reader),
+    ];
     let began = Instant::now();
     let bench = Bench::new()?;
-    for (case, run) in cases {
+    if bench.listener6.is_some() {
+        cases.push(("IPv6", over_ipv6));
+    }
+    for &(case, run) in &cases {
         run(&bench).map_err(|what| Error::Failed { case, what: format!("{what} ({})", bench.outcomes()) })?;
     }
     let found = bench.orders.get(&0, 0)?;
@@ -66,6 +75,8 @@ pub fn selftest() -> Result<Tested, Error> {
 
 struct Bench {
     listener: TcpListener,
+    /// None: the host has no IPv6.
+    listener6: Option<TcpListener>,
     orders: Array<MapData, Orders>,
     counts: PerCpuArray<MapData, Counts>,
     _link: FdLink,
@@ -117,6 +128,8 @@ impl Bench {
         let io = |what: &'static str| move |error: io::Error| Error::Failed { case: what, what: error.to_string() };
         let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(io("listen"))?;
         let at = listener.local_addr().map_err(io("listen"))?;
+        // At the port by which the program knows what this process tries.
+        let listener6 = TcpListener::bind(("::1", at.port())).ok();
         let mut object = kernel::load_bypass_alone()?;
         load(&mut object)?;
         let alive = match object.map(nat::GLOBALS) {
@@ -126,6 +139,9 @@ impl Bench {
         alive.clock.beat.store(u64::MAX / 2, Ordering::Relaxed);
         tell(&mut object, orders(at)?)?;
         name(&mut object, at)?;
+        if let Some(listener) = &listener6 {
+            name(&mut object, listener.local_addr().map_err(io("listen"))?)?;
+        }
         let leaving = hand_over(&mut object)?.start().map_err(Error::Thread)?;
         let counts = PerCpuArray::try_from(take(&mut object, names::COUNTS)?)?;
         let orders = Array::try_from(take(&mut object, names::ORDERS)?)?;
@@ -134,22 +150,11 @@ impl Bench {
             what: "cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup".to_owned(),
         })?;
         let link = link(&mut object, &cgroup)?;
-        Ok(Self { listener, orders, counts, _link: link, _leaving: leaving, _object: object })
+        Ok(Self { listener, listener6, orders, counts, _link: link, _leaving: leaving, _object: object })
     }
 
     fn connect(&self) -> Result<Ends, String> {
-        let client = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).map_err(text)?;
-        client.set_nonblocking(true).map_err(text)?;
-        match client.connect(&self.listener.local_addr().map_err(text)?.into()) {
-            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(text(error)),
-            _ => {}
-        }
-        let (client, (node, _)) = (TcpStream::from(client), self.listener.accept().map_err(text)?);
-        node.set_nonblocking(true).map_err(text)?;
-        for end in [&client, &node] {
-            end.set_nodelay(true).map_err(text)?;
-        }
-        Ok(Ends { client: Patient(client), node: Patient(node) })
+        join(&self.listener, None)
     }
 
     /// What the programs say of it, for whoever has to find out why.
@@ -164,6 +169,26 @@ impl Bench {
         let each = self.counts.get(&0, 0).map_err(text)?;
         Ok(each.iter().map(|counts| counts.0[what as usize]).sum())
     }
+}
+
+/// From this address, or from any.
+fn join(listener: &TcpListener, from: Option<SocketAddr>) -> Result<Ends, String> {
+    let to = listener.local_addr().map_err(text)?;
+    let client = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP)).map_err(text)?;
+    client.set_nonblocking(true).map_err(text)?;
+    if let Some(from) = from {
+        client.bind(&from.into()).map_err(text)?;
+    }
+    match client.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(text(error)),
+        _ => {}
+    }
+    let (client, (node, _)) = (TcpStream::from(client), listener.accept().map_err(text)?);
+    node.set_nonblocking(true).map_err(text)?;
+    for end in [&client, &node] {
+        end.set_nodelay(true).map_err(text)?;
+    }
+    Ok(Ends { client: Patient(client), node: Patient(node) })
 }
 
 /// With the places of the kernel's own fields.
@@ -227,6 +252,57 @@ fn half_close(bench: &Bench) -> Result<(), String> {
     match ends.client.read(&mut [0]) {
         Ok(0) => Ok(()),
         other => Err(format!("instead of the end: {other:?}")),
+    }
+}
+
+/// Ends it by RST.
+fn abort(end: Patient) -> Result<(), String> {
+    SockRef::from(&end.0).set_linger(Some(Duration::ZERO)).map_err(text)?;
+    drop(end);
+    Ok(())
+}
+
+fn ensure_reset(end: &mut Patient) -> Result<(), String> {
+    match end.read(&mut [0]) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+        other => Err(format!("instead of a reset: {other:?}")),
+    }
+}
+
+fn reset(bench: &Bench) -> Result<(), String> {
+    let mut ends = bench.connect()?;
+    exchange(&mut ends.client, &mut ends.node, b"request")?;
+    abort(ends.node)?;
+    ensure_reset(&mut ends.client)
+}
+
+/// Of what a connection has not read the next one at its ports gets nothing.
+fn same_ports_again(bench: &Bench) -> Result<(), String> {
+    let mut first = bench.connect()?;
+    let from = first.client.0.local_addr().map_err(text)?;
+    exchange(&mut first.client, &mut first.node, b"request")?;
+    first.node.write_all(b"of the first").map_err(text)?;
+    abort(first.client)?;
+    ensure_reset(&mut first.node)?;
+    let before = bench.count(count::MESSAGES)?;
+    let mut second = join(&bench.listener, Some(from))?;
+    exchange(&mut second.client, &mut second.node, b"request")?;
+    exchange(&mut second.node, &mut second.client, b"of the second")?;
+    match bench.count(count::MESSAGES)? - before {
+        2 => Ok(()),
+        messages => Err(format!("{messages} of 2 messages were bypassed")),
+    }
+}
+
+fn over_ipv6(bench: &Bench) -> Result<(), String> {
+    let Some(listener) = &bench.listener6 else { return Ok(()) };
+    let before = bench.count(count::MESSAGES)?;
+    let mut ends = join(listener, None)?;
+    exchange(&mut ends.client, &mut ends.node, b"request")?;
+    exchange(&mut ends.node, &mut ends.client, b"reply")?;
+    match bench.count(count::MESSAGES)? - before {
+        2 => Ok(()),
+        messages => Err(format!("{messages} of 2 messages were bypassed")),
     }
 }
 

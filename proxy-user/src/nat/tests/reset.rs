@@ -90,11 +90,11 @@ fn both_ends_are_reset(ip: IpAddr) {
     let to_client = Rst { seq: client_acked, ..Rst::to_client(&flow, &door).unwrap() };
     let to_node = Rst { seq: node_acked, ..Rst::to_node(&flow, &snat, 100).unwrap() };
     let resetter = Resetter::open().unwrap();
-    let outcome = resetter.send(&[Rst { seq: client_acked.wrapping_sub(9), ..to_client }]);
+    let outcome = resetter.send_all(&[Rst { seq: client_acked.wrapping_sub(9), ..to_client }]);
     assert_eq!((outcome.sent, outcome.failed), (1, 0), "{outcome:?}");
     assert_eq!(client.read(&mut [0; 5]).unwrap(), 5, "a number that does not fit ends nothing");
     assert_eq!(node.read(&mut [0; 6]).unwrap(), 6);
-    let outcome = resetter.send(&[to_client, to_node]);
+    let outcome = resetter.send_all(&[to_client, to_node]);
     assert_eq!((outcome.sent, outcome.failed), (2, 0), "{outcome:?}");
     assert_reset(&mut client, "client");
     assert_reset(&mut node, "node");
@@ -118,9 +118,12 @@ fn what_cannot_be_sent_holds_up_nothing() {
     // The kernel sends no broadcast for a socket that did not ask for it.
     let refused = segment("127.0.0.1:1", "255.255.255.255:2");
     let mixed = segment("127.0.0.1:1", "[::1]:2");
-    let outcome = Resetter::open().unwrap().send(&[fine, refused, fine, mixed, refused, fine]);
-    assert_eq!((outcome.sent, outcome.failed), (3, 3), "{outcome:?}");
-    assert!(outcome.error.is_some());
+    // By one thread, and by two.
+    for times in [1, 200] {
+        let outcome = Resetter::open().unwrap().send_all(&[fine, refused, fine, mixed, refused, fine].repeat(times));
+        assert_eq!((outcome.sent, outcome.failed), (3 * times, 3 * times), "{outcome:?}");
+        assert!(outcome.error.is_some());
+    }
 }
 
 /// The bar is 150 ms for both ends of 10,000 flows.

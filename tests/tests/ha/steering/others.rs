@@ -51,12 +51,14 @@ fn clients_as_people_have_them_are_led() {
     });
 }
 
-/// What it says of steering at a cgroup.
-fn doctor(cgroup: &Path) -> Result<String> {
+/// Its verdict of steering at a cgroup, and why.
+fn doctor(cgroup: &Path) -> Result<(String, String)> {
     let output = Command::new(daemon::binary()?).args(["doctor", "--json", "--cgroup"]).arg(cgroup).output()?;
     let report: Value = serde_json::from_slice(&output.stdout).context("its report")?;
     let all = report["datapaths"].as_array().context("no datapaths")?;
-    Ok(all.iter().find(|it| it["name"] == "steering").context("no steering")?.to_string())
+    let steering = all.iter().find(|it| it["name"] == "steering").context("no steering")?;
+    let said = |what: &str| steering[what].as_str().unwrap_or_default().to_owned();
+    Ok((said("verdict"), said("reason")))
 }
 
 /// Beside the first daemon, at a cgroup of its own.
@@ -96,8 +98,8 @@ fn beside_a_program_of_another_it_leads_and_where_that_is_not_let_it_says_so() {
         std::fs::remove_dir(&below).context("the cgroup below")?;
         let [here, below] = judged;
         let (here, below) = (here?, below?);
-        ensure!(here.contains("no") && here.contains("lets no other beside it"), "{here}");
-        ensure!(below.contains("no") && below.contains("lets no other at the cgroups below"), "{below}");
+        ensure!(here.0 == "no" && here.1.contains("lets no other beside it"), "{here:?}");
+        ensure!(below.0 == "no" && below.1.contains("lets no other at the cgroups below"), "{below:?}");
         let refused = Daemon::start(&lab.world, &second(lab, &cgroup)?).err().context("it has started")?;
         let why = refused.downcast_ref::<Refusal>().context("it has not said why")?.why().to_owned();
         ensure!(why.contains("steering") && why.contains("lets no other beside it"), "{why}");
@@ -105,7 +107,8 @@ fn beside_a_program_of_another_it_leads_and_where_that_is_not_let_it_says_so() {
 
         bpftool("attach", &["multi"])?;
         let beside = doctor(cgroup.path())?;
-        ensure!(beside.contains("yes") && beside.contains("beside"), "{beside}");
+        // It is also one of the seven that the first daemon has above.
+        ensure!(beside.0 == "yes" && beside.1.contains("beside 7 programs"), "{beside:?}");
         let daemon = Daemon::start(&lab.world, &second(lab, &cgroup)?)?;
         let to = proxy.address(7777);
         let (host, port) = (to.ip().to_string(), to.port().to_string());

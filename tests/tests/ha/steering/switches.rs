@@ -8,22 +8,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use switchmaster_tests::{Client, Daemon, Lab, Spec, client, daemon, lab::check, wait};
+use switchmaster_tests::{Client, Daemon, Lab, Spec, daemon, lab::check, wait};
 
 use super::{counted, ensure_direct, ensure_hop, lab, lab_with, local, outcome, steered, with_steering};
 use crate::{FAILOVER, FOLLOW, limit, on_each_datapath, pause::hang_a_failover};
 
 on_each_datapath!(a_switch_ends_all_of_them);
-
-/// How a socket ends that the kernel is told to destroy.
-fn ended(client: &Client, within: Duration) -> Result<()> {
-    let mut stream = client.tcp()?;
-    stream.set_read_timeout(Some(within))?;
-    match std::io::Read::read(&mut stream, &mut [0; 64]) {
-        Err(error) if client::is_reset(error.kind()) => Ok(()),
-        other => anyhow::bail!("it is not ended: {other:?}"),
-    }
-}
 
 fn a_switch_ends_all_of_them(datapath: &str) {
     check(lab(datapath), |lab| {
@@ -34,7 +24,7 @@ fn a_switch_ends_all_of_them(datapath: &str) {
         foreign.ping()?;
         let old = lab.cluster.failover()?;
         let new = lab.cluster.wait_failover(old, FAILOVER)?;
-        idle.iter().try_for_each(|client| ended(client, FOLLOW))?;
+        idle.iter().try_for_each(|client| client.ensure_torn_down(FOLLOW))?;
         lab.daemon.wait_master(lab.group_name(), lab.cluster.nodes[new].address, FOLLOW)?;
         let mut client = local(lab)?;
         ensure_direct(&mut client)?;
@@ -146,7 +136,7 @@ fn a_purge_in_a_pause_sends_nothing_to_the_old_master() {
         let purged = lab.world.proxy()?.command(daemon::binary()?).arg("purge").output().context("purge")?;
         let said = String::from_utf8_lossy(&purged.stdout).into_owned();
         ensure!(purged.status.success() && said.contains("1 connections were reset"), "{said}");
-        ended(&client, FOLLOW).context("at the purge")?;
+        client.ensure_torn_down(FOLLOW).context("at the purge")?;
         let held = lab.cluster.nodes[old].client()?.get("held")?;
         ensure!(held.is_none(), "the old master has had {held:?} of them");
         Ok(())
@@ -185,8 +175,8 @@ fn without_the_daemon_they_go_on_and_new_ones_until_the_grace_is_over(datapath: 
         wait::until(FOLLOW, "a new one to be led", || ensure_direct(&mut local(lab)?))?;
         let before = lab.cluster.failover()?;
         lab.cluster.wait_failover(before, FAILOVER)?;
-        ended(&old, FOLLOW).context("at the new daemon's switch")?;
-        ended(&orphan, FOLLOW).context("at the new daemon's switch")?;
+        old.ensure_torn_down(FOLLOW).context("at the new daemon's switch")?;
+        orphan.ensure_torn_down(FOLLOW).context("at the new daemon's switch")?;
         drop((old, orphan));
         counted(lab, 0)?;
         Ok(())
@@ -202,7 +192,7 @@ fn neither_a_stop_nor_a_purge_leaves_anything() {
         let client = local(lab)?;
         let status = lab.daemon.stop(FOLLOW)?;
         ensure!(status.success(), "{status}");
-        ended(&client, FOLLOW).context("at the stop")?;
+        client.ensure_torn_down(FOLLOW).context("at the stop")?;
         traces.gone(lab)?;
 
         lab.daemon = Daemon::start(&lab.world, &with_steering(&Lab::setup(&lab.world, &lab.cluster, "copy")?))?;
@@ -215,7 +205,7 @@ fn neither_a_stop_nor_a_purge_leaves_anything() {
         let purged = purge.arg("purge").output().context("purge")?;
         ensure!(purged.status.success(), "{}", String::from_utf8_lossy(&purged.stderr));
         let said = String::from_utf8_lossy(&purged.stdout).into_owned();
-        ended(&client, FOLLOW).with_context(|| format!("at the purge, which said {said}"))?;
+        client.ensure_torn_down(FOLLOW).with_context(|| format!("at the purge, which said {said}"))?;
         traces.gone(lab)
     });
 }
@@ -235,7 +225,7 @@ fn what_the_next_daemon_does_not_go_on_with_is_ended() {
         kill(lab)?;
         // Without steering, and with the flows of tc.
         lab.daemon = Daemon::start(&lab.world, &Lab::setup(&lab.world, &lab.cluster, "tc")?.config())?;
-        ended(&client, FOLLOW).context("without steering")?;
+        client.ensure_torn_down(FOLLOW).context("without steering")?;
         network.ping().context("a flow")?;
         let links = || -> Result<usize> {
             let folder = lab.world.bpffs().join("switchmaster/links");
