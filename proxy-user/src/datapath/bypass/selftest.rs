@@ -165,6 +165,13 @@ impl Bench {
         said.join(", ")
     }
 
+    fn has_bypassed_two_since(&self, before: u64) -> Result<(), String> {
+        match self.count(count::MESSAGES)? - before {
+            2 => Ok(()),
+            messages => Err(format!("{messages} of 2 messages were bypassed")),
+        }
+    }
+
     fn count(&self, what: u32) -> Result<u64, String> {
         let each = self.counts.get(&0, 0).map_err(text)?;
         Ok(each.iter().map(|counts| counts.0[what as usize]).sum())
@@ -288,10 +295,7 @@ fn same_ports_again(bench: &Bench) -> Result<(), String> {
     let mut second = join(&bench.listener, Some(from))?;
     exchange(&mut second.client, &mut second.node, b"request")?;
     exchange(&mut second.node, &mut second.client, b"of the second")?;
-    match bench.count(count::MESSAGES)? - before {
-        2 => Ok(()),
-        messages => Err(format!("{messages} of 2 messages were bypassed")),
-    }
+    bench.has_bypassed_two_since(before)
 }
 
 fn over_ipv6(bench: &Bench) -> Result<(), String> {
@@ -300,10 +304,7 @@ fn over_ipv6(bench: &Bench) -> Result<(), String> {
     let mut ends = join(listener, None)?;
     exchange(&mut ends.client, &mut ends.node, b"request")?;
     exchange(&mut ends.node, &mut ends.client, b"reply")?;
-    match bench.count(count::MESSAGES)? - before {
-        2 => Ok(()),
-        messages => Err(format!("{messages} of 2 messages were bypassed")),
-    }
+    bench.has_bypassed_two_since(before)
 }
 
 /// Who does not read stops its sender, as by TCP, and gets all of it when it reads.
