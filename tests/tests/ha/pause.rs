@@ -75,13 +75,14 @@ fn newcomer(lab: &Lab) -> Result<JoinHandle<Result<()>>> {
     Ok(thread::spawn(move || Client::connect_within(&namespace, to, FOLLOW)?.ping()))
 }
 
-/// What had been sent before the pause has been executed: on a busy machine the node itself comes to it late.
-fn wait_until_executed(lab: &Lab, old: usize) -> Result<()> {
-    wait::until(Duration::from_secs(1), "the old master to stand still", || {
-        let before = executed(lab, old)?;
-        wait::pause(Duration::from_millis(50));
-        let now = executed(lab, old)?;
-        ensure!(now == before, "it went from {before} to {now}");
+/// What had been sent before the pause has arrived, either way: on a busy machine node and clients come to it late.
+fn wait_until_arrived(lab: &Lab, old: usize, echoed: &AtomicU64) -> Result<()> {
+    wait::until(Duration::from_secs(1), "node and clients to stand still", || {
+        let look = || -> Result<_> { Ok((executed(lab, old)?, echoed.load(Ordering::Relaxed))) };
+        let before = look()?;
+        wait::pause(Duration::from_millis(100));
+        let now = look()?;
+        ensure!(now == before, "they went from {before:?} to {now:?}");
         Ok(())
     })
 }
@@ -94,7 +95,7 @@ fn paused(
     leaver: Client,
     echoed: &AtomicU64,
 ) -> Result<JoinHandle<Result<()>>> {
-    wait_until_executed(lab, old)?;
+    wait_until_arrived(lab, old, echoed)?;
     let (before, back) = (executed(lab, old)?, echoed.load(Ordering::Relaxed));
     late.send(&echo(0))?;
     drop(leaver);
