@@ -92,12 +92,9 @@ impl Lab {
 
     /// Clients of this host: so many of `writes`, at the least, go their way to the node. All others are not asked.
     pub fn led(&self, least: u64) -> Result<()> {
+        let Some(way) = self.local else { return Ok(()) };
         let route = self.daemon.status()?.route("writes")?.clone();
-        let led = match self.local {
-            None => return Ok(()),
-            Some(LocalWay::Steered) => route.steered,
-            Some(LocalWay::Bypassed) => route.bypassed,
-        };
+        let led = way.count(&route);
         ensure!(led >= least, "{led} of {least} are led: {route:?}");
         Ok(())
     }

@@ -1,6 +1,10 @@
 //! Clients on the daemon's own host.
 
-use crate::{Spec, daemon::Config, netns::HUB};
+use crate::{
+    Spec,
+    daemon::{Config, RouteStatus},
+    netns::HUB,
+};
 
 const NODES: u16 = 7379;
 
@@ -27,6 +31,14 @@ impl LocalWay {
         match way {
             Some(Self::Bypassed) => Spec { node_namespaces: vec![HUB.to_owned()], first_node_port: NODES, ..spec },
             _ => spec,
+        }
+    }
+
+    /// How many clients of a route go it.
+    pub fn count(self, route: &RouteStatus) -> u64 {
+        match self {
+            Self::Steered => route.steered,
+            Self::Bypassed => route.bypassed,
         }
     }
 

@@ -137,11 +137,7 @@ impl Stage {
     pub(super) fn led(&self, count: usize) -> Result<()> {
         let (Front::Ours { daemon, .. }, Some(way)) = (self.front()?, self.local) else { return Ok(()) };
         wait::until(FOUND, "the clients to be led", || {
-            let route = daemon.status()?.route("writes")?.clone();
-            let led = match way {
-                LocalWay::Steered => route.steered,
-                LocalWay::Bypassed => route.bypassed,
-            };
+            let led = way.count(daemon.status()?.route("writes")?);
             ensure!(led >= count as u64, "{led} of {count} are");
             Ok(())
         })
