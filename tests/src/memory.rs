@@ -7,18 +7,18 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-/// Often enough for a run of a second, and too seldom to disturb it.
-const LOOK: Duration = Duration::from_millis(100);
+/// Often enough for a run of a second. Seldom, because who looks has to wake up, and that alone can be seen in the latencies
+/// of what is watched: `direct`, where there is nothing to watch, would not pay for it.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What programs could still get, in bytes. Pages that a core keeps at hand for its next allocation are
 /// free too, but the kernel does not count them as such, and it keeps hundreds of MiB of them.
 pub fn available() -> Result<u64> {
     let zones = fs::read_to_string("/proc/zoneinfo").context("/proc/zoneinfo")?;
-    let page = sysconf(SysconfVar::PAGE_SIZE).context("sysconf")?.context("no page size")?;
-    Ok(field("/proc/meminfo", "MemAvailable:")? + at_hand(&zones) * page.cast_unsigned())
+    Ok(field("/proc/meminfo", "MemAvailable:")? + at_hand(&zones) * page_size()?)
 }
 
 /// How much less programs could get now than `before`; negative if more. In bytes.
@@ -33,7 +33,15 @@ fn at_hand(zones: &str) -> u64 {
 
 /// Anonymous resident memory of a process: heaps and stacks, not the program itself.
 pub fn anonymous(pid: Pid) -> Result<u64> {
-    field(&format!("/proc/{pid}/status"), "RssAnon:")
+    let file = format!("/proc/{pid}/statm");
+    let text = fs::read_to_string(&file).with_context(|| file.clone())?;
+    let pages: Vec<u64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let [_size, resident, shared, ..] = pages[..] else { bail!("{file}: {text:?}") };
+    Ok(resident.saturating_sub(shared) * page_size()?)
+}
+
+fn page_size() -> Result<u64> {
+    Ok(sysconf(SysconfVar::PAGE_SIZE).context("sysconf")?.context("no page size")?.cast_unsigned())
 }
 
 fn field(file: &str, name: &str) -> Result<u64> {
@@ -57,13 +65,14 @@ impl Peak {
         }
         let (stop, stopped) = mpsc::channel();
         let thread = thread::spawn(move || {
-            let mut most = 0;
+            let (mut most, mut over) = (0, false);
             loop {
                 // One that has just ended holds nothing.
                 most = most.max(pids.iter().filter_map(|&pid| anonymous(pid).ok()).sum());
-                if !matches!(stopped.recv_timeout(LOOK), Err(RecvTimeoutError::Timeout)) {
+                if over {
                     return most;
                 }
+                over = !matches!(stopped.recv_timeout(LOOK), Err(RecvTimeoutError::Timeout));
             }
         });
         Some(Self { stop, thread })

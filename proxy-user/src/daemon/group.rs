@@ -157,6 +157,9 @@ pub(super) async fn run(house: Arc<House>, index: usize, start: Start, stop: Can
         if hurry.is_some() && hurried.is_none() {
             timeline.armed(true, clock::now());
         }
+        if let Some(until) = hurry.filter(|_| hurry != hurried) {
+            house.expect_switch(until);
+        }
         if changed {
             follow(&house, index, election.verdict());
         }

@@ -75,6 +75,13 @@ impl House {
         self.switch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Until then a group may be fenced any moment.
+    pub(super) fn expect_switch(&self, until: Instant) {
+        if let Ok(steering) = &self.steering {
+            steering.expect_switch(until);
+        }
+    }
+
     /// Connections that a datapath has, of all routes.
     pub(super) fn connections(&self) -> u64 {
         let switch = self.switch();

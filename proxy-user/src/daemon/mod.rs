@@ -2,6 +2,7 @@
 //! takes them down in the reverse order. Nothing is forwarded before a master is proven, and no
 //! port is bound before the kernel's side stands.
 
+mod control;
 mod drain;
 mod group;
 mod house;
@@ -21,6 +22,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    control::Control,
     drain::Tasks,
     group::{Counted, GroupState, Start},
     house::{House, RouteState},
@@ -60,14 +62,16 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
     let (events, writer) = events(config.state_dir.as_deref(), &metrics)?;
     let writer = writer.map(|writer| tokio::task::spawn_blocking(|| writer.run()));
     let mut switch = Switch::new(paths.targets);
+    let control = Control::start(config.groups.len()).context("the threads of the groups")?;
     let mut starts = Vec::new();
     let mut groups = Vec::new();
-    for group in &config.groups {
+    for (index, group) in config.groups.iter().enumerate() {
         let (out, seen) = mpsc::channel::<Seen>(SEEN_BUFFER);
         let latch = readiness.latch(format!("group {}: no master is proven yet", group.name));
         metrics.group(&group.name);
         let tally = Box::new(Counted { group: Arc::clone(&group.name), metrics: metrics.clone() });
         let timeline = events.timeline(Arc::clone(&group.name));
+        let _there = control.of(index).enter();
         let discovery = discovery::start(group, out, tally, stop.clone());
         groups.push(GroupState::new(Arc::clone(&group.name), discovery, timeline));
         starts.push((Rules::from(group), seen, latch));
@@ -120,7 +124,7 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
 
     let mut tasks = Tasks { groups: JoinSet::new(), listeners: JoinSet::new() };
     for (index, start) in starts.into_iter().enumerate() {
-        tasks.groups.spawn(group::run(Arc::clone(&house), index, start, stop.clone()));
+        tasks.groups.spawn_on(group::run(Arc::clone(&house), index, start, stop.clone()), control.of(index));
     }
     for (((listener, slots), chosen), route) in listeners.into_iter().zip(slots).zip(paths.chosen).zip(&house.routes) {
         let (counts, traffic) = (Arc::clone(&route.counts), Arc::clone(&route.traffic));
@@ -135,6 +139,7 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
     stop.cancel();
     let _out_of_time = timeout(AT_MOST, async { while tasks.groups.join_next().await.is_some() {} }).await;
     tasks.groups.abort_all();
+    let _panicked = tokio::task::spawn_blocking(move || control.stop()).await;
     let severing = house.switch().close_all();
     for severing in severing {
         let _out_of_time = timeout(AT_MOST, house::account(house.metrics.clone(), severing, None)).await;

@@ -1,7 +1,7 @@
 //! Steering: clients of this host, which need no hop. A `connect(2)` to an address of a route is led to the node by programs at a
 //! cgroup; which node, and whether at all, they read where the packet datapaths do. Promises: at a switch nothing more is
-//! sent under an old generation from the write of its gate on, and every socket that was led there is ended, busy or idle;
-//! no socket is ended that was not. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and for clients in other network
+//! sent under an old generation from the write of its gate on, nor received where the switch was expected, and every socket
+//! that was led there is ended, busy or idle; no socket is ended that was not. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and for clients in other network
 //! namespaces CAP_SYS_ADMIN.
 
 mod attached;
@@ -21,6 +21,7 @@ use std::{
         mpsc::{Sender, channel},
     },
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
 use aya::{
@@ -31,6 +32,7 @@ use aya::{
 };
 use proxy_ebpf::{
     balance::{SLOTS, of_slot},
+    nat,
     steering::{Counts, count, names},
 };
 
@@ -116,6 +118,10 @@ impl Prepared {
             _ => return Err(Error::Missing(names::STEERS)),
         };
         let counts = PerCpuArray::try_from(take(&mut object, names::STEERINGS)?)?;
+        let gates = match object.map(nat::names::GATES) {
+            Some(Map::Array(gates)) => Mapping::new(nat::names::GATES, gates)?,
+            _ => return Err(Error::Missing(nat::names::GATES)),
+        };
         let dialled = HashMap::try_from(take(&mut object, names::DIALLED)?)?;
         let reached = HashMap::try_from(take(&mut object, names::REACHED)?)?;
         let Map::SkStorage(storage) = take(&mut object, names::STEERED)? else {
@@ -124,7 +130,7 @@ impl Prepared {
         // Whether this kernel can do it at all.
         find(storage.fd().as_fd())?;
         attached::attach_all(&mut object, &setup.cgroup, &setup.links)?;
-        Ok(Self { maps: keeper::Maps { dialled, reached, storage }, steers, counts, home, setup, object })
+        Ok(Self { maps: keeper::Maps { dialled, reached, storage, gates }, steers, counts, home, setup, object })
     }
 
     /// By slot, the sockets that were led there.
@@ -206,6 +212,11 @@ impl Steering {
     pub fn counts(&self) -> Result<[u64; count::COUNT as usize], MapError> {
         let each = self.counts.get(&0, 0)?;
         Ok(std::array::from_fn(|what| each.iter().map(|counts| counts.0[what]).sum()))
+    }
+
+    /// Until then a pause may come any moment: what a node answers in it is held back.
+    pub fn expect_switch(&self, until: Instant) {
+        self.order(Order::Expect(until));
     }
 
     pub(super) fn sever(&self, order: &Sever) {

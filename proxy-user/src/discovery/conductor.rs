@@ -34,7 +34,7 @@ use crate::{
 /// Reports that wait for the conductor. Tasks wait when it is full: nothing is lost, nothing piles up.
 const REPORTS: usize = 256;
 /// How often time alone is looked at: an aftermath that ends, a server that lingered long enough.
-const TICK: Duration = Duration::from_millis(250);
+const TICK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Conductor {

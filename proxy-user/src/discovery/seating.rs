@@ -23,7 +23,7 @@ impl Conductor {
             self.board().add_sentinel(&peer);
             let (ground, outlet, pace) = (Arc::clone(&self.ground), self.outlet(), self.pace.subscribe());
             self.sentinels
-                .start(peer.addr, outlet.serial, |nudge| sentinel::run(ground, peer, Rhythm { pace, nudge }, outlet));
+                .start(peer.addr, outlet.serial, |nudge| sentinel::run(ground, peer, Rhythm::new(pace, nudge), outlet));
         }
     }
 
@@ -37,7 +37,8 @@ impl Conductor {
         for peer in come {
             self.board().add_node(&peer);
             let (ground, outlet, pace) = (Arc::clone(&self.ground), self.outlet(), self.pace.subscribe());
-            self.nodes.start(peer.addr, outlet.serial, |nudge| node::run(ground, peer, Rhythm { pace, nudge }, outlet));
+            self.nodes
+                .start(peer.addr, outlet.serial, |nudge| node::run(ground, peer, Rhythm::new(pace, nudge), outlet));
         }
     }
 

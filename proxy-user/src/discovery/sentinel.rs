@@ -38,7 +38,7 @@ const LOOKUP: Duration = Duration::from_millis(20);
 
 /// Runs until it is dropped.
 pub(super) async fn run(ground: Arc<Ground>, peer: Peer, rhythm: Rhythm, outlet: Outlet) {
-    let nudge = Arc::clone(&rhythm.nudge);
+    let nudge = Arc::clone(rhythm.nudge());
     tokio::join!(poll_forever(&ground, &peer, rhythm, &outlet), listen_forever(&ground, &peer, &nudge, &outlet));
 }
 

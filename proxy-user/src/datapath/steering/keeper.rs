@@ -6,7 +6,10 @@ use std::{
     fs::File,
     net::IpAddr,
     os::fd::AsFd as _,
-    sync::mpsc::{Receiver, RecvTimeoutError},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,6 +19,8 @@ use aya::{
 };
 use proxy_ebpf::{
     TargetKey,
+    balance::of_slot,
+    nat::gate,
     steering::{Dialled, Listen, Reached, Steered},
 };
 
@@ -29,7 +34,7 @@ use crate::{
         Sever, Severed,
         spaces::{self, Spaces, View},
     },
-    kernel::{contents, netns::inside},
+    kernel::{Mapping, contents, netns::inside},
     nat::netlink::NetlinkError,
     switch::Kept,
     urgent::Urgent,
@@ -41,9 +46,10 @@ const MOST_NODES: usize = 256;
 const LOOK: Duration = Duration::from_secs(1);
 /// A call that was led just before the switch makes its socket visible a little later: after the first sweep come these.
 const AGAIN: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1)];
-
 #[derive(Debug)]
 pub(super) enum Order {
+    /// Until then a switch may come any moment.
+    Expect(Instant),
     Sever(Sever),
     /// The route takes no new clients any more.
     Close(u16),
@@ -57,6 +63,7 @@ pub(super) struct Maps {
     pub(super) dialled: HashMap<MapData, Dialled, Listen>,
     pub(super) reached: HashMap<MapData, Reached, u32>,
     pub(super) storage: MapData,
+    pub(super) gates: Mapping<AtomicU64>,
 }
 
 pub(super) struct Keeper {
@@ -71,6 +78,9 @@ pub(super) struct Keeper {
     nodes: VecDeque<IpAddr>,
     /// Sweeps that are due, and of what.
     due: Vec<(Instant, Ended)>,
+    /// Until when answers are held back where a gate says so; none: they are not looked at. The kernel's calling a program for
+    /// each packet that a socket below the cgroup receives is not free, whatever the program does.
+    holding: Option<Instant>,
     /// The last fault that was told.
     told: Option<String>,
 }
@@ -107,14 +117,17 @@ impl Keeper {
     pub(super) fn new(maps: Maps, object: Ebpf, home: u64, setup: Setup, routes: Vec<Route>) -> Self {
         let nodes = setup.nodes.iter().copied().collect();
         let (spaces, due) = (Spaces::default(), Vec::new());
-        Self { maps, object, home, setup, spaces, routes, nodes, due, told: None }
+        // An earlier daemon may have left a pause behind.
+        let holding = Some(Instant::now());
+        Self { maps, object, home, setup, spaces, routes, nodes, due, holding, told: None }
     }
 
     pub(super) fn run(mut self, orders: &Receiver<Order>) {
         let mut look = Instant::now() + LOOK;
         loop {
-            let next = self.due.iter().map(|(at, _)| *at).chain([look]).min().unwrap_or(look);
+            let next = self.due.iter().map(|(at, _)| *at).chain(self.holding).fold(look, Instant::min);
             match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(Order::Expect(until)) => self.hold_answers(until),
                 Ok(Order::Sever(order)) => self.sever(&order),
                 Ok(Order::Close(route)) => {
                     self.routes.retain(|it| it.number != route);
@@ -147,6 +160,7 @@ impl Keeper {
             let (due, later) = self.due.drain(..).partition(|(at, _)| *at <= now);
             self.due = later;
             Vec::into_iter(due).for_each(|(_, ended)| _ = self.sweep(&ended));
+            self.hold_no_longer_than_needed(now);
             if look <= now {
                 self.follow();
                 look = Instant::now() + LOOK;
@@ -154,11 +168,50 @@ impl Keeper {
         }
     }
 
+    fn hold_answers(&mut self, until: Instant) {
+        if self.holding.is_none()
+            && let Err(error) = attached::hold_answers(&mut self.object, &self.setup.cgroup, &self.setup.links)
+        {
+            tracing::error!(%error, "what an old master answers after the fence may reach clients on this host");
+            return;
+        }
+        self.holding = self.holding.max(Some(until));
+    }
+
+    fn hold_no_longer_than_needed(&mut self, now: Instant) {
+        if self.holding.is_none_or(|until| now < until) {
+            return;
+        }
+        // Else what is held back would pass.
+        self.holding = if self.holds() { Some(now + LOOK) } else { None };
+        if self.holding.is_none()
+            && let Err(error) = attached::let_answers_pass(&self.setup.links)
+        {
+            tracing::warn!(%error, "packets to clients on this host are looked at without need");
+        }
+    }
+
+    /// Whether there is a socket, or may be one, whose gate is shut.
+    fn holds(&self) -> bool {
+        let storage = self.maps.storage.fd().as_fd();
+        let here = || find(storage).is_ok_and(|found| found.iter().all(|it| self.is_open(&it.steered)));
+        let elsewhere = self.spaces.all().all(|namespace| inside(namespace, here).unwrap_or(false));
+        !(elsewhere && here())
+    }
+
+    fn is_open(&self, steered: &Steered) -> bool {
+        let slot = of_slot(u32::from(steered.route), u32::from(steered.slot));
+        let gate = self.maps.gates.get(slot as usize);
+        gate.is_some_and(|gate| gate.load(Ordering::Acquire) == gate::OPEN | u64::from(steered.generation))
+    }
+
     fn sever(&mut self, order: &Sever) {
         let ended = Ended::by(order);
         let first = Instant::now();
         // Whom it tells comes back at once.
         let _urgent = Urgent::here();
+        // Who is led but not listed yet is in the list by then, if the sweeps have left anybody.
+        self.hold_answers(first + AGAIN[1]);
         let connections = self.sweep(&ended);
         let first = (connections > 0).then_some(first);
         // Nobody waits for it any more when the daemon is going down.
@@ -204,6 +257,7 @@ impl Keeper {
         // Somebody may have made the cgroup anew, under another number.
         if attached::is_left(&self.setup.links, Some(&self.setup.cgroup))? {
             attached::attach_all(&mut self.object, &self.setup.cgroup, &self.setup.links)?;
+            self.holding = Some(Instant::now());
             tracing::info!(cgroup = %self.setup.cgroup.display(), "the cgroup is another one; clients there are led from now on");
         }
         let home = spaces::look(&BTreeSet::new());

@@ -29,7 +29,18 @@ fn lab_with(spec: Spec, datapath: &str, adjust: impl FnOnce(Config) -> Config) -
     let lab = Lab { daemon, cluster, world, local: None };
     let master = lab.cluster.nodes[lab.cluster.master()?].address;
     lab.daemon.wait_master(&lab.cluster.spec.name, master, FOLLOW)?;
+    // Who comes from elsewhere gets through once the listener has seen that nobody waits; until then it has everybody.
+    lab.writes()?.ping()?;
     Ok(lab)
+}
+
+/// The first client that is led, some moments after a group has opened: once the listener has seen that nobody waits.
+fn led(lab: &Lab) -> Result<Client> {
+    wait::until(FOLLOW, "a client to be led", || {
+        let mut client = local(lab)?;
+        ensure_direct(&mut client)?;
+        Ok(client)
+    })
 }
 
 /// A client in the daemon's own namespace.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use switchmaster_tests::{Client, Daemon, Lab, Spec, daemon, lab::check, wait};
 
-use super::{counted, ensure_direct, ensure_hop, lab, lab_with, local, outcome, steered, with_steering};
+use super::{counted, ensure_direct, ensure_hop, lab, lab_with, led, local, outcome, steered, with_steering};
 use crate::{FAILOVER, FOLLOW, limit, on_each_datapath, pause::hang_a_failover};
 
 on_each_datapath!(a_switch_ends_all_of_them);
@@ -26,8 +26,7 @@ fn a_switch_ends_all_of_them(datapath: &str) {
         let new = lab.cluster.wait_failover(old, FAILOVER)?;
         idle.iter().try_for_each(|client| client.ensure_torn_down(FOLLOW))?;
         lab.daemon.wait_master(lab.group_name(), lab.cluster.nodes[new].address, FOLLOW)?;
-        let mut client = local(lab)?;
-        ensure_direct(&mut client)?;
+        let mut client = led(lab)?;
         ensure!(client.role()? == "master" && lab.node_behind(&mut client)? == new, "it is not at the new master");
         foreign.ping().context("a connection that steering has not made")?;
         drop(idle);
@@ -100,7 +99,13 @@ fn in_a_pause_the_old_master_gets_no_byte_and_afterwards_they_go_on() {
     });
 }
 
-/// The old master has heard the command before the fence, and answers it after.
+/// Whether what clients receive is looked at.
+fn answers_are_looked_at(lab: &Lab) -> bool {
+    lab.world.bpffs().join("switchmaster/links/steer_ingress").exists()
+}
+
+/// The old master has heard the command before the fence, and answers it after. Answers are looked at from the first sign of the
+/// failover on, and not before it.
 #[test]
 fn in_a_pause_no_answer_of_the_old_master_arrives() {
     let spec = Spec { failover_timeout_ms: 2000, ..Spec::default() };
@@ -108,15 +113,39 @@ fn in_a_pause_no_answer_of_the_old_master_arrives() {
         let mut client = local(lab)?;
         ensure_direct(&mut client)?;
         client.send(redis::cmd("BLPOP").arg("list").arg(0))?;
+        let unseen = |lab: &Lab| !answers_are_looked_at(lab);
+        wait::until_true(FOLLOW, "answers to be looked at no more", || unseen(lab))?;
         wait::pause(Duration::from_millis(100));
         let old = hang_a_failover(lab)?;
         lab.cluster.nodes[old].client()?.call::<i64>(redis::cmd("RPUSH").arg("list").arg("late"))?;
         client.set_limit(Some(Duration::from_millis(300)))?;
         let answer = client.receive();
         ensure!(answer.is_err(), "it was acknowledged by a master that was fenced: {answer:?}");
+        ensure!(answers_are_looked_at(lab), "but not by the program for that");
         lab.daemon.wait_way(lab.group_name(), "open", FAILOVER)?;
         client.set_limit(Some(FAILOVER))?;
-        client.receive().context("after the pause").map(drop)
+        client.receive().context("after the pause")?;
+        wait::until_true(FAILOVER, "answers to be looked at no more", || unseen(lab))
+    });
+}
+
+#[test]
+fn a_daemon_that_is_killed_in_a_pause_leaves_answers_held_back() {
+    let spec = Spec { failover_timeout_ms: 20_000, ..Spec::default() };
+    check(lab_with(spec, "copy", |config| config), |lab| {
+        let mut client = local(lab)?;
+        ensure_direct(&mut client)?;
+        client.send(redis::cmd("BLPOP").arg("list").arg(0))?;
+        let old = hang_a_failover(lab)?;
+        lab.daemon.process().signal(Signal::SIGKILL)?;
+        lab.daemon.wait(FOLLOW)?;
+        lab.cluster.nodes[old].client()?.call::<i64>(redis::cmd("RPUSH").arg("list").arg("late"))?;
+        // Nobody is there any more to end it, and it holds all the same.
+        client.set_limit(Some(Duration::from_millis(1500)))?;
+        let answer = client.receive();
+        ensure!(answer.is_err(), "it was acknowledged by a master that was fenced: {answer:?}");
+        ensure!(answers_are_looked_at(lab), "the program for that went with the daemon");
+        Ok(())
     });
 }
 
@@ -172,7 +201,7 @@ fn without_the_daemon_they_go_on_and_new_ones_until_the_grace_is_over(datapath: 
         lab.daemon = Daemon::start(&lab.world, &config)?;
         old.ping().context("the established one, with the new daemon")?;
         ensure!(steered(lab)? == 2, "the new daemon counts {}", steered(lab)?);
-        wait::until(FOLLOW, "a new one to be led", || ensure_direct(&mut local(lab)?))?;
+        led(lab).context("a new one")?;
         let before = lab.cluster.failover()?;
         lab.cluster.wait_failover(before, FAILOVER)?;
         old.ensure_torn_down(FOLLOW).context("at the new daemon's switch")?;
@@ -242,7 +271,7 @@ fn what_the_next_daemon_does_not_go_on_with_is_ended() {
         kill(lab)?;
         lab.daemon = Daemon::start(&lab.world, &with_steering(&Lab::setup(&lab.world, &lab.cluster, "tc")?))?;
         drop(client);
-        wait::until(FOLLOW, "a client to be led again", || ensure_direct(&mut local(lab)?))?;
+        led(lab).context("again")?;
         counted(lab, 0)?;
         Ok(())
     });
