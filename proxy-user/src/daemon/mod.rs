@@ -139,12 +139,13 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
     stop.cancel();
     let _out_of_time = timeout(AT_MOST, async { while tasks.groups.join_next().await.is_some() {} }).await;
     tasks.groups.abort_all();
-    let _panicked = tokio::task::spawn_blocking(move || control.stop()).await;
     let severing = house.switch().close_all();
     for severing in severing {
         let _out_of_time = timeout(AT_MOST, house::account(house.metrics.clone(), severing, None)).await;
     }
     tasks.listeners.abort_all();
+    // What a switch just before has begun is told of by now.
+    let _out_of_time = timeout(AT_MOST, tokio::task::spawn_blocking(move || control.stop())).await;
     house.events.close();
     if let Some(writer) = writer {
         let _out_of_time = timeout(AT_MOST, writer).await;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use redis::{FromRedisValue as _, Value};
 
 use super::{Client, HangUp};
@@ -64,6 +64,14 @@ impl Subscriber {
             Some(end) => Ok(end),
             None => bail!("it is still connected"),
         })
+    }
+
+    /// Waits until it is cut off, and returns when that was; an error if it ended in another way.
+    pub fn ensure_torn_down(&self, limit: Duration) -> Result<Instant> {
+        let (ended, error) = self.wait_ended(limit)?;
+        // As `is_reset` has it: what redis-rs says keeps the kind to itself.
+        ensure!(error.contains("reset") || error.contains("abort"), "it ended by FIN, not by RST: {error}");
+        Ok(ended)
     }
 }
 

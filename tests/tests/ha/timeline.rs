@@ -7,16 +7,16 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use switchmaster_tests::{
-    Client, Daemon, Lab, Spec, Writer, daemon,
+    Client, Daemon, Lab, LocalWay, Spec, Writer, daemon,
     lab::{Setup, check, check_one_failover},
     netns::World,
     redis::Cluster,
     wait,
 };
 
-use crate::{FAILOVER, FOLLOW, follows, limit, on_each_datapath};
+use crate::{FAILOVER, FOLLOW, follows, limit, on_each_way};
 
-on_each_datapath!(planned, early, kill, aborted, demoted);
+on_each_way!(planned, early, kill, aborted, demoted);
 
 /// Somebody who follows the events hears of a switch within a second of it.
 const HEARD: Duration = Duration::from_secs(1);
@@ -28,17 +28,18 @@ fn config(setup: &Setup) -> daemon::Config {
     setup.config().set("state_dir", daemon::quoted("state"))
 }
 
-fn setup(world: &World, cluster: &Cluster, datapath: &str, commit: &str) -> Result<Setup> {
-    let setup = Lab::setup(world, cluster, datapath)?;
+fn setup(world: &World, cluster: &Cluster, way: &str, commit: &str) -> Result<Setup> {
+    let setup = Lab::setup(world, cluster, way)?;
     Ok(Setup { group: setup.group.set("commit", daemon::quoted(commit)), ..setup })
 }
 
-fn start(spec: Spec, datapath: &str, commit: &str) -> Result<Lab> {
-    let (world, cluster) = Lab::cluster(spec)?;
-    let daemon = Daemon::start(&world, &config(&setup(&world, &cluster, datapath, commit)?))?;
+fn start(spec: Spec, way: &str, commit: &str) -> Result<Lab> {
+    let local = LocalWay::of(way);
+    let (world, cluster) = Lab::cluster(LocalWay::place(local, spec))?;
+    let daemon = Daemon::start(&world, &config(&setup(&world, &cluster, way, commit)?))?;
     // A Sentinel that takes an order now would find no replica that it asked lately enough.
     wait::pause(Duration::from_millis(800));
-    Ok(Lab { daemon, cluster, world, local: None })
+    Ok(Lab { daemon, cluster, world, local })
 }
 
 /// The only event of this outcome, when its aftermath is over.
@@ -127,8 +128,8 @@ fn is_counted(lab: &Lab, event: &Value) -> Result<()> {
     Ok(())
 }
 
-fn planned(datapath: &str) {
-    let lab = || start(Spec::default(), datapath, "majority");
+fn planned(way: &str) {
+    let lab = || start(Spec::default(), way, "majority");
     check_one_failover(lab, |lab| {
         let writer = Writer::start(lab.client()?, lab.writes_address()?, 1000, None);
         let mut idle = [lab.writes()?, lab.writes()?, lab.writes()?];
@@ -145,9 +146,9 @@ fn planned(datapath: &str) {
         let new = lab.cluster.wait_failover(old, FAILOVER)?;
         follows(lab, new)?;
         let event = event(lab, "switched")?;
-        println!("{datapath}: {event}");
+        println!("{way}: {event}");
         let late = told.duration_since(at(&event, "flip")?).unwrap_or_default();
-        println!("{datapath}: told {late:?} after the flip");
+        println!("{way}: told {late:?} after the flip");
         ensure!(late <= limit(HEARD), "it was told {late:?} after the flip");
         ensure!(event["cause"] == "failover" && event["severed"] == 4, "{event:#}");
         is_between(lab, &event, old, new)?;
@@ -165,8 +166,8 @@ fn planned(datapath: &str) {
 }
 
 /// Followed before the majority: the event waits for it all the same.
-fn early(datapath: &str) {
-    let lab = || start(Spec::default(), datapath, "early");
+fn early(way: &str) {
+    let lab = || start(Spec::default(), way, "early");
     check_one_failover(lab, |lab| {
         let mut idle = lab.writes()?;
         idle.ping()?;
@@ -179,8 +180,8 @@ fn early(datapath: &str) {
     });
 }
 
-fn kill(datapath: &str) {
-    let lab = || start(Spec::default(), datapath, "majority");
+fn kill(way: &str) {
+    let lab = || start(Spec::default(), way, "majority");
     check_one_failover(lab, |lab| {
         let writer = Writer::start(lab.client()?, lab.writes_address()?, 1000, None);
         wait::until_true(FOLLOW, "writes", || writer.acked() > 100)?;
@@ -191,7 +192,7 @@ fn kill(datapath: &str) {
         writer.wait_ack_after(Instant::now(), FOLLOW)?;
         drop(writer.stop());
         let event = event(lab, "switched")?;
-        println!("{datapath}: {event}");
+        println!("{way}: {event}");
         is_between(lab, &event, old, new)?;
         // Who notices first, the daemon or a Sentinel, is open.
         in_order(&event, &["held", "fenced"], FAILOVER)?;
@@ -202,21 +203,21 @@ fn kill(datapath: &str) {
         // The Sentinels wait for down-after first.
         within(&event, "fenced", began + Duration::from_millis(450), SystemTime::now())?;
         is_counted(lab, &event)?;
-        survives(lab, datapath, &event)
+        survives(lab, way, &event)
     });
 }
 
 /// SIGKILL: nothing is written on the way out. Whoever follows goes on with the next daemon where it was.
-fn survives(lab: &mut Lab, datapath: &str, switched: &Value) -> Result<()> {
+fn survives(lab: &mut Lab, way: &str, switched: &Value) -> Result<()> {
     let follower = lab.daemon.follow_events()?;
     let told = || -> Vec<Value> { follower.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect() };
     wait::until_true(FOLLOW, "what there was so far", || told().last() == Some(switched))?;
     lab.daemon.process().signal(Signal::SIGKILL)?;
     lab.daemon.wait(FOLLOW)?;
-    lab.daemon = Daemon::start(&lab.world, &config(&setup(&lab.world, &lab.cluster, datapath, "majority")?))?;
+    lab.daemon = Daemon::start(&lab.world, &config(&setup(&lab.world, &lab.cluster, way, "majority")?))?;
     ensure!(event(lab, "switched")? == *switched, "it is another one after the restart");
     // Where flows and target are taken over, the master that this daemon has proven too is no other.
-    let outcome = if ["tc", "xdp"].contains(&datapath) { "reopened" } else { "opened" };
+    let outcome = if ["copy", "sockmap"].contains(&way) { "opened" } else { "reopened" };
     wait::until_true(FOLLOW * 2, "the event of the second start", || {
         told().last().is_some_and(|last| last["outcome"] == outcome)
     })?;
@@ -230,9 +231,9 @@ fn survives(lab: &mut Lab, datapath: &str, switched: &Value) -> Result<()> {
 }
 
 /// The replicas hang when one is to be promoted: the Sentinel chooses one, waits, and gives up.
-fn aborted(datapath: &str) {
+fn aborted(way: &str) {
     let spec = Spec { failover_timeout_ms: 700, down_after_ms: 5000, ..Spec::default() };
-    check(start(spec, datapath, "majority"), |lab| {
+    check(start(spec, way, "majority"), |lab| {
         let mut idle = lab.writes()?;
         idle.ping()?;
         let old = lab.cluster.failover()?;
@@ -241,7 +242,7 @@ fn aborted(datapath: &str) {
             replica.freeze()?;
         }
         let event = event(lab, "aborted")?;
-        println!("{datapath}: {event}");
+        println!("{way}: {event}");
         idle.ping()?;
         ensure!(event["severed"] == 0 && event["from"] == event["to"], "{event:#}");
         ensure!(event["to"]["addr"] == lab.cluster.nodes[old].address.to_string(), "{event:#}");
@@ -257,8 +258,8 @@ fn aborted(datapath: &str) {
 }
 
 /// `REPLICAOF` behind everybody's back: no Sentinel has a word in this event.
-fn demoted(datapath: &str) {
-    check(start(Spec::default(), datapath, "majority"), |lab| {
+fn demoted(way: &str) {
+    check(start(Spec::default(), way, "majority"), |lab| {
         let mut idle = [lab.writes()?, lab.writes()?];
         idle.iter_mut().try_for_each(Client::ping)?;
         let master = lab.cluster.master()?;
