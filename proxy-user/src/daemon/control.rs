@@ -1,6 +1,7 @@
 //! The threads on which servers are asked and elections decided. A group lives on one of them, with all
 //! that asks for it: an answer wakes one thread and reaches the switch on it, and clients who come in a
-//! crowd, which the daemon's other threads take, are not in its way.
+//! crowd, which the daemon's other threads take, are not in its way. What blocks there blocks all groups of the
+//! thread.
 
 use std::{
     io,
@@ -33,6 +34,10 @@ impl Control {
     /// Where the group of this number lives.
     pub(super) fn of(&self, group: usize) -> &Handle {
         &self.threads[group % self.threads.len()].runtime
+    }
+
+    pub(super) fn runtimes(&self) -> impl Iterator<Item = Handle> + '_ {
+        self.threads.iter().map(|thread| thread.runtime.clone())
     }
 
     /// Ends what still runs there. Blocks until it did.

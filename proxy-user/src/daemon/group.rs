@@ -157,8 +157,9 @@ pub(super) async fn run(house: Arc<House>, index: usize, start: Start, stop: Can
         if hurry.is_some() && hurried.is_none() {
             timeline.armed(true, clock::now());
         }
-        if let Some(until) = hurry.filter(|_| hurry != hurried) {
-            house.expect_switch(until);
+        let fenced = changed && election.verdict().way == Way::Paused;
+        if let Some(until) = hurry.filter(|_| fenced || hurry != hurried) {
+            house.expect_switch(until, fenced);
         }
         if changed {
             follow(&house, index, election.verdict());

@@ -30,6 +30,10 @@ use crate::{
 /// follows the events hears of it within a second.
 const FIRST_CLIENT: Duration = Duration::from_millis(700);
 
+/// How long a fence waits for the kernel to hold back what the old node answers to clients of this host. Mostly it does so
+/// already, from the first sign on.
+const PATIENCE: Duration = Duration::from_millis(2);
+
 /// How often the kernel is asked for a first flow; it knows when that was.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -75,10 +79,14 @@ impl House {
         self.switch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Until then a group may be fenced any moment.
-    pub(super) fn expect_switch(&self, until: Instant) {
-        if let Ok(steering) = &self.steering {
-            steering.expect_switch(until);
+    /// Until then a group may be fenced any moment; `now`: it is about to be.
+    pub(super) fn expect_switch(&self, until: Instant, now: bool) {
+        let Ok(steering) = &self.steering else { return };
+        steering.expect_switch(until);
+        if now && !steering.holds_answers(PATIENCE) {
+            tracing::warn!(
+                "clients on this host may hear what the old master answers in the first moments of this pause"
+            );
         }
     }
 

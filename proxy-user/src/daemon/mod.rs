@@ -63,6 +63,7 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
     let writer = writer.map(|writer| tokio::task::spawn_blocking(|| writer.run()));
     let mut switch = Switch::new(paths.targets);
     let control = Control::start(config.groups.len()).context("the threads of the groups")?;
+    metrics.count_tasks_of(control.runtimes());
     let mut starts = Vec::new();
     let mut groups = Vec::new();
     for (index, group) in config.groups.iter().enumerate() {

@@ -4,6 +4,7 @@
 //! that was led there is ended, busy or idle; no socket is ended that was not. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and for clients in other network
 //! namespaces CAP_SYS_ADMIN.
 
+mod answers;
 mod attached;
 mod keeper;
 mod plan;
@@ -16,12 +17,12 @@ use std::{
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc::{Sender, channel},
     },
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -38,6 +39,7 @@ use proxy_ebpf::{
 
 pub use self::plan::Route;
 use self::{
+    answers::Answers,
     keeper::{Keeper, Order},
     sockets::{destroy, find},
 };
@@ -102,6 +104,8 @@ pub struct Prepared {
     home: u64,
     setup: Setup,
     object: Ebpf,
+    /// Some of the programs were there already.
+    taken_over: bool,
 }
 
 impl Prepared {
@@ -129,8 +133,9 @@ impl Prepared {
         };
         // Whether this kernel can do it at all.
         find(storage.fd().as_fd())?;
-        attached::attach_all(&mut object, &setup.cgroup, &setup.links)?;
-        Ok(Self { maps: keeper::Maps { dialled, reached, storage, gates }, steers, counts, home, setup, object })
+        let taken_over = attached::attach_all(&mut object, &setup.cgroup, &setup.links)?;
+        let maps = keeper::Maps { dialled, reached, storage, gates };
+        Ok(Self { maps, steers, counts, home, setup, object, taken_over })
     }
 
     /// By slot, the sockets that were led there.
@@ -174,27 +179,37 @@ pub fn discard(pins: &PinDir) -> Result<usize, Error> {
 }
 
 /// Longer than a call is between the program and the list of sockets.
-const MOMENT: std::time::Duration = std::time::Duration::from_millis(10);
+const MOMENT: Duration = Duration::from_millis(10);
+
+/// A sign of a switch stands for this long after those who decide have ceased to hurry for it: they may rest for as long, while
+/// the Sentinels go on.
+const STANDS: Duration = Duration::from_secs(30);
+/// Who is led at the moment of a switch is listed by then, if the sweeps have left anybody.
+const LISTED: Duration = Duration::from_millis(100);
 
 pub struct Steering {
     cgroup: PathBuf,
     orders: Mutex<Sender<Order>>,
+    answers: Arc<Answers>,
     steers: Mapping<AtomicU64>,
     counts: PerCpuArray<MapData, Counts>,
-    keeper: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Steering {
     /// Leads clients of these routes from here on, and looks after those that an earlier daemon led.
     pub fn start(prepared: Prepared, routes: Vec<Route>) -> Result<Self, Error> {
-        let Prepared { maps, steers, counts, home, setup, object } = prepared;
-        let cgroup = setup.cgroup.clone();
-        let mut keeper = Keeper::new(maps, object, home, setup, routes);
+        let Prepared { maps, steers, counts, home, setup, object, taken_over } = prepared;
+        let (cgroup, setup) = (setup.cgroup.clone(), Arc::new(setup));
+        // An earlier daemon may have left a pause behind, in namespaces that are not known yet.
+        let until = Instant::now() + if taken_over { STANDS } else { Duration::ZERO };
+        let answers = Arc::new(Answers::new(object, Arc::clone(&setup), until));
+        let mut keeper = Keeper::new(maps, Arc::clone(&answers), home, setup, routes);
         keeper.follow();
         let (orders, told) = channel();
         let keeper = thread::Builder::new().name("steering".to_owned()).spawn(move || keeper.run(&told))?;
-        let (orders, keeper) = (Mutex::new(orders), Mutex::new(Some(keeper)));
-        Ok(Self { cgroup, orders, steers, counts, keeper })
+        let threads = Mutex::new(vec![keeper, answers.start()?]);
+        Ok(Self { cgroup, orders: Mutex::new(orders), answers, steers, counts, threads })
     }
 
     pub fn cgroup(&self) -> &Path {
@@ -216,10 +231,19 @@ impl Steering {
 
     /// Until then a pause may come any moment: what a node answers in it is held back.
     pub fn expect_switch(&self, until: Instant) {
-        self.order(Order::Expect(until));
+        self.answers.expect(until + STANDS);
+    }
+
+    /// Waits until it would be; false: it is not yet, and there is somebody to whom it matters.
+    pub fn holds_answers(&self, within: Duration) -> bool {
+        self.steers.iter().all(|led| led.load(Ordering::Relaxed) == 0) || self.answers.are_seen(within)
     }
 
     pub(super) fn sever(&self, order: &Sever) {
+        let slot = self.steers.get(of_slot(order.key.route, order.key.slot) as usize);
+        if slot.is_some_and(|led| led.load(Ordering::Relaxed) > 0) {
+            self.answers.expect(Instant::now() + LISTED);
+        }
         self.order(Order::Sever(order.clone()));
     }
 
@@ -240,11 +264,14 @@ impl Steering {
 
     /// Writes to no map any more. What becomes of sockets and programs is the pins' affair.
     pub fn stop(&self) {
-        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(keeper) = keeper {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        if !threads.is_empty() {
             self.order(Order::Stop);
+            self.answers.stop();
+        }
+        for thread in threads {
             // What it panicked of is in the log.
-            let _ended = keeper.join();
+            let _ended = thread.join();
         }
     }
 

@@ -24,6 +24,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use tokio::runtime::Handle;
+
 pub use self::sample::{
     BypassSample, Counts, GroupSample, NodeRole, NodeSample, RouteSample, SentinelSample, Snapshot, Source,
 };
@@ -63,6 +65,8 @@ struct Shared {
     /// Not held: what it speaks of has the metrics, and must end before they do.
     source: OnceLock<Weak<dyn Source>>,
     probed: Mutex<Probed>,
+    /// Whose tasks count beside those of the runtime that asks.
+    runtimes: Mutex<Vec<Handle>>,
 }
 
 impl Metrics {
@@ -84,7 +88,7 @@ impl Metrics {
         let shared = Arc::new(Shared::default());
         ours.register_collector(Box::new(gather::Gather(Arc::clone(&shared))));
         let mut process = Registry::default();
-        process.register_collector(Box::new(process::Process));
+        process.register_collector(Box::new(process::Process(Arc::clone(&shared))));
         Self(Arc::new(Inner { ours, process, shared, severed, sever_seconds, switches, failures, events }))
     }
 
@@ -93,6 +97,11 @@ impl Metrics {
         if self.0.shared.source.set(Arc::downgrade(source)).is_err() {
             tracing::debug!("the metrics already have a source");
         }
+    }
+
+    /// The tasks of these runtimes are counted too.
+    pub fn count_tasks_of(&self, runtimes: impl Iterator<Item = Handle>) {
+        self.0.shared.runtimes().extend(runtimes);
     }
 
     /// Makes the route's series exist at zero, so that a first switch shows as a rise.
@@ -192,6 +201,10 @@ impl Shared {
     /// A panic elsewhere leaves the map whole: every change to it is one call.
     fn probed(&self) -> MutexGuard<'_, Probed> {
         self.probed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn runtimes(&self) -> MutexGuard<'_, Vec<Handle>> {
+        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The daemon's own CPU time, memory and open files, under the names every Prometheus client uses, and its tasks.
 //! Read from /proc at scrape time; what cannot be read is left out.
 
-use std::{fmt, fs, os::unix::fs::MetadataExt as _};
+use std::{fmt, fs, os::unix::fs::MetadataExt as _, sync::Arc};
 
 use nix::{
     sys::resource::{Resource, UsageWho, getrlimit, getrusage},
@@ -13,8 +13,15 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-#[derive(Debug)]
-pub(super) struct Process;
+use super::Shared;
+
+pub(super) struct Process(pub(super) Arc<Shared>);
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process").finish_non_exhaustive()
+    }
+}
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -27,13 +34,23 @@ impl Collector for Process {
             ("process_resident_memory_bytes", "Resident memory.", resident_bytes()),
             ("process_open_fds", "Open file descriptors.", open_files()),
             ("process_max_fds", "The soft limit on open file descriptors.", max_files()),
-            ("switchmaster_tasks", "Tasks of its runtime that have not ended.", tasks()),
+            ("switchmaster_tasks", "Tasks of its runtimes that have not ended.", self.tasks()),
         ] {
             if let Some(value) = value {
                 encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
             }
         }
         Ok(())
+    }
+}
+
+impl Process {
+    /// Of the runtime that asks, and of those that groups have.
+    fn tasks(&self) -> Option<u64> {
+        let own = tokio::runtime::Handle::try_current().ok()?;
+        let others = self.0.runtimes();
+        let alive = others.iter().chain([&own]).map(|runtime| runtime.metrics().num_alive_tasks()).sum::<usize>();
+        u64::try_from(alive).ok()
     }
 }
 
@@ -61,9 +78,4 @@ fn open_files() -> Option<u64> {
 
 fn max_files() -> Option<u64> {
     getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft)
-}
-
-fn tasks() -> Option<u64> {
-    let metrics = tokio::runtime::Handle::try_current().ok()?.metrics();
-    u64::try_from(metrics.num_alive_tasks()).ok()
 }

@@ -49,14 +49,14 @@ pub(super) fn load(object: &mut Ebpf) -> Result<(), Error> {
     })
 }
 
-/// The programs of an object that is loaded.
-pub(super) fn attach_all(object: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<(), Error> {
+/// The programs of an object that is loaded. True: some were there, of an earlier daemon's.
+pub(super) fn attach_all(object: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<bool, Error> {
     attach_these(&PROGRAMS, object, cgroup, links)
 }
 
 /// From here on what a node answers is asked for as well.
 pub(super) fn hold_answers(object: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<(), Error> {
-    attach_these(&[names::INGRESS], object, cgroup, links)
+    attach_these(&[names::INGRESS], object, cgroup, links).map(drop)
 }
 
 /// No answer is held back any more.
@@ -64,20 +64,22 @@ pub(super) fn let_answers_pass(links: &Path) -> Result<(), Error> {
     Hooks::remove(links, names::INGRESS).map_err(Error::Unpin)
 }
 
-fn attach_these(these: &[&'static str], object: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<(), Error> {
+fn attach_these(these: &[&'static str], object: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<bool, Error> {
     let fault = |source| Error::Cgroup { path: cgroup.to_owned(), source };
     let hooks = Hooks::new(links.to_owned(), cgroup).map_err(fault)?;
     let folder = File::open(cgroup).map_err(fault)?;
+    let mut found = false;
     for &name in these {
         let program = object.program_mut(name).ok_or(Error::Missing(name))?;
         let fd = program.fd().map_err(|error| Error::Program(name, error))?;
         if hooks.take_over(name, fd.as_fd()) {
+            found = true;
             continue;
         }
         Hooks::remove(links, name).map_err(Error::Unpin)?;
         hooks.keep(name, attach(name, program, &folder)?)?;
     }
-    Ok(())
+    Ok(found)
 }
 
 /// A link has several programs at one place whatever its flags; the kernel takes none (cgroup_bpf_link_attach).

@@ -7,16 +7,14 @@ use std::{
     net::IpAddr,
     os::fd::AsFd as _,
     sync::{
+        Arc,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
 };
 
-use aya::{
-    Ebpf,
-    maps::{HashMap, MapData},
-};
+use aya::maps::{HashMap, MapData};
 use proxy_ebpf::{
     TargetKey,
     balance::of_slot,
@@ -25,7 +23,8 @@ use proxy_ebpf::{
 };
 
 use super::{
-    Setup, attached,
+    Setup,
+    answers::Answers,
     plan::{self, Route},
     sockets::{destroy, find},
 };
@@ -48,8 +47,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const AGAIN: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1)];
 #[derive(Debug)]
 pub(super) enum Order {
-    /// Until then a switch may come any moment.
-    Expect(Instant),
     Sever(Sever),
     /// The route takes no new clients any more.
     Close(u16),
@@ -68,19 +65,15 @@ pub(super) struct Maps {
 
 pub(super) struct Keeper {
     maps: Maps,
-    /// The programs that the links lead to.
-    object: Ebpf,
+    answers: Arc<Answers>,
     home: u64,
-    setup: Setup,
+    setup: Arc<Setup>,
     spaces: Spaces,
     routes: Vec<Route>,
     /// The latest that were told of.
     nodes: VecDeque<IpAddr>,
     /// Sweeps that are due, and of what.
     due: Vec<(Instant, Ended)>,
-    /// Until when answers are held back where a gate says so; none: they are not looked at. The kernel's calling a program for
-    /// each packet that a socket below the cgroup receives is not free, whatever the program does.
-    holding: Option<Instant>,
     /// The last fault that was told.
     told: Option<String>,
 }
@@ -114,20 +107,18 @@ impl Ended {
 }
 
 impl Keeper {
-    pub(super) fn new(maps: Maps, object: Ebpf, home: u64, setup: Setup, routes: Vec<Route>) -> Self {
+    pub(super) fn new(maps: Maps, answers: Arc<Answers>, home: u64, setup: Arc<Setup>, routes: Vec<Route>) -> Self {
         let nodes = setup.nodes.iter().copied().collect();
         let (spaces, due) = (Spaces::default(), Vec::new());
-        // An earlier daemon may have left a pause behind.
-        let holding = Some(Instant::now());
-        Self { maps, object, home, setup, spaces, routes, nodes, due, holding, told: None }
+        Self { maps, answers, home, setup, spaces, routes, nodes, due, told: None }
     }
 
     pub(super) fn run(mut self, orders: &Receiver<Order>) {
         let mut look = Instant::now() + LOOK;
+        self.let_answers_pass();
         loop {
-            let next = self.due.iter().map(|(at, _)| *at).chain(self.holding).fold(look, Instant::min);
+            let next = self.due.iter().map(|(at, _)| *at).fold(look, Instant::min);
             match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(Order::Expect(until)) => self.hold_answers(until),
                 Ok(Order::Sever(order)) => self.sever(&order),
                 Ok(Order::Close(route)) => {
                     self.routes.retain(|it| it.number != route);
@@ -160,34 +151,19 @@ impl Keeper {
             let (due, later) = self.due.drain(..).partition(|(at, _)| *at <= now);
             self.due = later;
             Vec::into_iter(due).for_each(|(_, ended)| _ = self.sweep(&ended));
-            self.hold_no_longer_than_needed(now);
             if look <= now {
+                self.let_answers_pass();
                 self.follow();
                 look = Instant::now() + LOOK;
             }
         }
     }
 
-    fn hold_answers(&mut self, until: Instant) {
-        if self.holding.is_none()
-            && let Err(error) = attached::hold_answers(&mut self.object, &self.setup.cgroup, &self.setup.links)
-        {
-            tracing::error!(%error, "what an old master answers after the fence may reach clients on this host");
-            return;
-        }
-        self.holding = self.holding.max(Some(until));
-    }
-
-    fn hold_no_longer_than_needed(&mut self, now: Instant) {
-        if self.holding.is_none_or(|until| now < until) {
-            return;
-        }
-        // Else what is held back would pass.
-        self.holding = if self.holds() { Some(now + LOOK) } else { None };
-        if self.holding.is_none()
-            && let Err(error) = attached::let_answers_pass(&self.setup.links)
-        {
-            tracing::warn!(%error, "packets to clients on this host are looked at without need");
+    /// Where no switch is expected, and nothing is held back that would pass.
+    fn let_answers_pass(&self) {
+        let now = Instant::now();
+        if self.answers.are_free(now) && !self.holds() {
+            self.answers.let_pass(now);
         }
     }
 
@@ -210,8 +186,6 @@ impl Keeper {
         let first = Instant::now();
         // Whom it tells comes back at once.
         let _urgent = Urgent::here();
-        // Who is led but not listed yet is in the list by then, if the sweeps have left anybody.
-        self.hold_answers(first + AGAIN[1]);
         let connections = self.sweep(&ended);
         let first = (connections > 0).then_some(first);
         // Nobody waits for it any more when the daemon is going down.
@@ -254,12 +228,7 @@ impl Keeper {
     }
 
     fn bring_up_to_date(&mut self) -> anyhow::Result<()> {
-        // Somebody may have made the cgroup anew, under another number.
-        if attached::is_left(&self.setup.links, Some(&self.setup.cgroup))? {
-            attached::attach_all(&mut self.object, &self.setup.cgroup, &self.setup.links)?;
-            self.holding = Some(Instant::now());
-            tracing::info!(cgroup = %self.setup.cgroup.display(), "the cgroup is another one; clients there are led from now on");
-        }
+        self.answers.follow()?;
         let home = spaces::look(&BTreeSet::new());
         let mut dialled = plan::home(self.home, &self.routes, &home)?;
         let mut reached = BTreeSet::new();
@@ -282,7 +251,8 @@ impl Keeper {
 /// Whether a namespace has sockets that were led.
 fn in_use(storage: &MapData) -> impl Fn(&File) -> bool {
     let storage = storage.fd().as_fd();
-    move |namespace| inside(namespace, || find(storage)).is_some_and(|found| found.is_ok_and(|found| !found.is_empty()))
+    // One that cannot be asked may.
+    move |namespace| inside(namespace, || find(storage)).is_none_or(|found| !found.is_ok_and(|found| found.is_empty()))
 }
 
 #[cfg(test)]
