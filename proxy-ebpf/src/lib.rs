@@ -49,6 +49,8 @@ pub mod names {
     pub const COUNTERS: &str = "counters";
     /// The sk_skb stream verdict program.
     pub const VERDICT: &str = "verdict";
+    /// Its constant: where the running kernel has `tcp_sock.copied_seq`, in bytes from the beginning.
+    pub const COPIED_SEQ: &str = "COPIED_SEQ";
 }
 
 /// A socket cookie (`SO_COOKIE`): unique for the life of the host, never reused.
@@ -125,7 +127,7 @@ pub struct Meter {
     pub bytes: u64,
     /// The same plus [`CHARGE_PER_SEGMENT`] for each segment: what they cost in kernel memory.
     pub charged: u64,
-    /// Payload bytes left on the socket for the daemon to read.
+    /// Payload bytes left on the socket for the daemon to read, with those that it read before the socket was spliced.
     pub passed: u64,
     /// Not 0 once a segment was passed: every later one is passed too, or the stream would be
     /// reordered, until [`Link::resume_at`] says that all of them were read.

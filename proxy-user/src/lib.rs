@@ -22,6 +22,7 @@ pub mod log;
 pub mod metrics;
 pub mod nat;
 pub mod purge;
+mod socket;
 pub mod switch;
 pub mod target;
 mod urgent;

@@ -88,6 +88,12 @@ fn drop_fin() -> u32 {
 /// `tcp_skb_cb`, which lies at `sk_buff.cb` (include/linux/skbuff.h, include/net/tcp.h, 64-bit). Should
 /// another kernel have it elsewhere, the two will not fit the length, and the self-test fails.
 const CONTROL_BLOCK: usize = 40;
+/// Where it has the socket that a segment belongs to (`sk_buff.sk`, 64-bit).
+const SOCKET: usize = 24;
+/// Where a socket has the number of the first byte that nobody has read (`tcp_sock.copied_seq`). The daemon writes it, from the
+/// running kernel's own types.
+#[unsafe(no_mangle)]
+static COPIED_SEQ: u32 = 0;
 /// What one call of the helper can cut off (sk_skb_adjust_room), and how often it takes, before the last, for the longest that TCP may have
 /// made of segments that came out of order (tcp_ooo_try_coalesce): 17 fragments (MAX_SKB_FRAGS) of 32 KiB each, and a head.
 const MOST_CUT: u32 = 0xfff;
@@ -102,7 +108,10 @@ fn continues(ctx: &SkBuffContext, meter: &mut Meter) -> Result<(), Broken> {
     let block = ctx.skb.skb.cast::<u8>().wrapping_add(CONTROL_BLOCK).cast::<[u32; 2]>();
     // SAFETY: the helper checks the address itself; the value is two integers.
     let [first, end] = unsafe { bpf_probe_read_kernel(block) }.unwrap_or([meter.next; 2]);
-    let known = if meter.sequence == sequence::UNKNOWN { 0 } else { meter.next.wrapping_sub(first) };
+    if meter.sequence == sequence::UNKNOWN {
+        meter.next = next_unread(ctx).ok_or(Broken { gap: 0 })?;
+    }
+    let known = meter.next.wrapping_sub(first);
     let broken = Broken { gap: known.wrapping_neg() as i32 };
     // A FIN takes a number of its own.
     let numbers = end.wrapping_sub(first);
@@ -119,6 +128,18 @@ fn continues(ctx: &SkBuffContext, meter: &mut Meter) -> Result<(), Broken> {
     meter.next = first.wrapping_add(len);
     meter.sequence = sequence::KNOWN;
     Ok(())
+}
+
+/// The number of the first byte that nobody has read: the daemon may have read those before it.
+#[inline(always)]
+fn next_unread(ctx: &SkBuffContext) -> Option<u32> {
+    let place = ctx.skb.skb.cast::<u8>().wrapping_add(SOCKET).cast::<u64>();
+    // SAFETY: the helper checks the address itself; so it does below.
+    let socket = unsafe { bpf_probe_read_kernel(place) }.ok()?;
+    // SAFETY: a constant, but not to the compiler.
+    let offset = unsafe { (&raw const COPIED_SEQ).read_volatile() };
+    // SAFETY: as above; the value is an integer.
+    unsafe { bpf_probe_read_kernel((socket + u64::from(offset)) as *const u32) }.ok()
 }
 
 /// Cuts `known` bytes off the segment's head; 0 if it could not. By itself for the verifier, which else looks at all that

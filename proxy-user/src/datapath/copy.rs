@@ -5,7 +5,7 @@ use std::io;
 
 use proxy_ebpf::TargetKey;
 
-use super::{Connection, Datapath, Sever, crew::Crew};
+use super::{Call, Connection, Datapath, Sever, crew::Crew};
 
 #[derive(Debug)]
 pub struct Copy {
@@ -25,6 +25,10 @@ impl Datapath for Copy {
 
     fn adopt(&self, connection: Connection) {
         self.crew.adopt(connection);
+    }
+
+    fn dial(&self, call: Call) {
+        self.crew.dial(call);
     }
 
     fn sever(&self, order: &Sever) {

@@ -13,7 +13,7 @@ use nix::unistd::{Pid, gettid};
 use proxy_ebpf::TargetKey;
 
 use super::{
-    Connection, Sever,
+    Call, Connection, Sever,
     mailbox::{Mail, Mailbox},
     splice::Splice,
     worker::{KernelEvents, Worker},
@@ -61,8 +61,16 @@ impl Crew {
     }
 
     pub(super) fn adopt(&self, connection: Connection) {
+        self.next().send(Mail::Adopt(connection));
+    }
+
+    pub(super) fn dial(&self, call: Call) {
+        self.next().send(Mail::Dial(call));
+    }
+
+    fn next(&self) -> &Mailbox {
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len();
-        self.workers[next].mailbox.send(Mail::Adopt(connection));
+        &self.workers[next].mailbox
     }
 
     /// All workers begin at once: each is urgent before it wakes, and so is who wakes them, since the first would take its place

@@ -7,10 +7,9 @@ use std::{
     os::fd::{AsFd, AsRawFd as _, BorrowedFd},
 };
 
-use libc::linger;
 use nix::{
     errno::Errno,
-    sys::socket::{MsgFlags, recv, send, setsockopt, sockopt},
+    sys::socket::{MsgFlags, recv, send},
 };
 use proxy_ebpf::Cookie;
 
@@ -19,14 +18,13 @@ use super::{
     tcp_info::{self, Progress},
 };
 
-const AT_ONCE: linger = linger { l_onoff: 1, l_linger: 0 };
 /// A peer that goes on sending must not hold up the end.
 const MOST_DISCARDS: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct End {
     socket: TcpStream,
-    /// Unique for the life of the host; the key of the socket in every map.
+    /// Unique for the life of the host; the key of the socket in every map. 0 until it is asked for.
     pub(super) cookie: Cookie,
     /// epoll has said so, and no call has said EAGAIN since.
     pub(super) readable: bool,
@@ -35,8 +33,6 @@ pub(super) struct End {
     pub(super) hung_up: bool,
     /// Everything it sent was read.
     pub(super) eof: bool,
-    /// We have said that we will send no more.
-    pub(super) shut: bool,
     /// Bytes the daemon itself has read from, and written to, this socket.
     pub(super) read: u64,
     pub(super) written: u64,
@@ -56,29 +52,28 @@ pub(super) enum Read {
 }
 
 impl End {
-    pub(super) fn new(socket: TcpStream) -> io::Result<Self> {
-        let cookie = tcp_info::cookie(&socket)?;
-        let sent_before = tcp_info::progress(&socket)?.handed_over;
-        // An urgent byte that reads skip would be missing in every count.
-        setsockopt(&socket, sockopt::OobInline, &true)?;
-        // From now on a close is a reset, also when the daemon is killed: a FIN would tell the peer that
-        // it has got everything. Only a connection that came to its end is let go in order.
-        setsockopt(&socket, sockopt::Linger, &AT_ONCE)?;
-        Ok(Self {
+    pub(super) fn new(socket: TcpStream) -> Self {
+        Self {
             socket,
-            cookie,
+            cookie: 0,
+            sent_before: 0,
             readable: false,
             writable: true,
             hung_up: false,
             eof: false,
-            shut: false,
             read: 0,
             written: 0,
-            sent_before,
             pending: Vec::new(),
             flushed: 0,
             room: None,
-        })
+        }
+    }
+
+    /// What the kernel calls it and counts of it. As long as nobody but the daemon has written to it.
+    pub(super) fn identify(&mut self) -> io::Result<()> {
+        self.cookie = tcp_info::cookie(&self.socket)?;
+        self.sent_before = tcp_info::handed_over(&self.socket)?.saturating_sub(self.written);
+        Ok(())
     }
 
     pub(super) fn socket(&self) -> &TcpStream {
@@ -187,12 +182,8 @@ impl End {
     }
 
     /// Passes a FIN on.
-    pub(super) fn finish(&mut self) -> io::Result<()> {
-        if !self.shut {
-            self.shut = true;
-            self.socket.shutdown(Shutdown::Write)?;
-        }
-        Ok(())
+    pub(super) fn finish(&self) -> io::Result<()> {
+        self.socket.shutdown(Shutdown::Write)
     }
 
     /// How far the socket has come, counted from its first byte, whoever put it there.
@@ -200,13 +191,6 @@ impl End {
         let mut progress = tcp_info::progress(&self.socket)?;
         progress.handed_over = progress.handed_over.saturating_sub(self.sent_before);
         Ok(progress)
-    }
-
-    /// The coming close may take the time it needs: everything was sent, and both sides have finished.
-    pub(super) fn disarm_reset(&self) {
-        let lingering = linger { l_onoff: 0, l_linger: 0 };
-        // A socket that refuses is already gone, and its peer knows.
-        let _gone = setsockopt(&self.socket, sockopt::Linger, &lingering);
     }
 
     /// Sends the RST that the close would send, and leaves the close for later.

@@ -8,11 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy_ebpf::Meter;
+use proxy_ebpf::{CHARGE_PER_SEGMENT, Meter};
 
 use super::{
+    end::End,
     flow::Via,
-    pair::{Means, Pair, Step},
+    pair::{CLIENT, Means, NODE, Pair, Step},
     splice::{Label, MOST_CREDIT, Splice},
 };
 
@@ -26,19 +27,47 @@ const ROOM: usize = 2 * MOST_CREDIT as usize;
 /// A flow that the kernel never finishes is given up (by RST, never by a silent cut).
 const GIVE_UP: Duration = Duration::from_secs(600);
 
+/// Segments, both ways, from which on a connection is no brief one.
+const BRIEF: u64 = 8;
+
 impl Pair {
+    /// Gives the connection to the kernel. What the daemon has read of it must be written.
+    pub(super) fn splice(&mut self, splice: &mut Splice, now: Instant) -> io::Result<()> {
+        self.join(splice);
+        self.enter(CLIENT, splice, now)?;
+        self.enter(NODE, splice, now)
+    }
+
+    /// The same for one of which the daemon has moved some: once it is no brief one any more, and at a moment when the daemon
+    /// holds nothing of it.
+    pub(super) fn consider_splice(&mut self, splice: &mut Splice, now: Instant) -> io::Result<()> {
+        let is_whole = |end: &End| !end.is_full() && !end.hung_up && !end.eof;
+        if self.joined || self.moves < BRIEF || !self.ends.iter().all(is_whole) {
+            return Ok(());
+        }
+        self.moves = 0;
+        self.splice(splice, now)
+    }
+
+    /// It has come to its end with so little said that the splice was not worth it.
+    pub(super) fn was_brief(&self, splice: &Splice) -> bool {
+        let redirected =
+            |end: &End| splice.meter(end.cookie).map_or(0, |it| (it.charged - it.bytes) / CHARGE_PER_SEGMENT);
+        self.moves + self.ends.iter().map(redirected).sum::<u64>() < BRIEF
+    }
+
     /// Prepares the splice. A connection that cannot have it is served by the daemon.
-    pub(super) fn join(&mut self, splice: &mut Splice, index: u32) {
-        self.token = index * 2;
-        match splice.join(&self.ends) {
+    fn join(&mut self, splice: &mut Splice) {
+        let joined = self.ends.iter_mut().try_for_each(End::identify);
+        match joined.and_then(|()| splice.join(&self.ends)) {
             Ok(()) => self.joined = true,
             // EOPNOTSUPP: the client has half-closed already (CLOSE_WAIT).
             Err(error) => tracing::debug!(%error, "a connection stays with the daemon"),
         }
     }
 
-    /// Gives a new flow to the kernel. Nothing of it may have been read by the daemon.
-    pub(super) fn enter(&mut self, side: usize, splice: &mut Splice, now: Instant) -> io::Result<()> {
+    /// Gives a flow to the kernel. What the daemon has read of it must be written.
+    fn enter(&mut self, side: usize, splice: &mut Splice, now: Instant) -> io::Result<()> {
         if !self.joined {
             return Ok(());
         }

@@ -8,12 +8,13 @@ use std::{
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use proxy_ebpf::{Event, TargetKey};
 
-use super::{Connection, Sever};
+use super::{Call, Connection, Sever};
 use crate::urgent::Urgent;
 
 #[derive(Debug)]
 pub(super) enum Mail {
     Adopt(Connection),
+    Dial(Call),
     Sever(Sever, Urgent),
     /// A pause of this place has ended.
     Resume(TargetKey),

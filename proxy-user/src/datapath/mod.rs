@@ -51,7 +51,7 @@ pub use self::{
 };
 use crate::target::{Lease, Load};
 
-/// A client and the node it was connected to, both non-blocking.
+/// A client and the node it was connected to, both as [`crate::socket::tune`] leaves them.
 #[derive(Debug)]
 pub struct Connection {
     pub client: TcpStream,
@@ -61,6 +61,37 @@ pub struct Connection {
     /// Zero: never.
     pub idle_timeout: Duration,
     pub place: Place,
+}
+
+/// A client whose node is still to be dialled.
+#[derive(Debug)]
+pub struct Call {
+    pub client: TcpStream,
+    pub node: SocketAddr,
+    pub lease: Lease,
+    pub traffic: Arc<Traffic>,
+    /// Zero: never.
+    pub idle_timeout: Duration,
+    pub place: Place,
+    pub caller: Box<dyn Caller>,
+}
+
+/// Who has a client's node dialled, and hears how that went, once.
+pub trait Caller: Send + std::fmt::Debug {
+    /// Whether new connections are still made to the node under this lease.
+    fn stands(&self, lease: &Lease) -> bool;
+    /// The datapath moves the client's bytes now.
+    fn reached(&self, generation: u64);
+    /// The client is given back: its node has moved, or what was begun under the lease has failed, or takes its time.
+    fn missed(&self, client: TcpStream, place: Place, begun: Option<(Lease, std::io::Result<TcpStream>)>);
+}
+
+impl Call {
+    /// Gives the client back with what was begun for it.
+    pub(crate) fn miss(self, begun: Option<std::io::Result<TcpStream>>) {
+        let Self { client, lease, place, caller, .. } = self;
+        caller.missed(client, place, begun.map(|begun| (lease, begun)));
+    }
 }
 
 /// Its place among the route's `max_connections`, until this is dropped.
@@ -116,6 +147,11 @@ pub trait Datapath: Send + Sync + std::fmt::Debug {
     fn name(&self) -> &'static str;
     /// Takes over a connected pair: from here on the datapath moves its bytes and ends it.
     fn adopt(&self, connection: Connection);
+    /// Dials the node and takes the pair over; what is not reached within [`crate::socket::HANDSHAKE`], or fails, or has
+    /// moved meanwhile, goes back to the caller. A datapath that does not dial gives it back at once.
+    fn dial(&self, call: Call) {
+        call.miss(None);
+    }
     fn sever(&self, order: &Sever);
     /// The gate of `key`, which was paused, is open again: what stood still goes on at once.
     fn resume(&self, key: TargetKey);

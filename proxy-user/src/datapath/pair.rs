@@ -16,7 +16,10 @@ use super::{
     relay::{self, Turn},
     splice::Splice,
 };
-use crate::target::{Lease, Passage};
+use crate::{
+    socket,
+    target::{Lease, Passage},
+};
 
 pub(super) const CLIENT: usize = 0;
 pub(super) const NODE: usize = 1;
@@ -34,7 +37,12 @@ pub(super) struct Pair {
     moved_at: (u64, Instant),
     /// Both ends are each other's target in the kernel.
     pub(super) joined: bool,
+    /// What the kernel program calls the client's flow; the node's is the next.
     pub(super) token: u32,
+    /// How often the daemon has moved something since it last thought of the splice.
+    pub(super) moves: u64,
+    /// Tells it from whoever has its index later.
+    pub(super) number: u64,
     place: Option<Place>,
     /// Its client has left in a pause, and its place is another's.
     vacated: bool,
@@ -63,9 +71,9 @@ pub(super) enum Step {
 }
 
 impl Pair {
-    pub(super) fn new(connection: Connection, now: Instant) -> io::Result<Self> {
-        Ok(Self {
-            ends: [End::new(connection.client)?, End::new(connection.node)?],
+    pub(super) fn new(connection: Connection, token: u32, number: u64, now: Instant) -> Self {
+        Self {
+            ends: [End::new(connection.client), End::new(connection.node)],
             flows: [Flow::new(now), Flow::new(now)],
             watched: [EpollFlags::empty(); 2],
             lease: connection.lease,
@@ -73,11 +81,13 @@ impl Pair {
             idle_timeout: connection.idle_timeout,
             moved_at: (0, now),
             joined: false,
-            token: 0,
+            token,
+            moves: 0,
+            number,
             place: Some(connection.place),
             vacated: false,
             dismissed: false,
-        })
+        }
     }
 
     /// What epoll should tell of an end now.
@@ -112,6 +122,14 @@ impl Pair {
         self.flows[side].held = turn == Turn::Held;
         let written = to.written - already;
         self.traffic.add(side, written);
+        self.moves += u64::from(written > 0);
+        if turn == Turn::Idle
+            && !self.joined
+            && let Some(splice) = &mut means.splice
+        {
+            self.consider_splice(splice, means.now)?;
+            return Ok(Step::Wait);
+        }
         match (turn, means.splice.as_deref_mut().filter(|_| spliced)) {
             (Turn::Again, _) => Ok(Step::Again),
             // Nothing is polled for: whoever ends the pause gives the next turn.
@@ -133,9 +151,13 @@ impl Pair {
         {
             return Ok(step);
         }
-        self.ends[1 - side].finish()?;
         self.flows[side].done = true;
-        Ok(if self.flows.iter().all(|flow| flow.done) { Step::Done } else { Step::Wait })
+        if self.flows[1 - side].done {
+            // The close that follows says so too.
+            return Ok(Step::Done);
+        }
+        self.ends[1 - side].finish()?;
+        Ok(Step::Wait)
     }
 
     pub(super) fn count(&mut self, side: usize, redirected: u64) {
@@ -201,7 +223,7 @@ impl Pair {
 
     /// Both flows are finished: the sockets may close in order. Any other end is a reset.
     pub(super) fn part_in_order(&self) {
-        self.ends.iter().for_each(End::disarm_reset);
+        self.ends.iter().for_each(|end| socket::close_in_order(end.socket()));
     }
 
     /// The client learns at once that it has to go elsewhere, and its place is free before it is back: a route that is

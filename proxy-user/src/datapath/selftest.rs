@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use super::{Claim, Connection, Datapath as _, Place, Sockmap, SockmapError, Traffic};
 use crate::{
     kernel::{self, KernelTargets, Sizes},
+    socket,
     target::{Gate, Slot},
 };
 
@@ -92,7 +93,7 @@ impl Bench {
             far.set_write_timeout(Some(LIMIT))?;
         }
         for near in [&near_client, &near_node] {
-            near.set_nonblocking(true)?;
+            socket::tune(near)?;
         }
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().map_err(io::Error::other)?;
         self.sockmap.adopt(Connection {

@@ -15,7 +15,7 @@ use aya::{
 };
 use proxy_ebpf::{Cookie, TargetKey, names};
 
-use super::{Connection, Datapath, Sever, crew::Crew, splice::Maps, worker::KernelEvents};
+use super::{Call, Connection, Datapath, Sever, crew::Crew, splice::Maps, worker::KernelEvents};
 
 pub struct Sockmap {
     // Before the object: a worker's flows leave the kernel before the program does.
@@ -87,6 +87,10 @@ impl Datapath for Sockmap {
 
     fn adopt(&self, connection: Connection) {
         self.crew.adopt(connection);
+    }
+
+    fn dial(&self, call: Call) {
+        self.crew.dial(call);
     }
 
     fn sever(&self, order: &Sever) {

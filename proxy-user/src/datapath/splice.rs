@@ -67,9 +67,9 @@ fn again(map: &MapData) -> Result<MapData, MapError> {
 
 impl Splice {
     /// Makes each end the other's target. Needs both established; nothing is redirected yet.
-    pub(super) fn join(&mut self, ends: &[End; 2]) -> Result<(), MapError> {
-        self.peers.insert(ends[0].cookie, ends[1].socket().as_raw_fd(), 0)?;
-        self.peers.insert(ends[1].cookie, ends[0].socket().as_raw_fd(), 0)
+    pub(super) fn join(&mut self, ends: &[End; 2]) -> io::Result<()> {
+        self.peers.insert(ends[0].cookie, ends[1].socket().as_raw_fd(), 0).map_err(io::Error::other)?;
+        self.peers.insert(ends[1].cookie, ends[0].socket().as_raw_fd(), 0).map_err(io::Error::other)
     }
 
     /// Puts a flow into the kernel. What waits unread on the sender goes first, in order.
@@ -77,7 +77,7 @@ impl Splice {
         let meter = Meter {
             bytes: 0,
             charged: 0,
-            passed: 0,
+            passed: from.read,
             passing: 0,
             notified: 0,
             notified_at: 0,
@@ -87,7 +87,7 @@ impl Splice {
             sequence: sequence::UNKNOWN,
         };
         self.meters.insert(from.cookie, meter, 0).map_err(io::Error::other)?;
-        self.grant(from, label, 0, 0)?;
+        self.grant(from, label, 0, from.read)?;
         self.spliced.insert(from.cookie, from.socket().as_raw_fd(), 0).map_err(io::Error::other)?;
         self.flows.fetch_add(1, Ordering::Relaxed);
         Ok(())

@@ -35,6 +35,19 @@ pub(super) fn progress(socket: &TcpStream) -> io::Result<Progress> {
     Ok(Progress { handed_over: info.bytes_acked + unacknowledged, unacknowledged, received: info.bytes_received })
 }
 
+/// What the kernel has counted as handed over, when nobody but the caller writes: exact, whatever is acknowledged meanwhile.
+pub(super) fn handed_over(socket: &TcpStream) -> io::Result<u64> {
+    let mut before = info(socket)?.bytes_acked;
+    loop {
+        let unacknowledged = send_queue(socket)?;
+        let after = info(socket)?.bytes_acked;
+        if before == after {
+            return Ok(after + unacknowledged);
+        }
+        before = after;
+    }
+}
+
 fn info(socket: &TcpStream) -> io::Result<TcpInfo> {
     let mut info = TcpInfo::default();
     get(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;

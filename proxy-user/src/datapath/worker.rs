@@ -2,6 +2,7 @@
 //! in-kernel splice, watches its sockets for hang-up only (any wider interest would wake it for
 //! every message: sk_psock_verdict_data_ready still calls the socket's waiters).
 
+mod dialling;
 mod ending;
 mod kernel_events;
 #[cfg(test)]
@@ -20,19 +21,24 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use proxy_ebpf::TargetKey;
 use slab::Slab;
 
-use self::ending::Ending;
 pub(super) use self::kernel_events::KernelEvents;
+use self::{dialling::Dials, ending::Ending};
 use super::{
     Connection,
     mailbox::{Mail, Mailbox},
-    pair::{CLIENT, Means, Pair, Step},
+    pair::{CLIENT, Means, NODE, Pair, Step},
     splice::Splice,
 };
 use crate::target::Passage;
 
 const MAIL: u64 = u64::MAX;
 const KERNEL: u64 = u64::MAX - 1;
+/// Of a socket whose connect is under way: the others' fit into 32 bits.
+const DIAL: u64 = 1 << 32;
 const SCRATCH: usize = 64 << 10;
+/// After so many brief connections the next ones have to show first that they are none: the splice costs as much as a few
+/// questions and their answers.
+const MOST_BRIEF: u32 = 8;
 /// Connections whose clients have left in a pause, and whose places others have: their files are beyond what
 /// `max_connections` was fitted to, so they are few.
 const MOST_VACATED: usize = 64;
@@ -41,8 +47,13 @@ pub(super) struct Worker {
     epoll: Epoll,
     mailbox: Mailbox,
     pub(super) splice: Option<Splice>,
+    /// How many of the connections that ended lately were brief.
+    brief: u32,
     kernel: Option<KernelEvents>,
     pairs: Slab<Pair>,
+    /// Connections taken over so far: their numbers.
+    adopted: u64,
+    dials: Dials,
     /// Flows that had more than a turn's worth.
     again: Vec<u32>,
     /// Flows to be looked at later.
@@ -75,8 +86,11 @@ impl Worker {
             epoll,
             mailbox,
             splice,
+            brief: 0,
             kernel,
             pairs: Slab::new(),
+            adopted: 0,
+            dials: Dials::default(),
             again: Vec::new(),
             later: BinaryHeap::new(),
             timed: 0,
@@ -109,6 +123,7 @@ impl Worker {
             match event.data() {
                 MAIL => mail = true,
                 KERNEL => self.hear_kernel(now),
+                dial if dial & DIAL != 0 => self.dials.has_arrived(dial as u32),
                 token => self.on_socket(token as u32, event.events(), now),
             }
         }
@@ -117,6 +132,7 @@ impl Worker {
         }
         self.look_later(now);
         // Last, so that a slot freed above is not reused while its old events are at hand.
+        self.answer_calls(now);
         if mail && !self.open_mail(now) {
             self.sever_all();
             return Ok(false);
@@ -128,7 +144,8 @@ impl Worker {
     fn open_mail(&mut self, now: Instant) -> bool {
         for mail in self.mailbox.take() {
             match mail {
-                Mail::Adopt(connection) => self.adopt(connection, now),
+                Mail::Adopt(connection) => self.adopt(connection, false, now),
+                Mail::Dial(call) => self.dial(call, now),
                 Mail::Sever(order, urgent) => self.carry_out(&order, urgent),
                 Mail::Resume(key) => self.resume(key, now),
                 Mail::Kernel(event) => self.on_kernel(event, now),
@@ -140,18 +157,17 @@ impl Worker {
         true
     }
 
-    fn adopt(&mut self, connection: Connection, now: Instant) {
+    /// `dialled`: its node's socket is watched already.
+    fn adopt(&mut self, connection: Connection, dialled: bool, now: Instant) {
         let timed = !connection.idle_timeout.is_zero();
-        let mut pair = match Pair::new(connection, now) {
-            Ok(pair) => pair,
-            Err(error) => return tracing::debug!(%error, "a connection ended before it began"),
-        };
+        self.adopted += 1;
+        let index = self.pairs.vacant_key();
+        let mut pair = Pair::new(connection, token(index, CLIENT), self.adopted, now);
         if pair.lease.passage() == Passage::Shut {
             // The switch came between the connect and now, and its order has already passed here.
             return;
         }
-        let index = self.pairs.vacant_key();
-        if let Err(error) = self.install(&mut pair, index, now) {
+        if let Err(error) = self.install(&mut pair, index, dialled, now) {
             tracing::debug!(%error, "a connection ended before it was watched");
             return self.bury(pair);
         }
@@ -159,20 +175,26 @@ impl Worker {
         if timed {
             self.next_tick.get_or_insert(now + timers::TICK);
         }
+        // Most clients have spoken by now.
+        pair.ends[CLIENT].readable = true;
         self.pairs.insert(pair);
+        self.step(token(index, CLIENT), now);
     }
 
-    fn install(&mut self, pair: &mut Pair, index: usize, now: Instant) -> io::Result<()> {
-        if let Some(splice) = &mut self.splice {
-            pair.join(splice, index as u32);
-            for side in 0..2 {
-                pair.enter(side, splice, now)?;
-            }
+    fn install(&mut self, pair: &mut Pair, index: usize, dialled: bool, now: Instant) -> io::Result<()> {
+        if let Some(splice) = &mut self.splice
+            && self.brief < MOST_BRIEF
+        {
+            pair.splice(splice, now)?;
         }
         for side in 0..2 {
             pair.watched[side] = pair.interest(side);
-            let event = EpollEvent::new(pair.watched[side], u64::from(token(index, side)));
-            self.epoll.add(pair.ends[side].as_fd(), event)?;
+            let mut event = EpollEvent::new(pair.watched[side], u64::from(token(index, side)));
+            if dialled && side == NODE {
+                self.epoll.modify(pair.ends[side].as_fd(), &mut event)?;
+            } else {
+                self.epoll.add(pair.ends[side].as_fd(), event)?;
+            }
         }
         Ok(())
     }
@@ -214,9 +236,12 @@ impl Worker {
                 pair.flows[side].queued = true;
                 self.again.push(token);
             }
-            Ok(Step::Later(due)) => self.later.push(Reverse((due, token, pair.ends[side].cookie))),
+            Ok(Step::Later(due)) => self.later.push(Reverse((due, token, pair.number))),
             Ok(Step::Done) => {
                 pair.part_in_order();
+                if let Some(splice) = &self.splice {
+                    self.brief = if pair.was_brief(splice) { (self.brief + 1).min(MOST_BRIEF) } else { 0 };
+                }
                 return self.end(index);
             }
             Err(error) => {

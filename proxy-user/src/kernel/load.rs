@@ -5,6 +5,7 @@ use proxy_ebpf::names;
 
 use super::{
     bpffs::{BpffsError, PinDir},
+    btf::{BtfError, Types},
     life::LifeError,
     mapping::MappingError,
 };
@@ -29,6 +30,8 @@ pub enum Error {
     Mapping(#[from] MappingError),
     #[error(transparent)]
     Life(#[from] LifeError),
+    #[error(transparent)]
+    Types(#[from] BtfError),
 }
 
 /// Beyond this the open files run out first.
@@ -46,6 +49,8 @@ pub struct Sizes {
 /// Without a folder nothing is pinned: the self-test's own short-lived copy.
 pub fn load(sizes: Sizes, pins: Option<&PinDir>) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
+    let unread = Types::of_kernel()?.offset("tcp_sock", &["copied_seq"])?;
+    loader.override_global(names::COPIED_SEQ, &unread, true);
     let connections = sizes.connections.clamp(16, MOST_CONNECTIONS);
     let sockets = (connections + connections.min(MOST_TWICE)) * 2;
     loader.map_max_entries(names::TARGETS, sizes.targets.max(1));

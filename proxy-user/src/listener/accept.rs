@@ -3,7 +3,8 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener, TcpStream},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,7 +14,7 @@ use std::{
 
 use nix::errno::Errno;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{Interest, unix::AsyncFd},
     sync::Semaphore,
     time::{Instant, sleep},
 };
@@ -22,10 +23,10 @@ use tracing::warn;
 
 use super::{
     admit::Admission,
-    client::{Client, Service},
+    client::{Service, Visitor},
     counts::{AcceptError, Refusal},
     ledger::Ticket,
-    reply, socket,
+    reply,
     syns::Desk,
     throttle::Throttle,
 };
@@ -72,13 +73,14 @@ impl Door {
     }
 
     /// Accepts until `stop`, then closes the socket.
-    pub(super) async fn keep(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+    pub(super) async fn keep(self: Arc<Self>, listener: AsyncFd<TcpListener>, stop: CancellationToken) {
         let mut pause = SHORTEST_PAUSE;
+        let mut stopped = pin!(stop.cancelled());
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
+                () = &mut stopped => return,
+                accepted = listener.async_io(Interest::READABLE, TcpListener::accept) => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
@@ -93,7 +95,7 @@ impl Door {
                     }
                     self.tell(&error, class);
                     tokio::select! {
-                        () = stop.cancelled() => return,
+                        () = &mut stopped => return,
                         () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
                     }
                 }
@@ -116,9 +118,8 @@ impl Door {
         let fresh =
             || Ticket { number: self.numbers.fetch_add(1, Ordering::Relaxed), arrived: Instant::now(), returns: 0 };
         let Ticket { number, arrived, .. } = waited.unwrap_or_else(fresh);
-        let client = Client { stream, ip, number, arrived, has_waited: waited.is_some(), place };
-        let service = Arc::clone(&self.service);
-        self.tasks.spawn(async move { service.serve(client).await });
+        let visitor = Visitor { ip, number, arrived, has_waited: waited.is_some(), let_through: false };
+        self.service.welcome(stream, place, visitor);
     }
 
     /// That of its SYN, if it waited before.
@@ -128,7 +129,7 @@ impl Door {
 
     fn turn_away(&self, stream: TcpStream, refusal: Refusal) {
         if refusal == Refusal::NotAllowed {
-            return socket::reset_on_close(&stream);
+            return drop(stream);
         }
         match Arc::clone(&self.patience).try_acquire_owned() {
             Ok(patience) => {
@@ -152,10 +153,6 @@ impl Door {
         };
         warn!(route = %self.name, %error, unsaid, remedy, "cannot accept connections; slowing down");
     }
-}
-
-pub(super) fn is_short_of_files(error: &io::Error) -> bool {
-    classify(error) == AcceptError::Files
 }
 
 /// The classes of accept(2). What the network did to one connection shows there too (see its

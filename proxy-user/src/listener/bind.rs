@@ -9,7 +9,8 @@ use std::{
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{holder::holder, socket};
+use super::holder::holder;
+use crate::socket;
 
 /// The kernel takes the smaller of this and net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -32,7 +33,6 @@ pub(super) fn bind(address: SocketAddr) -> Result<(SocketAddr, TcpListener), Bin
         // Connections of an earlier run may linger in TIME_WAIT; two listeners are refused still.
         listening.set_reuse_address(true)?;
         listening.set_nonblocking(true)?;
-        // Whoever is accepted inherits them (tcp_create_openreq_child): five system calls less for each client.
         socket::tune(&listening)?;
         listening.bind(&address.into())?;
         listening.listen(BACKLOG)?;

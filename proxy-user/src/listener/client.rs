@@ -1,17 +1,24 @@
 //! The life of one accepted client up to its hand-over or its refusal. Nothing of it remains here
 //! once the datapath has it.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, TcpStream as StdStream},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::TcpStream,
+    runtime::Handle,
     sync::watch,
     time::{Instant, timeout_at},
 };
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tracing::warn;
 
 use super::{
-    connect::{Dialer, Failure},
+    connect::{Begun, Dialer, Failure},
     counts::{Counts, Outcome, Refusal},
     leave::left,
     park::{Lot, Stay},
@@ -21,21 +28,22 @@ use super::{
 };
 use crate::{
     config,
-    datapath::{Connection, Datapath, Place, SynGate, Traffic},
+    datapath::{Call, Caller, Connection, Datapath, Place, SynGate, Traffic},
+    socket,
     target::{Lease, Slots},
 };
 
-/// A client that was let in.
-#[derive(Debug)]
-pub(super) struct Client {
-    pub(super) stream: TcpStream,
+/// What is known of a client that was let in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Visitor {
     pub(super) ip: IpAddr,
     /// Counts the arrivals of the route.
     pub(super) number: u64,
     pub(super) arrived: Instant,
     /// Its SYN was parked from then on.
     pub(super) has_waited: bool,
-    pub(super) place: Place,
+    /// It need not ask whether it may go on, for once.
+    pub(super) let_through: bool,
 }
 
 /// What every client of a route needs.
@@ -50,6 +58,8 @@ pub(super) struct Service {
     pub(super) counts: Arc<Counts>,
     traffic: Arc<Traffic>,
     failures: Throttle,
+    tasks: TaskTracker,
+    runtime: Handle,
 }
 
 type Reached = (TcpStream, Lease);
@@ -62,6 +72,7 @@ impl Service {
         counts: Arc<Counts>,
         traffic: Arc<Traffic>,
         gate: Option<Arc<dyn SynGate>>,
+        tasks: TaskTracker,
     ) -> Self {
         Self {
             name: Arc::clone(&route.name),
@@ -73,6 +84,8 @@ impl Service {
             counts,
             traffic,
             failures: Throttle::default(),
+            tasks,
+            runtime: Handle::current(),
         }
     }
 
@@ -80,35 +93,76 @@ impl Service {
         &*self.datapath
     }
 
-    pub(super) async fn serve(&self, client: Client) {
+    /// Where nothing stands in its way, the datapath dials for a client; all others have a task of their own.
+    pub(super) fn welcome(self: &Arc<Self>, client: StdStream, place: Place, visitor: Visitor) {
+        if !visitor.has_waited
+            && let Some(slot) = self.dialer.choose(visitor)
+            && self.lot.pass()
+        {
+            let visitor = Visitor { let_through: true, ..visitor };
+            let errand = Errand { service: Arc::clone(self), visitor, node: slot.addr, _task: self.tasks.token() };
+            return self.datapath.dial(Call {
+                client,
+                node: slot.addr,
+                lease: slot.lease(),
+                traffic: Arc::clone(&self.traffic),
+                idle_timeout: self.idle_timeout,
+                place,
+                caller: Box::new(errand),
+            });
+        }
+        self.spawn(client, place, visitor, None);
+    }
+
+    fn spawn(self: &Arc<Self>, client: StdStream, place: Place, visitor: Visitor, begun: Option<Begun>) {
+        let service = Arc::clone(self);
+        let serve = async move {
+            let stream = client.set_nonblocking(true).and_then(|()| TcpStream::from_std(client));
+            match stream {
+                Ok(stream) => service.serve(stream, place, visitor, begun).await,
+                // The runtime is shutting down.
+                Err(_) => service.counts.refused(Refusal::Draining),
+            }
+        };
+        self.tasks.spawn_on(serve, &self.runtime);
+    }
+
+    pub(super) async fn serve(&self, client: TcpStream, place: Place, visitor: Visitor, begun: Option<Begun>) {
         let mut stay = None;
         let reached = tokio::select! {
             biased;
-            reached = self.reach(&client, &mut stay) => Some(reached),
-            () = left(&client.stream) => None,
+            reached = self.reach(visitor, begun, &mut stay) => Some(reached),
+            () = left(&client) => None,
         };
         match reached {
             Some(Ok(reached)) => {
                 end(stay, Outcome::Served);
-                self.hand_over(client, reached);
+                self.hand_over(client, place, reached);
             }
             Some(Err(refusal)) => {
                 end(stay, if refusal == Refusal::Draining { Outcome::Drained } else { Outcome::TimedOut });
                 self.counts.refused(refusal);
-                reply::refuse(client.stream, refusal).await;
+                reply::say_farewell(client, refusal).await;
             }
             None => {
                 end(stay, Outcome::Left);
                 self.counts.abandoned();
+                socket::close_in_order(&client);
             }
         }
     }
 
     /// Connects the client to a node, now or after a wait.
-    async fn reach<'a>(&'a self, client: &Client, stay: &mut Option<Stay<'a>>) -> Result<Reached, Refusal> {
+    async fn reach<'a>(
+        &'a self,
+        client: Visitor,
+        mut begun: Option<Begun>,
+        stay: &mut Option<Stay<'a>>,
+    ) -> Result<Reached, Refusal> {
         let mut why = None;
-        while self.lot.pass() {
-            match self.dial(client.ip).await {
+        let mut let_through = client.let_through;
+        while std::mem::take(&mut let_through) || self.lot.pass() {
+            match self.dial(client, begun.take()).await {
                 Ok(reached) => return Ok(reached),
                 Err(Failure::Moved) => {}
                 Err(failure) => {
@@ -125,15 +179,15 @@ impl Service {
             Refusal::ParkFull => why.unwrap_or(refusal),
             other => other,
         })?);
-        let waited = timeout_at(client.arrived + self.park_timeout, self.wait(client.ip, stay, &mut why)).await;
+        let waited = timeout_at(client.arrived + self.park_timeout, self.wait(client, stay, &mut why)).await;
         waited.unwrap_or_else(|_| Err(why.unwrap_or(Refusal::ParkTimeout)))
     }
 
     /// Waits for turns and tries at each. Ends only by success or the listener's end.
-    async fn wait(&self, ip: IpAddr, stay: &mut Stay<'_>, why: &mut Option<Refusal>) -> Result<Reached, Refusal> {
+    async fn wait(&self, client: Visitor, stay: &mut Stay<'_>, why: &mut Option<Refusal>) -> Result<Reached, Refusal> {
         loop {
             stay.turn().await?;
-            match self.dial(ip).await {
+            match self.dial(client, None).await {
                 Ok(reached) => return Ok(reached),
                 Err(failure) => *why = why_not(&failure),
             }
@@ -141,8 +195,9 @@ impl Service {
     }
 
     /// Dials once and lets the lot know how it went.
-    async fn dial(&self, ip: IpAddr) -> Result<Reached, Failure> {
-        let dialled = self.dialer.dial(ip).await;
+    async fn dial(&self, client: Visitor, begun: Option<Begun>) -> Result<Reached, Failure> {
+        // Most of a task's memory, and many wait for long without it.
+        let dialled = Box::pin(self.dialer.dial(client, begun)).await;
         match &dialled {
             Ok(_) => self.lot.succeeded(),
             Err(Failure::Moved) => self.lot.follow(),
@@ -171,9 +226,9 @@ impl Service {
         }
     }
 
-    fn hand_over(&self, client: Client, (node, lease): Reached) {
+    fn hand_over(&self, client: TcpStream, place: Place, (node, lease): Reached) {
         // Fails only if the runtime is shutting down; then both ends are closed here.
-        let (Ok(client_end), Ok(node_end)) = (client.stream.into_std(), node.into_std()) else {
+        let (Ok(client_end), Ok(node_end)) = (client.into_std(), node.into_std()) else {
             return self.counts.refused(Refusal::Draining);
         };
         let generation = lease.generation;
@@ -183,9 +238,35 @@ impl Service {
             lease,
             traffic: Arc::clone(&self.traffic),
             idle_timeout: self.idle_timeout,
-            place: client.place,
+            place,
         });
         self.counts.handed_over(generation);
+    }
+}
+
+/// A client whose node the datapath dials.
+#[derive(Debug)]
+struct Errand {
+    service: Arc<Service>,
+    visitor: Visitor,
+    node: SocketAddr,
+    /// The listener's end waits for it.
+    _task: TaskTrackerToken,
+}
+
+impl Caller for Errand {
+    fn stands(&self, lease: &Lease) -> bool {
+        self.service.dialer.stands(self.node, lease)
+    }
+
+    fn reached(&self, generation: u64) {
+        self.service.lot.succeeded();
+        self.service.counts.handed_over(generation);
+    }
+
+    fn missed(&self, client: StdStream, place: Place, begun: Option<(Lease, io::Result<StdStream>)>) {
+        let begun = begun.map(|(lease, socket)| Begun { node: self.node, lease, socket });
+        self.service.spawn(client, place, self.visitor, begun);
     }
 }
 

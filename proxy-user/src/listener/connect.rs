@@ -4,30 +4,29 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpStream as StdStream},
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     sync::watch,
     time::{Instant, sleep, timeout},
 };
 
-use super::{accept::is_short_of_files, balance::pick, socket};
+use super::{balance::pick, client::Visitor};
 use crate::{
     config::Balance,
     datapath::Datapath,
+    socket::{self, HANDSHAKE},
     target::{Lease, Passage, Slot, Slots},
 };
 
-/// Longer than a handshake takes within a site.
-const HEDGE: Duration = Duration::from_millis(100);
 /// Between two looks for a free place in the table of open files.
 const FOR_A_FILE: Duration = Duration::from_millis(5);
 /// How long a replica that failed comes last, until the probes have noticed it too.
@@ -43,13 +42,20 @@ pub(super) enum Failure {
     TimedOut(SocketAddr),
 }
 
+/// A connect that was begun elsewhere, and how far it has come: it is still under way, or has failed.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) node: SocketAddr,
+    pub(super) lease: Lease,
+    pub(super) socket: io::Result<StdStream>,
+}
+
 #[derive(Debug)]
 pub(super) struct Dialer {
     slots: watch::Receiver<Slots>,
     datapath: Arc<dyn Datapath>,
     balance: Balance,
     timeout: Duration,
-    ticket: AtomicUsize,
     shunned: Shunned,
 }
 
@@ -60,18 +66,36 @@ impl Dialer {
         balance: Balance,
         timeout: Duration,
     ) -> Self {
-        Self { slots, datapath, balance, timeout, ticket: AtomicUsize::new(0), shunned: Shunned::default() }
+        Self { slots, datapath, balance, timeout, shunned: Shunned::default() }
     }
 
-    /// Connects to the slot that is `client`'s, or to the next best one.
-    pub(super) async fn dial(&self, client: IpAddr) -> Result<(TcpStream, Lease), Failure> {
+    /// The slot that is the client's, for whoever dials by himself and gives back what is not reached in [`HANDSHAKE`].
+    pub(super) fn choose(&self, client: Visitor) -> Option<Slot> {
+        let slots = Slots::clone(&self.slots.borrow());
+        self.candidate(&slots, client, &[]).filter(|_| HANDSHAKE < self.timeout).cloned()
+    }
+
+    /// Whether new connections are still made to this node under this lease.
+    pub(super) fn stands(&self, node: SocketAddr, lease: &Lease) -> bool {
+        find(&self.slots.borrow(), node, lease).is_some()
+    }
+
+    /// Connects to the slot that is the client's, or to the next best one; first of all where it was `begun`.
+    pub(super) async fn dial(&self, client: Visitor, begun: Option<Begun>) -> Result<(TcpStream, Lease), Failure> {
         let mut watch = self.slots.clone();
         let slots = Slots::clone(&watch.borrow_and_update());
-        let ticket = self.ticket.fetch_add(1, Ordering::Relaxed);
         let mut tried = Vec::new();
         let mut last = Failure::NoNode;
-        while let Some(slot) = self.candidate(&slots, client, ticket, &tried) {
-            match self.attempt(&mut watch, slot).await {
+        let fresh = |slot: &'_ Slot| (slot.clone(), slot.lease(), None);
+        let mut next = match begun {
+            Some(Begun { node, lease, socket }) => {
+                let slot = find(&slots, node, &lease).ok_or(Failure::Moved)?;
+                Some((slot.clone(), lease, Some(socket)))
+            }
+            None => self.candidate(&slots, client, &tried).map(fresh),
+        };
+        while let Some((slot, lease, begun)) = next {
+            match self.attempt(&mut watch, &slot, lease, begun).await {
                 Err(failure @ (Failure::Failed(..) | Failure::TimedOut(_))) => {
                     self.shunned.add(slot.addr);
                     tried.push(slot.addr);
@@ -79,20 +103,16 @@ impl Dialer {
                 }
                 done => return done,
             }
+            next = self.candidate(&slots, client, &tried).map(fresh);
         }
         Err(last)
     }
 
-    fn candidate<'a>(
-        &self,
-        slots: &'a [Slot],
-        client: IpAddr,
-        ticket: usize,
-        tried: &[SocketAddr],
-    ) -> Option<&'a Slot> {
+    fn candidate<'a>(&self, slots: &'a [Slot], client: Visitor, tried: &[SocketAddr]) -> Option<&'a Slot> {
+        let Visitor { ip: client, number, .. } = client;
         let usable = |slot: &Slot| slot.gate.passes(slot.generation) && !tried.contains(&slot.addr);
         let find = |usable: &dyn Fn(&Slot) -> bool| {
-            self.drawn_to(slots, client, usable).or_else(|| pick(self.balance, slots, client, ticket, usable))
+            self.drawn_to(slots, client, usable).or_else(|| pick(self.balance, slots, client, number as usize, usable))
         };
         if slots.len() > 1 && self.shunned.any() {
             let now = Instant::now();
@@ -111,11 +131,17 @@ impl Dialer {
         of(self.datapath.drawn_to(client, &|key| of(key).is_some_and(usable))?)
     }
 
-    async fn attempt(&self, watch: &mut watch::Receiver<Slots>, slot: &Slot) -> Result<(TcpStream, Lease), Failure> {
-        let lease = slot.lease();
+    async fn attempt(
+        &self,
+        watch: &mut watch::Receiver<Slots>,
+        slot: &Slot,
+        lease: Lease,
+        begun: Option<io::Result<StdStream>>,
+    ) -> Result<(TcpStream, Lease), Failure> {
+        let left = self.timeout.saturating_sub(if begun.is_some() { HANDSHAKE } else { Duration::ZERO });
         let connected = tokio::select! {
             biased;
-            connected = timeout(self.timeout, connect(slot.addr)) => connected,
+            connected = timeout(left, connect(slot.addr, begun)) => connected,
             () = moved(watch, slot) => return Err(Failure::Moved),
         };
         if lease.passage() != Passage::Free || !current(&watch.borrow(), slot) {
@@ -130,10 +156,16 @@ impl Dialer {
 }
 
 /// Dials a second time where the first is not answered soon: a SYN that is lost is sent again after a second only, and at a
-/// switch everybody waits behind the one who tries first.
-async fn connect(node: SocketAddr) -> io::Result<TcpStream> {
-    let mut first = pin!(connect_once(node));
-    if let Ok(connected) = timeout(HEDGE, first.as_mut()).await {
+/// switch everybody waits behind the one who tries first. What was begun elsewhere has had its time for that.
+async fn connect(node: SocketAddr, begun: Option<io::Result<StdStream>>) -> io::Result<TcpStream> {
+    let patience = if begun.is_some() { Duration::ZERO } else { HANDSHAKE };
+    let mut first = pin!(async {
+        match begun {
+            Some(begun) => finish(begun?, node).await,
+            None => connect_once(node).await,
+        }
+    });
+    if let Ok(connected) = timeout(patience, first.as_mut()).await {
         return connected;
     }
     tokio::select! {
@@ -144,20 +176,19 @@ async fn connect(node: SocketAddr) -> io::Result<TcpStream> {
 }
 
 async fn connect_once(node: SocketAddr) -> io::Result<TcpStream> {
-    let socket = loop {
-        let made = if node.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-        match made {
+    loop {
+        match socket::dial(node) {
             // That is no fault of the node's, and those whom a switch has reset are closed in a moment.
-            Err(error) if is_short_of_files(&error) => sleep(FOR_A_FILE).await,
-            made => break made?,
+            Err(error) if socket::is_short_of_files(&error) => sleep(FOR_A_FILE).await,
+            begun => return finish(begun?, node).await,
         }
-    };
-    socket::tune(&socket)?;
-    let stream = socket.connect(node).await?;
-    // A connect to a dead local node can draw the node's own port and meet itself.
-    if stream.local_addr()? == node {
-        return Err(io::ErrorKind::ConnectionRefused.into());
     }
+}
+
+async fn finish(begun: StdStream, node: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::from_std(begun)?;
+    stream.writable().await?;
+    socket::arrived(&stream, node)?;
     Ok(stream)
 }
 
@@ -173,6 +204,10 @@ async fn moved(watch: &mut watch::Receiver<Slots>, slot: &Slot) {
 
 fn current(slots: &[Slot], slot: &Slot) -> bool {
     slots.iter().any(|now| now.addr == slot.addr && now.generation == slot.generation && now.key == slot.key)
+}
+
+fn find<'a>(slots: &'a [Slot], node: SocketAddr, lease: &Lease) -> Option<&'a Slot> {
+    slots.iter().find(|slot| slot.addr == node && slot.generation == lease.generation && slot.key == lease.key)
 }
 
 /// Nodes that failed a moment ago. Holds at most as many as there are slots.

@@ -2,8 +2,8 @@
 //! to its node, and hands the pair to the datapath. Promises: every wait is bounded; nobody is let
 //! through to a node the switch has left; after the hand-over nothing of a connection remains here.
 //!
-//! The way of a client: `accept` -> `admit` -> `client` -> (`park`) -> `connect` -> the datapath,
-//! or `reply` with the reason. Where the datapath takes packets aside: `syns` -> `park` -> the datapath.
+//! The way of a client: `accept` -> `admit` -> `client` -> the datapath, which dials its node, or, where something stands
+//! in its way, -> (`park`) -> `connect` -> the datapath, or `reply` with the reason. Where the datapath takes packets aside: `syns` -> `park` -> the datapath.
 //! `queue`, `pace`, `ledger` and `balance` decide, and do no I/O.
 
 mod accept;
@@ -20,7 +20,6 @@ mod pace;
 mod park;
 mod queue;
 mod reply;
-mod socket;
 mod syns;
 mod throttle;
 
@@ -33,7 +32,10 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::watch,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{accept::Door, client::Service, syns::Desk};
@@ -76,12 +78,15 @@ impl Listener {
         traffic: Arc<Traffic>,
         stop: CancellationToken,
     ) -> io::Result<()> {
-        let sockets = self.sockets.into_iter().map(|(_, socket)| TcpListener::from_std(socket));
-        let sockets = sockets.collect::<io::Result<Vec<_>>>()?;
+        let watch = |(_, socket)| {
+            // SAFETY: the listening socket's file is its own, and goes with it.
+            unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
+        };
+        let sockets = self.sockets.into_iter().map(watch).collect::<io::Result<Vec<_>>>()?;
         let syns = datapath.syns();
         let gate = syns.as_ref().map(|syns| Arc::clone(&syns.gate));
-        let service = Arc::new(Service::new(&self.route, slots, datapath, counts, traffic, gate));
         let (tasks, numbers) = (TaskTracker::new(), Arc::<AtomicU64>::default());
+        let service = Arc::new(Service::new(&self.route, slots, datapath, counts, traffic, gate, tasks.clone()));
         let desk = syns.map(|Syns { gate, arrivals }| {
             let desk = Desk::new(&self.route.name, Arc::clone(&service), gate, Arc::clone(&numbers), tasks.clone());
             let desk = Arc::new(desk);

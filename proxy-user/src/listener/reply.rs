@@ -2,7 +2,12 @@
 //! Promises: the line is not lost to an RST because the client's own bytes were unread; the
 //! farewell is bounded in time and bytes.
 
-use std::{io, os::fd::AsRawFd as _, time::Duration};
+use std::{
+    io,
+    net::TcpStream as StdStream,
+    os::fd::{AsFd, AsRawFd},
+    time::Duration,
+};
 
 use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::{
@@ -12,6 +17,7 @@ use tokio::{
 };
 
 use super::counts::Refusal;
+use crate::socket;
 
 /// How long the client may take to read the line and close, before it is closed.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -33,8 +39,17 @@ impl Refusal {
     }
 }
 
+/// Says `refusal` to a client that was just accepted; see [`say_farewell`].
+pub(super) async fn refuse(client: StdStream, refusal: Refusal) {
+    let stream = client.set_nonblocking(true).and_then(|()| TcpStream::from_std(client));
+    // Fails only if the runtime is shutting down.
+    if let Ok(client) = stream {
+        say_farewell(client, refusal).await;
+    }
+}
+
 /// Says `refusal` and waits, for a bounded time, until the client has closed.
-pub(super) async fn refuse(mut client: TcpStream, refusal: Refusal) {
+pub(super) async fn say_farewell(mut client: TcpStream, refusal: Refusal) {
     let deadline = Instant::now() + FAREWELL;
     let mut budget = UNREAD;
     if say(&client, refusal, &mut budget) && client.shutdown().await.is_ok() {
@@ -43,16 +58,17 @@ pub(super) async fn refuse(mut client: TcpStream, refusal: Refusal) {
 }
 
 /// Says `refusal`; what the client sends after the close that follows is answered by RST.
-pub(super) fn refuse_at_once(client: &TcpStream, refusal: Refusal) {
+pub(super) fn refuse_at_once(client: &StdStream, refusal: Refusal) {
     let mut budget = UNREAD;
     say(client, refusal, &mut budget);
 }
 
 /// Goes to the socket itself: the runtime does not know yet that a new socket can be written.
 /// The line fits the empty send buffer of any new socket, so it needs no wait.
-fn say(client: &TcpStream, refusal: Refusal, budget: &mut usize) -> bool {
+fn say(client: &(impl AsFd + AsRawFd), refusal: Refusal, budget: &mut usize) -> bool {
     discard(budget, |scrap| take(client, scrap));
     let Some(line) = refusal.line() else { return false };
+    socket::close_in_order(client);
     send(client.as_raw_fd(), line, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) == Ok(line.len())
 }
 
@@ -75,6 +91,6 @@ fn discard(budget: &mut usize, read: impl Fn(&mut [u8]) -> io::Result<usize>) ->
     false
 }
 
-fn take(client: &TcpStream, scrap: &mut [u8]) -> io::Result<usize> {
+fn take(client: &impl AsRawFd, scrap: &mut [u8]) -> io::Result<usize> {
     Ok(recv(client.as_raw_fd(), scrap, MsgFlags::MSG_DONTWAIT)?)
 }

@@ -8,19 +8,23 @@ use std::{
     thread,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use switchmaster_tests::node::Door;
 
 use crate::{
     on_each_datapath,
     order::{echo, rest},
     pattern::{Pattern, Random},
-    stage::{self, LIMIT, Stage, crowd},
+    stage::{self, LIMIT, MANY, Stage, crowd},
 };
 
 const CONNECTIONS: usize = 2000;
 const THREADS: usize = 8;
 const PIECES: usize = 24;
+
+/// In which connections are paired late.
+const ROUNDS: usize = 25;
+const TOGETHER: usize = 16;
 
 on_each_datapath!(pieces_around_the_pairing, a_lone_request, the_node_speaks_first, both_speak_first);
 
@@ -43,7 +47,7 @@ fn hear(mut stream: &TcpStream, mut pattern: Pattern, len: u64) -> Result<()> {
     let mut buffer = vec![0; 16 << 10];
     while pattern.at < len {
         let count = stream.read(&mut buffer).with_context(|| format!("hear, after {} of {len}", pattern.at))?;
-        anyhow::ensure!(count > 0, "the end comes after {} of {len} bytes", pattern.at);
+        ensure!(count > 0, "the end comes after {} of {len} bytes", pattern.at);
         pattern.check(&buffer[..count])?;
     }
     Ok(())
@@ -63,6 +67,30 @@ fn pieces_around_the_pairing(datapath: &str) {
             // Nothing more is sent until all of it is back: the last piece must not need a push.
             hear(&stream, stream_of(number), said)
         })
+    });
+}
+
+/// Where many connections are brief, the daemon has what comes first of each: the pairing is in the middle of both streams.
+#[test]
+fn pieces_around_a_late_pairing() {
+    stage::check(Stage::new("sockmap", echo), |stage| {
+        let mut paired = 0;
+        for round in 0..ROUNDS {
+            stage.be_brief(MANY)?;
+            let redirected = stage.verdicts("redirected")?;
+            stage.be_brief(MANY)?;
+            ensure!(stage.verdicts("redirected")? == redirected, "brief connections still go by the kernel");
+            let streams = (0..TOGETHER).map(|number| stage.connect_as(number)).collect::<Result<Vec<_>>>()?;
+            crowd(TOGETHER, THREADS, |number| {
+                let (stream, number) = (&streams[number], round * TOGETHER + number);
+                let said = speak(stream, stream_of(number), &mut Random::new(number as u64))?;
+                hear(stream, stream_of(number), said)
+            })?;
+            paired += usize::from(stage.verdicts("redirected")? > redirected);
+        }
+        // What comes in few pieces is brief as well.
+        ensure!(paired > ROUNDS / 2, "some were paired in {paired} of {ROUNDS} rounds");
+        Ok(())
     });
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     thread,
     time::Duration,
@@ -161,6 +161,19 @@ impl Stage {
         dial(&self.client, to)
     }
 
+    /// So many connections with one question each; for nodes that send back what they hear.
+    pub(crate) fn be_brief(&self, connections: usize) -> Result<()> {
+        for _ in 0..connections {
+            let mut stream = self.connect()?;
+            stream.write_all(b"ping").context("ping")?;
+            stream.shutdown(Shutdown::Write).context("finish")?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).context("to the end")?;
+            ensure!(answer == b"ping", "a brief one heard {answer:?}");
+        }
+        Ok(())
+    }
+
     /// One of the daemon's metrics, summed over its labels that contain `label`.
     pub(crate) fn metric(&self, name: &str, label: &str) -> Result<f64> {
         metric(&self.daemon, name, label)
@@ -193,6 +206,9 @@ impl Stage {
         self.metric("switchmaster_sockmap_verdicts_total{", &format!("verdict=\"{verdict}\""))
     }
 }
+
+/// So many brief connections are noticed, whichever workers have them.
+pub(crate) const MANY: usize = 40;
 
 /// See [`Stage::metric`].
 pub(crate) fn metric(daemon: &Daemon, name: &str, label: &str) -> Result<f64> {

@@ -20,6 +20,7 @@ use crate::{
         sockmap::attach,
     },
     kernel::{self, KernelTargets, Sizes},
+    socket,
     target::{Gate, Slot},
 };
 
@@ -70,13 +71,11 @@ impl Bench {
                 idle_timeout: Duration::ZERO,
                 place: Place::new(place, Claim::default()),
             },
+            0,
+            1,
             now,
-        )
-        .unwrap();
-        pair.join(&mut splice, 0);
-        for side in [CLIENT, NODE] {
-            pair.enter(side, &mut splice, now).unwrap();
-        }
+        );
+        pair.splice(&mut splice, now).unwrap();
         Self {
             pair,
             splice,
@@ -158,7 +157,7 @@ fn sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let near = listener.accept().unwrap().0;
-    near.set_nonblocking(true).unwrap();
+    socket::tune(&near).unwrap();
     far.set_nonblocking(true).unwrap();
     (far, near)
 }

@@ -15,7 +15,7 @@ use proxy_ebpf::{TargetKey, balance::kind};
 
 use super::Tc;
 use crate::{
-    datapath::{Connection, Datapath, Sever, Share, Syns},
+    datapath::{Call, Connection, Datapath, Sever, Share, Syns},
     nat::{flows::Usage, keeper::Order, ticks},
     target::Load,
 };
@@ -96,6 +96,10 @@ impl Datapath for TcRoute {
 
     fn adopt(&self, connection: Connection) {
         self.beneath.adopt(connection);
+    }
+
+    fn dial(&self, call: Call) {
+        self.beneath.dial(call);
     }
 
     fn sever(&self, order: &Sever) {

@@ -2,14 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use proxy_ebpf::Cookie;
-
 use super::Worker;
 use crate::{
-    datapath::{
-        Sever, Severed,
-        pair::{CLIENT, Pair},
-    },
+    datapath::{Sever, Severed, pair::Pair},
     urgent::Urgent,
 };
 
@@ -28,11 +23,12 @@ const SLICE: usize = 32;
 #[derive(Debug)]
 pub(super) struct Ending {
     pub(super) index: usize,
-    client: Cookie,
+    number: u64,
 }
 
 impl Worker {
     pub(super) fn carry_out(&mut self, order: &Sever, urgent: Urgent) {
+        self.give_up_calls(order);
         let early = self.early.remove(&order.key);
         let doomed = |pair: &Pair| pair.lease.key == order.key && pair.lease.generation != order.keep;
         let severed = self.sever(&doomed, urgent.or_here());
@@ -54,7 +50,7 @@ impl Worker {
                     continue;
                 }
                 pair.dismiss_client(self.splice.as_ref(), &mut self.scratch);
-                self.endings.push_back(Ending { index, client: pair.ends[CLIENT].cookie });
+                self.endings.push_back(Ending { index, number: pair.number });
                 first.get_or_insert_with(Instant::now);
                 severed += 1;
                 if severed % BURST == 0 {
@@ -84,9 +80,9 @@ impl Worker {
 
     fn close_some(&mut self) {
         let some = self.endings.len().min(SLICE);
-        for Ending { index, client } in self.endings.drain(..some).collect::<Vec<_>>() {
+        for Ending { index, number } in self.endings.drain(..some).collect::<Vec<_>>() {
             // It may have ended by itself, and its place be another's.
-            if self.pairs.get(index).is_some_and(|pair| pair.ends[CLIENT].cookie == client) {
+            if self.pairs.get(index).is_some_and(|pair| pair.number == number) {
                 self.end(index);
             }
         }

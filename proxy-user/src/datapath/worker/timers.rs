@@ -19,23 +19,21 @@ impl Worker {
         }
         let look = self.later.peek().map(|Reverse((due, ..))| *due);
         let close = (!self.endings.is_empty()).then_some(self.respite);
-        let due = [look, self.next_tick, close].into_iter().flatten().min();
+        let due = [look, self.next_tick, close, self.dials.due()].into_iter().flatten().min();
         let Some(due) = due else { return EpollTimeout::NONE };
         let millis = due.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
         EpollTimeout::try_from(millis.min(60_000) as i32).unwrap_or(EpollTimeout::ZERO)
     }
 
     pub(super) fn look_later(&mut self, now: Instant) {
-        while let Some(&Reverse((due, token, cookie))) = self.later.peek() {
+        while let Some(&Reverse((due, token, number))) = self.later.peek() {
             if due > now {
                 break;
             }
             self.later.pop();
             let (index, side) = place(token);
-            let current = self
-                .pairs
-                .get(index)
-                .is_some_and(|pair| pair.ends[side].cookie == cookie && pair.flows[side].due == Some(due));
+            let current =
+                self.pairs.get(index).is_some_and(|pair| pair.number == number && pair.flows[side].due == Some(due));
             if current {
                 self.step(token, now);
             }

@@ -51,11 +51,11 @@ async fn a_flood_beyond_max_connections_is_told_and_bounded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hasty_farewell_is_heard_over_what_the_client_said_before() {
-    let door = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let door = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let client = StdStream::connect(door.local_addr().unwrap()).unwrap();
     say(&client, b"PING\r\n");
-    let (stream, _) = door.accept().await.unwrap();
-    stream.readable().await.unwrap();
+    let (stream, _) = door.accept().unwrap();
+    stream.peek(&mut [0]).unwrap();
     crate::listener::reply::refuse_at_once(&stream, Refusal::MaxConnections);
     drop(stream);
     assert_eq!(hear_of(client).await, "-ERR max number of clients reached\r\n");

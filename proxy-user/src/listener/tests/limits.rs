@@ -144,18 +144,19 @@ async fn release(rig: &Rig, n: usize) {
 async fn the_task_of_a_client_is_small() {
     use crate::{
         datapath::{Claim, Place},
-        listener::client::{Client, Service},
+        listener::client::{Service, Visitor},
     };
     let (slots, seen) = target::channel();
-    let service =
-        Arc::new(Service::new(&route(), seen, Arc::<Recorder>::default(), Arc::default(), Arc::default(), None));
+    let (recorder, tasks) = (Arc::<Recorder>::default(), tokio_util::task::TaskTracker::new());
+    let service = Service::new(&route(), seen, recorder, Arc::default(), Arc::default(), None, tasks);
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let place = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
     let place = Place::new(place, Claim::default());
     let ip = stream.peer_addr().unwrap().ip();
-    let client = Client { stream, ip, number: 0, arrived: tokio::time::Instant::now(), has_waited: false, place };
-    let size = size_of_val(&service.serve(client));
+    let arrived = tokio::time::Instant::now();
+    let visitor = Visitor { ip, number: 0, arrived, has_waited: false, let_through: false };
+    let size = size_of_val(&service.serve(stream, place, visitor, None));
     println!("a client's task: {size} bytes");
     assert!(size < 2048, "{size}");
     drop(slots);

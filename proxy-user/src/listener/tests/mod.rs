@@ -202,6 +202,6 @@ fn say(mut client: &StdStream, words: &[u8]) {
 }
 
 fn reset(client: StdStream) {
-    super::socket::reset_on_close(&client);
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
 }

@@ -1,5 +1,7 @@
 //! A worker turned by hand, with real pairs on loopback: what a switch leaves behind, and who leaves in a pause.
 
+mod dialling;
+
 use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
@@ -12,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::*;
 use crate::{
     datapath::{Claim, Place, Sever, Severed},
+    socket,
     target::Slot,
     urgent::Urgent,
 };
@@ -58,7 +61,7 @@ impl Bench {
     fn sockets(&self) -> (TcpStream, TcpStream) {
         let far = TcpStream::connect(self.listener.local_addr().expect("bound")).expect("connect");
         let near = self.listener.accept().expect("accept").0;
-        near.set_nonblocking(true).expect("non-blocking");
+        socket::tune(&near).expect("options");
         far.set_read_timeout(Some(PATIENCE)).expect("a time limit");
         (far, near)
     }
