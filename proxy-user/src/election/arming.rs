@@ -258,6 +258,11 @@ impl Arming {
         self.fences().next().is_some()
     }
 
+    /// A role has changed as the failover wants it, and whoever is named next is to be known soon.
+    pub(super) fn holds(&self) -> bool {
+        self.role.is_some()
+    }
+
     /// When each fence there is ends.
     fn fences(&self) -> impl Iterator<Item = Instant> + '_ {
         let words = self.witnesses.values().filter_map(|witness| witness.fence.map(|fence| fence.until));

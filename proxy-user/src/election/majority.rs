@@ -102,7 +102,10 @@ impl Majority {
         }
         match incumbent {
             Some(target) => self.judge(&count, roster, target, held, now),
-            None => self.shut(&count, roster, now),
+            None => {
+                self.unsupported = None;
+                self.shut(&count, roster, now)
+            }
         }
     }
 
@@ -124,9 +127,14 @@ impl Majority {
     }
 
     pub(super) fn depose(&mut self, target: &Target, now: Instant) {
-        if self.credit.is_none() {
+        let is_known = |it: &Deposed| (it.addr, it.epoch) == (target.addr, target.epoch) && now < it.until;
+        if self.credit.is_none() && !self.deposed.as_ref().is_some_and(is_known) {
             self.deposed = Some(Deposed { addr: target.addr, epoch: target.epoch, until: now + AFTER_ROLE });
         }
+    }
+
+    fn is_deposed(&self, agreed: &Agreed, roster: &Roster, now: Instant) -> Option<Deposed> {
+        self.deposed.filter(|it| it.holds(agreed, now) && roster.has_other_master(agreed.addr))
     }
 
     /// Whether the incumbent may stay.
@@ -141,6 +149,9 @@ impl Majority {
                 self.floor = self.floor.max(agreed.epoch.min(target.epoch));
                 if overtaken(agreed, roster) {
                     self.depose(target, now);
+                    return self.shut(count, roster, now);
+                }
+                if self.is_deposed(agreed, roster, now).is_some() {
                     return self.shut(count, roster, now);
                 }
                 match held {
@@ -176,8 +187,7 @@ impl Majority {
         Ruling { call: Call::Keep(Way::Open, reason), wake: self.end(since) }
     }
 
-    fn shut(&mut self, count: &Count, roster: &Roster, now: Instant) -> Ruling {
-        self.unsupported = None;
+    fn shut(&self, count: &Count, roster: &Roster, now: Instant) -> Ruling {
         let (reason, candidate) = self.why_shut(count, roster, now);
         let wake = match count {
             Count::Agreed(agreed) => match self.obstacle(agreed, roster, now) {
@@ -214,9 +224,7 @@ impl Majority {
             let two = roster.says_master(agreed.addr);
             return Some(if two { Obstacle::Overtaken { until: None } } else { Obstacle::Unconfirmed });
         }
-        if let Some(deposed) = self.deposed.filter(|it| it.holds(agreed, now))
-            && roster.has_other_master(agreed.addr)
-        {
+        if let Some(deposed) = self.is_deposed(agreed, roster, now) {
             return Some(Obstacle::Overtaken { until: Some(deposed.until) });
         }
         if let Some(contest) = self.contest.as_ref().filter(|contest| !self.is_over(contest.since, now)) {

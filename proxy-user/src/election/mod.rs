@@ -123,6 +123,9 @@ impl Election {
         let in_force = self.incumbent.as_ref().is_some_and(|it| it.target.addr == canonical(view.master));
         if in_force && self.believes(from) {
             self.arming.answered(canonical(from), view.master_down, now);
+        } else {
+            // What it thinks of who is in force it does not say any more.
+            self.arming.lost(canonical(from));
         }
     }
 
@@ -171,7 +174,7 @@ impl Election {
         self.now = Some(now);
         let ruling = self.rule(now);
         let wake = ruling.wake;
-        let (way, reason) = self.apply(ruling.call, now);
+        let (way, reason) = self.apply(ruling.call);
         let (way, reason) = self.inherit(way, reason, now);
         let (way, reason) = self.pause(way, reason, now);
         let inherited = self.inherited.as_ref().and_then(|inherited| inherited.wake(now));
@@ -216,7 +219,8 @@ impl Election {
     /// Lowers what the other rules allow, as long as the master is in force on another daemon's word.
     fn inherit(&mut self, way: Way, reason: Reason, now: Instant) -> (Way, Reason) {
         let Some(inherited) = &self.inherited else { return (way, reason) };
-        let is_in_force = self.incumbent.as_ref().is_some_and(|it| it.target.is_same(&inherited.master));
+        let is_in_force =
+            way != Way::Closed && self.incumbent.as_ref().is_some_and(|it| it.target.is_same(&inherited.master));
         let bound = match is_in_force {
             true => inherited.bound(way, reason, &self.roster, self.rules.sentinels, now),
             // Another is followed, or nobody: that was decided here.
@@ -235,12 +239,18 @@ impl Election {
         }
     }
 
-    /// Rule 5: lowers what the other rules allow, and never raises it.
+    /// Rule 5: lowers what the other rules allow, and never raises it: where nobody is followed any more, who was connected is
+    /// held for as long as a decision is near, and then dials once, to where that leads.
     fn pause(&mut self, way: Way, reason: Reason, now: Instant) -> (Way, Reason) {
         let master = self.incumbent.as_ref().map(|incumbent| incumbent.target.addr);
         self.arming.step(&mut self.roster, master, now);
         match way {
             Way::Closed => {
+                self.depose(now);
+                if master.is_some() && self.arming.holds() {
+                    return (Way::Paused, Reason::Failover);
+                }
+                self.incumbent = None;
                 self.arming.closed();
                 (way, reason)
             }
@@ -262,7 +272,7 @@ impl Election {
         }
     }
 
-    fn apply(&mut self, call: Call, now: Instant) -> (Way, Reason) {
+    fn apply(&mut self, call: Call) -> (Way, Reason) {
         match call {
             Call::Follow(target) => {
                 self.incumbent = Some(Incumbent::new(target));
@@ -271,11 +281,7 @@ impl Election {
                 (Way::Open, if self.majority.lends() { Reason::Early } else { Reason::Proven })
             }
             Call::Keep(way, reason) => (way, reason),
-            Call::Close(reason, candidate) => {
-                self.depose(now);
-                self.incumbent = None;
-                (Way::Closed, self.explain(reason, candidate))
-            }
+            Call::Close(reason, candidate) => (Way::Closed, self.explain(reason, candidate)),
         }
     }
 

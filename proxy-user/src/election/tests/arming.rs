@@ -28,7 +28,7 @@ fn a_planned_failover_is_fenced_before_the_flip_and_released_by_the_majority() {
          151 1~chosen:B@7        => paused A@6 failover wake 1150
          220 B=master            => paused A@6 failover wake 5151
          230 1:A@6! 2:A@6        => paused A@6 failover
-         1300 1~promoted:B@7 2:B@7 => closed two-masters
+         1300 1~promoted:B@7 2:B@7 => paused A@6 failover wake 5220
          1301 1:B@7              => open B@7 proven wake none
          1302 1~promoted:B@7 A=master => open B@7 proven wake none",
     );
@@ -194,7 +194,8 @@ fn a_fence_outlasts_the_silence_of_who_turned() {
          220 B=master            => paused A@6 failover wake 5150
          300 B=- B=- B=- B=-     => paused A@6 failover
          1300 1:B@7              => paused A@6 failover
-         1400 2:B@7              => closed unconfirmed",
+         1400 2:B@7              => paused A@6 failover
+         5220                    => closed unconfirmed",
     );
     healthy("150 1~chosen:B@7 B=master B=- B=- B=- => paused A@6 failover\n 300 B=replica => open A@6 proven");
     // The role comes in the moment in which the word runs out.
@@ -234,25 +235,27 @@ fn one_sentinels_abort_does_not_end_anothers_pause() {
 
 #[test]
 fn a_vote_that_is_missing_does_not_bring_the_deposed_back() {
-    // The leader's view closes the group, and then it does not answer for a moment.
+    // The leader's view deposes it, and then it does not answer for a moment.
     healthy(
         "150 1~chosen:B@7        => paused A@6 failover
          220 B=master            => paused A@6 failover
-         1230 1:B@7              => closed two-masters
-         1240 1:-                => closed two-masters wake 5150
+         1230 1:B@7              => paused A@6 failover
+         1240 1:-                => paused A@6 failover wake 5150
          1300 1:B@7 2:B@7        => open B@7 proven",
     );
     // It never comes back: the others' word counts again in time.
     healthy(
         "150 1~chosen:B@7 B=master => paused A@6 failover
-         1230 1:B@7              => closed two-masters
-         1240 1:-                => closed two-masters
+         1230 1:B@7              => paused A@6 failover
+         1240 1:-                => paused A@6 failover
+         5149                    => paused A@6 failover
+         5150                    => closed two-masters
          6229                    => closed two-masters
          6230                    => open A@6 proven",
     );
     // B takes it back.
     healthy(
-        "150 1~chosen:B@7 B=master 1:B@7 => closed two-masters\n 160 1:- => closed two-masters\n 170 B=replica => open A@6 proven",
+        "150 1~chosen:B@7 B=master 1:B@7 => paused A@6 failover\n 160 1:- => paused A@6 failover\n 170 B=replica => open A@6 proven",
     );
 }
 

@@ -229,10 +229,12 @@ impl Model {
         let silent =
             self.nodes.get(&target.addr).is_none_or(|past| past.last_word().is_none() || past.failures() >= self.fall);
         ensure(!(silent && after.way == Way::Open), "open to a silent node")?;
-        let open = matches!(after.way, Way::Open | Way::Paused);
+        // Nothing passes then, and for how long that may be is asked elsewhere: a successor may be about to be named.
+        let held = after.way == Way::Paused;
+        let open = after.way == Way::Open || held;
         if self.announced.was_lent(target.addr) {
             let on_credit = self.announced.on_credit(target.addr, now);
-            ensure(on_credit || !second, "two masters, and no majority for the one on credit")?;
+            ensure(on_credit || held || !second, "two masters, and no majority for the one on credit")?;
             if on_credit {
                 self.alone = None;
                 return Ok(());
@@ -242,15 +244,15 @@ impl Model {
             Some((addr, _)) if addr == target.addr => {
                 self.alone = None;
                 let overtaken = candidate.is_some_and(|it| self.rivals(it).iter().any(|rival| self.claims(*rival)));
-                ensure(!overtaken, "kept although a higher epoch's node says master")?;
+                ensure(held || !overtaken, "kept although a higher epoch's node says master")?;
                 ensure(silent || open, "a supported master that speaks is not open")
             }
             Some((_, epoch)) if epoch >= self.floor && !self.announced.was_lent(target.addr) => {
-                Err("kept although a majority deposed it".into())
+                ensure(held, "kept although a majority deposed it")
             }
             _ => {
                 let since = *self.alone.get_or_insert(now);
-                ensure(!second, "kept without a majority although a second node says master")?;
+                ensure(held || !second, "kept without a majority although a second node says master")?;
                 let over = now - since >= self.grace;
                 ensure(!(over && after.way == Way::Open), "open without a majority beyond the grace")?;
                 ensure(over || silent || open, "the grace was not given")

@@ -64,7 +64,7 @@ fn counterexample_g_planned_failover() {
          150 1~chosen:B@7                => paused A@6#a failover
          200 B=master#b                  => paused A@6#a failover
          1080 1:A@7!                     => paused A@6#a failover
-         1100 2:B@7                      => closed two-masters
+         1100 2:B@7                      => paused A@6#a failover
          1150 3:B@7                      => open B@7#b proven
          2200 1:B@7                      => open B@7#b proven
          5000 A=master#a                 => open B@7#b proven
@@ -80,7 +80,7 @@ fn counterexample_g3_a_thawed_master_is_not_followed() {
          1500 A=- A=- A=-                => established A@6 probe-lost
          2500 B=replica 1:A@6! 2:A@6! 3:A@6! => established A@6 probe-lost
          2740 B=master                   => paused A@6 failover
-         4740 1:B@7                      => closed two-masters
+         4740 1:B@7                      => paused A@6 failover
          4750 2:B@7 3:B@7                => open B@7 proven
          8000 A=master                   => open B@7 proven
          18000 A=replica                 => open B@7 proven",
