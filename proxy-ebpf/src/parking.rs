@@ -11,14 +11,19 @@ pub mod names {
     pub const RELEASE: &str = "release";
 }
 
-/// What becomes of the SYNs of a route that come in now.
+/// What becomes of the SYNs of a route that come in now, and of clients that steering could lead. These cannot be taken aside:
+/// whom it does not lead is the listener's for life, so they go by the target alone, unless all arrivals have to keep a pace.
 pub mod turn {
     /// They make flows while the target is open, and are taken aside while it is not.
     pub const FREE: u64 = 0;
     /// All are taken aside: others are to go before them.
     pub const HELD: u64 = 1;
-    /// All are left to the listener: there is no room for more of them.
+    /// All are left to the listener, and so is whoever could be led: the daemon is leaving.
     pub const LISTENER: u64 = 2;
+    /// All are taken aside, and nobody is led: a rate holds for whoever arrives now.
+    pub const PACED: u64 = 3;
+    /// All are left to the listener: there is no room for more of them.
+    pub const FULL: u64 = 4;
 }
 
 /// Marks of frames that the daemon sends in again. None of them leaves the program.

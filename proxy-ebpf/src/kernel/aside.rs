@@ -31,6 +31,8 @@ pub(crate) enum Turn {
     /// It makes a flow if the target is open, and is taken aside if not.
     Free,
     Held,
+    Paced,
+    Full,
     Listener,
 }
 
@@ -46,6 +48,8 @@ pub(crate) fn turn_of(route: u16, clock: &Clock, now: u64, released: bool) -> Tu
     match SYN_TURNS.get(u32::from(route)) {
         Some(&turn::FREE) => Turn::Free,
         Some(&turn::HELD) => Turn::Held,
+        Some(&turn::PACED) => Turn::Paced,
+        Some(&turn::FULL) => Turn::Full,
         Some(_) => Turn::Listener,
         None => Turn::Unparked,
     }
@@ -54,7 +58,7 @@ pub(crate) fn turn_of(route: u16, clock: &Clock, now: u64, released: bool) -> Tu
 /// Whether SYNs of the route may be parked now.
 #[inline(always)]
 pub(crate) fn is_held(route: u16) -> bool {
-    SYN_TURNS.get(u32::from(route)) == Some(&turn::HELD)
+    matches!(SYN_TURNS.get(u32::from(route)), Some(&(turn::HELD | turn::PACED)))
 }
 
 /// False where it cannot be taken: it is too long, or the daemon has not read what came before.

@@ -49,7 +49,7 @@ pub async fn run(mut config: Config, drain: Duration, pin_dir: &Path) -> Result<
     let signals = drain::Signals::new().context("signals")?;
     // A flow of packets takes no file.
     let flows: Vec<u32> = config.routes.iter().map(|route| route.max_connections).collect();
-    limits::fit_open_files(&mut config.routes);
+    limits::fit_open_files(&mut config.routes, config.groups.len());
     let paths = {
         let (config, pin_dir) = (config.clone(), pin_dir.to_path_buf());
         tokio::task::spawn_blocking(move || paths::choose(&config, &flows, &pin_dir)).await??

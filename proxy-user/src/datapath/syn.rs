@@ -47,14 +47,18 @@ pub enum Onward {
     Listener,
 }
 
-/// What becomes of the SYNs that come in from now on.
+/// What becomes of the SYNs that come in from now on; see [`proxy_ebpf::parking::turn`], also for who is led without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     /// While the route leads somewhere they go there; else they are taken aside.
     Free,
     /// They are taken aside: others go first.
     Held,
-    /// They are the listener's.
+    /// They are taken aside: a rate holds for all who arrive.
+    Paced,
+    /// They are the listener's: there is no room for them.
+    Full,
+    /// Everybody is the listener's.
     Listener,
 }
 

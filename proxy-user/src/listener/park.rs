@@ -160,8 +160,8 @@ impl Lot {
         let done = act(&mut queue);
         if let Some(gate) = &self.gate {
             gate.set(match queue.turn(Instant::now()) {
-                // With room for nobody there is nobody to be told apart from others.
-                Turn::Held if self.most_syns() == 0 => Turn::Listener,
+                Turn::Held if self.most_syns() == 0 => Turn::Full,
+                Turn::Paced if self.most_syns() == 0 => Turn::Listener,
                 turn => turn,
             });
         }

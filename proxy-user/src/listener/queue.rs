@@ -104,7 +104,11 @@ impl Queue {
             Road::Open => !self.sockets.waiting.is_empty() || !self.syns.waiting.is_empty(),
             Road::Doubtful(_) => !self.syns.waiting.is_empty(),
         };
-        if queued || self.pace.due(now, now).is_some() { Turn::Held } else { Turn::Free }
+        match self.pace.due(now, now) {
+            Some(_) => Turn::Paced,
+            None if queued => Turn::Held,
+            None => Turn::Free,
+        }
     }
 
     /// Queues up; the receiver fails when the queue has ended.

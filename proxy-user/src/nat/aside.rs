@@ -176,6 +176,8 @@ impl SynGate for Route {
         let word = match turn {
             Turn::Free => turn::FREE,
             Turn::Held => turn::HELD,
+            Turn::Paced => turn::PACED,
+            Turn::Full => turn::FULL,
             Turn::Listener => turn::LISTENER,
         };
         if let Some(entry) = self.kernel.turns.get(usize::from(self.number)) {

@@ -41,8 +41,8 @@ pub(crate) fn flow(
         return Err(packet::NOT_ALLOWED);
     }
     let shut = match turn_of(door.route, life, now, released) {
-        Turn::Listener => return Err(packet::LISTENER),
-        Turn::Held => return Err(packet::PARKED),
+        Turn::Full | Turn::Listener => return Err(packet::LISTENER),
+        Turn::Held | Turn::Paced => return Err(packet::PARKED),
         Turn::Free => packet::PARKED,
         Turn::Unparked => packet::LISTENER,
     };

@@ -95,8 +95,8 @@ fn lead(socket: *mut bpf_sock, listen: &Listen, at: At, netns: u64) -> Result<At
     if !is_allowed(source, v6, route) {
         return Err(count::NOT_ALLOWED);
     }
-    // Others wait, and are to go before this one.
-    if matches!(turn_of(listen.route, life, now, false), Turn::Held | Turn::Listener) {
+    // Whoever waits with the listener keeps nobody there: what it accepts is its own for life.
+    if matches!(turn_of(listen.route, life, now, false), Turn::Paced | Turn::Listener) {
         return Err(count::NO_TARGET);
     }
     let Some(slot) = balance::slot_for(&bytes(source), v6, route) else {

@@ -214,7 +214,7 @@ async fn the_park_has_one_limit_and_keeps_room_for_those_who_shook_hands() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_nobody_may_wait_the_kernel_takes_none_aside() {
     let wire = Wire::start(&Route { park: Park { limit: 0, timeout: PATIENCE }, ..route() });
-    wire.until_turn(Turn::Listener).await;
+    wire.until_turn(Turn::Full).await;
     let (_node, addr) = node();
     wire.rig.lead_to(&[slot(addr, 1)]);
     wire.until_turn(Turn::Free).await;

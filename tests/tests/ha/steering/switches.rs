@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use switchmaster_tests::{Client, Daemon, Lab, Spec, daemon, lab::check, wait};
 
-use super::{counted, ensure_direct, ensure_hop, lab, lab_with, led, local, outcome, steered, with_steering};
+use super::{
+    counted, ensure_direct, ensure_hop, is_direct, lab, lab_with, led, local, outcome, steered, with_steering,
+};
 use crate::{FAILOVER, FOLLOW, limit, on_each_datapath, pause::hang_a_failover};
 
 on_each_datapath!(a_switch_ends_all_of_them);
@@ -34,6 +36,39 @@ fn a_switch_ends_all_of_them(datapath: &str) {
         wait::until(FOLLOW, "all to be counted", || {
             let severed = lab.daemon.status()?.route("writes")?.severed;
             ensure!(severed == 20, "{severed} are counted as severed");
+            Ok(())
+        })
+    });
+}
+
+/// Whoever waits with the listener keeps nobody there but himself, at no moment of a switch.
+#[test]
+fn who_comes_back_while_another_waits_is_led() {
+    const BACK: usize = 40;
+    check(lab("copy"), |lab| {
+        let (proxy, to) = (lab.world.proxy()?, lab.writes_address()?);
+        let idle = (0..BACK).map(|_| local(lab)).collect::<Result<Vec<_>>>()?;
+        lab.cluster.failover()?;
+        lab.daemon.wait_way(lab.group_name(), "paused", FAILOVER)?;
+        let late = |wait_for: Option<Client>| {
+            if let Some(client) = wait_for {
+                client.ensure_torn_down(FAILOVER)?;
+            }
+            let mut client = Client::connect_within(proxy, to, FAILOVER)?;
+            client.ping()?;
+            is_direct(&mut client)
+        };
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| late(None));
+            wait::until(FOLLOW, "one to be parked", || {
+                ensure!(lab.daemon.status()?.route("writes")?.parked == 1, "it is not");
+                Ok(())
+            })?;
+            let back: Vec<_> = idle.into_iter().map(|client| scope.spawn(|| late(Some(client)))).collect();
+            let back = back.into_iter().map(|one| one.join().ok().context("a client panicked")?);
+            let direct = back.collect::<Result<Vec<_>>>()?.into_iter().filter(|direct| *direct).count();
+            ensure!(direct == BACK, "{} of {BACK} have the listener between", BACK - direct);
+            ensure!(!waits.join().ok().context("a client panicked")??, "what was accepted cannot be led any more");
             Ok(())
         })
     });
