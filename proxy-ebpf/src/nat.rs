@@ -291,7 +291,7 @@ pub struct Out {
     pub peered: u16,
 }
 
-/// The first flow of a route that was established under the generation that came last.
+/// The first flow of a route that was established, or client that was led, under the generation that came last.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct First {

@@ -75,12 +75,13 @@ fn newcomer(lab: &Lab) -> Result<JoinHandle<Result<()>>> {
     Ok(thread::spawn(move || Client::connect_within(&namespace, to, FOLLOW)?.ping()))
 }
 
-/// What had been sent before the pause has arrived, either way: on a busy machine node and clients come to it late.
+/// What had been sent before the pause has arrived, either way: on a busy machine node and clients come to it late, and a packet
+/// that is lost between the two comes again after 0.2 s (TCP_RTO_MIN).
 fn wait_until_arrived(lab: &Lab, old: usize, echoed: &AtomicU64) -> Result<()> {
     wait::until(Duration::from_secs(1), "node and clients to stand still", || {
         let look = || -> Result<_> { Ok((executed(lab, old)?, echoed.load(Ordering::Relaxed))) };
         let before = look()?;
-        wait::pause(Duration::from_millis(100));
+        wait::pause(Duration::from_millis(250));
         let now = look()?;
         ensure!(now == before, "they went from {before:?} to {now:?}");
         Ok(())

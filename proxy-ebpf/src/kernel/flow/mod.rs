@@ -195,20 +195,20 @@ extern "C" fn flow_established(place: u32) -> u32 {
         fetch_add(usage, 1);
     }
     balance::established(flow);
-    remember_first(flow);
+    remember_first(flow.route, flow.generation);
     1
 }
 
 /// Of each generation, as a switch wants to know it.
 #[inline(always)]
-fn remember_first(flow: &Flow) {
-    let Some(first) = FIRSTS.get_ptr_mut(u32::from(flow.route)) else { return };
+pub(crate) fn remember_first(route: u16, generation: u32) {
+    let Some(first) = FIRSTS.get_ptr_mut(u32::from(route)) else { return };
     // SAFETY: a field of the entry.
-    let generation = unsafe { &raw mut (*first).generation };
+    let latest = unsafe { &raw mut (*first).generation };
     // SAFETY: one word.
-    let known = unsafe { generation.read_volatile() };
-    let is_later = flow.generation.wrapping_sub(known as u32) as i32 > 0;
-    if is_later && replace(generation, known, u64::from(flow.generation)) {
+    let known = unsafe { latest.read_volatile() };
+    let is_later = generation.wrapping_sub(known as u32) as i32 > 0;
+    if is_later && replace(latest, known, u64::from(generation)) {
         // SAFETY: a field of the entry.
         let at = unsafe { &raw mut (*first).at };
         // SAFETY: no arguments.

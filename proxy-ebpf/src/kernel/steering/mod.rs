@@ -20,7 +20,7 @@ use crate::field::{read, read_all};
 use crate::kernel::{
     aside::{Turn, turn_of},
     balance,
-    flow::{Gate, gate::gate_of, halves},
+    flow::{Gate, gate::gate_of, halves, remember_first},
     packet::{RST, TCP, bytes, is_mapped, mapped, of_words, words},
     tables::{USAGE, globals},
     target::{is_allowed, is_open, is_same, node_of, target_of},
@@ -141,6 +141,7 @@ fn lead(socket: *mut bpf_sock, listen: &Listen, at: At, netns: u64) -> Result<At
     if !socket::lead(socket, &steered) {
         return Err(count::NO_ROOM);
     }
+    remember_first(listen.route, generation);
     Ok(At { addr, port })
 }
 
