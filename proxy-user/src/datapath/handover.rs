@@ -28,7 +28,7 @@ const ROOM: usize = 2 * MOST_CREDIT as usize;
 const GIVE_UP: Duration = Duration::from_secs(600);
 
 /// Segments, both ways, from which on a connection is no brief one.
-const BRIEF: u64 = 8;
+pub(super) const BRIEF: u64 = 8;
 
 impl Pair {
     /// Gives the connection to the kernel. What the daemon has read of it must be written.
@@ -42,10 +42,11 @@ impl Pair {
     /// holds nothing of it.
     pub(super) fn consider_splice(&mut self, splice: &mut Splice, now: Instant) -> io::Result<()> {
         let is_whole = |end: &End| !end.is_full() && !end.hung_up && !end.eof;
-        if self.joined || self.moves < BRIEF || !self.ends.iter().all(is_whole) {
+        if self.joined || self.moves < self.splice_at || !self.ends.iter().all(is_whole) {
             return Ok(());
         }
-        self.moves = 0;
+        // Should the kernel refuse.
+        self.splice_at = self.moves + BRIEF;
         self.splice(splice, now)
     }
 
@@ -77,6 +78,7 @@ impl Pair {
             return Ok(());
         }
         self.flows[side].spliced = true;
+        self.flows[side].held = false;
         self.flows[side].go(Via::Kernel, now);
         self.ends[side].kick()
     }

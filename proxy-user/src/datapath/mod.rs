@@ -82,15 +82,25 @@ pub trait Caller: Send + std::fmt::Debug {
     fn stands(&self, lease: &Lease) -> bool;
     /// The datapath moves the client's bytes now.
     fn reached(&self, generation: u64);
-    /// The client is given back: its node has moved, or what was begun under the lease has failed, or takes its time.
-    fn missed(&self, client: TcpStream, place: Place, begun: Option<(Lease, std::io::Result<TcpStream>)>);
+    /// The client is given back.
+    fn missed(&self, client: TcpStream, place: Place, lease: Lease, why: Missed);
+}
+
+/// Why a client's node was not reached.
+#[derive(Debug)]
+pub enum Missed {
+    /// Nothing was begun: there is no file for it, or nobody who dials.
+    Unbegun,
+    /// Its node is none any more, or nothing may pass there now.
+    Moved,
+    /// It has failed, or takes its time.
+    Begun(std::io::Result<TcpStream>),
 }
 
 impl Call {
-    /// Gives the client back with what was begun for it.
-    pub(crate) fn miss(self, begun: Option<std::io::Result<TcpStream>>) {
+    pub(crate) fn miss(self, why: Missed) {
         let Self { client, lease, place, caller, .. } = self;
-        caller.missed(client, place, begun.map(|begun| (lease, begun)));
+        caller.missed(client, place, lease, why);
     }
 }
 
@@ -150,7 +160,7 @@ pub trait Datapath: Send + Sync + std::fmt::Debug {
     /// Dials the node and takes the pair over; what is not reached within [`crate::socket::HANDSHAKE`], or fails, or has
     /// moved meanwhile, goes back to the caller. A datapath that does not dial gives it back at once.
     fn dial(&self, call: Call) {
-        call.miss(None);
+        call.miss(Missed::Unbegun);
     }
     fn sever(&self, order: &Sever);
     /// The gate of `key`, which was paused, is open again: what stood still goes on at once.

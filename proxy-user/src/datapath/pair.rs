@@ -13,6 +13,7 @@ use super::{
     Connection, Place, Traffic,
     end::End,
     flow::{Flow, Via},
+    handover::BRIEF,
     relay::{self, Turn},
     splice::Splice,
 };
@@ -39,8 +40,9 @@ pub(super) struct Pair {
     pub(super) joined: bool,
     /// What the kernel program calls the client's flow; the node's is the next.
     pub(super) token: u32,
-    /// How often the daemon has moved something since it last thought of the splice.
+    /// How often the daemon has moved something, and from when on it goes to the kernel.
     pub(super) moves: u64,
+    pub(super) splice_at: u64,
     /// Tells it from whoever has its index later.
     pub(super) number: u64,
     place: Option<Place>,
@@ -83,6 +85,7 @@ impl Pair {
             joined: false,
             token,
             moves: 0,
+            splice_at: BRIEF,
             number,
             place: Some(connection.place),
             vacated: false,

@@ -25,6 +25,7 @@ pub(super) use self::kernel_events::KernelEvents;
 use self::{dialling::Dials, ending::Ending};
 use super::{
     Connection,
+    flow::Via,
     mailbox::{Mail, Mailbox},
     pair::{CLIENT, Means, NODE, Pair, Step},
     splice::Splice,
@@ -132,7 +133,7 @@ impl Worker {
         }
         self.look_later(now);
         // Last, so that a slot freed above is not reused while its old events are at hand.
-        self.answer_calls(now);
+        self.answer_calls(ready < events.len(), now);
         if mail && !self.open_mail(now) {
             self.sever_all();
             return Ok(false);
@@ -145,7 +146,7 @@ impl Worker {
         for mail in self.mailbox.take() {
             match mail {
                 Mail::Adopt(connection) => self.adopt(connection, false, now),
-                Mail::Dial(call) => self.dial(call, now),
+                Mail::Dial(call) => self.dial(call),
                 Mail::Sever(order, urgent) => self.carry_out(&order, urgent),
                 Mail::Resume(key) => self.resume(key, now),
                 Mail::Kernel(event) => self.on_kernel(event, now),
@@ -176,9 +177,12 @@ impl Worker {
             self.next_tick.get_or_insert(now + timers::TICK);
         }
         // Most clients have spoken by now.
-        pair.ends[CLIENT].readable = true;
+        let is_ours = pair.flows[CLIENT].via == Via::Daemon;
+        pair.ends[CLIENT].readable |= is_ours;
         self.pairs.insert(pair);
-        self.step(token(index, CLIENT), now);
+        if is_ours {
+            self.step(token(index, CLIENT), now);
+        }
     }
 
     fn install(&mut self, pair: &mut Pair, index: usize, dialled: bool, now: Instant) -> io::Result<()> {

@@ -137,6 +137,11 @@ impl Majority {
         self.deposed.filter(|it| it.holds(agreed, now) && roster.has_other_master(agreed.addr))
     }
 
+    /// Whether a majority names this node.
+    pub(super) fn upholds(&self, addr: SocketAddr) -> bool {
+        matches!(self.ballot.count(), Count::Agreed(agreed) if agreed.addr == addr)
+    }
+
     /// Whether the incumbent may stay.
     fn judge(&mut self, count: &Count, roster: &Roster, target: &Target, held: Held, now: Instant) -> Ruling {
         if let Some(credit) = self.credit {

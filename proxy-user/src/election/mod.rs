@@ -56,6 +56,8 @@ pub struct Election {
     incumbent: Option<Incumbent>,
     /// The incumbent is in force on an earlier daemon's word alone.
     inherited: Option<Inherited>,
+    /// The rules have closed the group while a change of role holds it: only a majority for the incumbent can bring it back.
+    condemned: bool,
     /// Why the last incumbent was dropped, until another one is followed.
     dropped: Option<(SocketAddr, Reason)>,
     /// The latest time seen: a caller whose clock steps back must not stretch or undo a grace.
@@ -74,6 +76,7 @@ impl Election {
             rules,
             incumbent: None,
             inherited: None,
+            condemned: false,
             dropped: None,
             now: None,
             deadline: None,
@@ -124,7 +127,7 @@ impl Election {
         if in_force && self.believes(from) {
             self.arming.answered(canonical(from), view.master_down, now);
         } else {
-            // What it thinks of who is in force it does not say any more.
+            // It names somebody else: what it thinks of who is in force it does not say any more.
             self.arming.lost(canonical(from));
         }
     }
@@ -172,11 +175,11 @@ impl Election {
     fn settle(&mut self, now: Instant) -> bool {
         let now = self.now.map_or(now, |latest| latest.max(now));
         self.now = Some(now);
-        let ruling = self.rule(now);
-        let wake = ruling.wake;
-        let (way, reason) = self.apply(ruling.call);
-        let (way, reason) = self.inherit(way, reason, now);
-        let (way, reason) = self.pause(way, reason, now);
+        let (mut way, mut reason, mut wake) = self.judge(now);
+        if self.is_condemned() {
+            self.drop_condemned();
+            (way, reason, wake) = self.judge(now);
+        }
         let inherited = self.inherited.as_ref().and_then(|inherited| inherited.wake(now));
         self.deadline = wake.into_iter().chain(self.arming.wake()).chain(inherited).min();
         let master = self.incumbent.as_ref().map(|incumbent| incumbent.target.clone());
@@ -185,6 +188,26 @@ impl Election {
         let changed = verdict != self.verdict;
         self.verdict = verdict;
         changed
+    }
+
+    /// What may pass now, why, and when time alone would change that.
+    fn judge(&mut self, now: Instant) -> (Way, Reason, Option<Instant>) {
+        let ruling = self.rule(now);
+        let (way, reason) = self.apply(ruling.call);
+        let (way, reason) = self.inherit(way, reason, now);
+        let (way, reason) = self.pause(way, reason, now);
+        (way, reason, ruling.wake)
+    }
+
+    /// The hold is over, and nobody but time has spoken for the incumbent.
+    fn is_condemned(&self) -> bool {
+        let upheld = |it: &Incumbent| self.majority.upholds(it.target.addr);
+        self.condemned && !self.arming.holds() && self.incumbent.as_ref().is_some_and(|it| !upheld(it))
+    }
+
+    fn drop_condemned(&mut self) {
+        (self.incumbent, self.inherited) = (None, None);
+        self.condemned = false;
     }
 
     /// Rules 7 and 8 first: a master that is none any more is no incumbent for the other rules.
@@ -247,7 +270,8 @@ impl Election {
         match way {
             Way::Closed => {
                 self.depose(now);
-                if master.is_some() && self.arming.holds() {
+                self.condemned = master.is_some() && self.arming.holds();
+                if self.condemned {
                     return (Way::Paused, Reason::Failover);
                 }
                 self.incumbent = None;
@@ -255,7 +279,11 @@ impl Election {
                 (way, reason)
             }
             Way::Open | Way::Established if self.arming.paused() => (Way::Paused, Reason::Failover),
-            Way::Open | Way::Established | Way::Paused => (way, reason),
+            Way::Open | Way::Established | Way::Paused => {
+                // Whoever is brought back is so by a majority, or `is_condemned` sees it.
+                self.condemned &= master.is_some_and(|master| !self.majority.upholds(master));
+                (way, reason)
+            }
         }
     }
 
@@ -276,6 +304,7 @@ impl Election {
         match call {
             Call::Follow(target) => {
                 self.incumbent = Some(Incumbent::new(target));
+                self.condemned = false;
                 self.dropped = None;
                 self.arming.decided(&mut self.roster);
                 (Way::Open, if self.majority.lends() { Reason::Early } else { Reason::Proven })

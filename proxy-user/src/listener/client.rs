@@ -2,7 +2,6 @@
 //! once the datapath has it.
 
 use std::{
-    io,
     net::{IpAddr, SocketAddr, TcpStream as StdStream},
     sync::Arc,
     time::Duration,
@@ -28,7 +27,7 @@ use super::{
 };
 use crate::{
     config,
-    datapath::{Call, Caller, Connection, Datapath, Place, SynGate, Traffic},
+    datapath::{Call, Caller, Connection, Datapath, Missed, Place, SynGate, Traffic},
     socket,
     target::{Lease, Slots},
 };
@@ -99,7 +98,6 @@ impl Service {
             && let Some(slot) = self.dialer.choose(visitor)
             && self.lot.pass()
         {
-            let visitor = Visitor { let_through: true, ..visitor };
             let errand = Errand { service: Arc::clone(self), visitor, node: slot.addr, _task: self.tasks.token() };
             return self.datapath.dial(Call {
                 client,
@@ -264,9 +262,14 @@ impl Caller for Errand {
         self.service.counts.handed_over(generation);
     }
 
-    fn missed(&self, client: StdStream, place: Place, begun: Option<(Lease, io::Result<StdStream>)>) {
-        let begun = begun.map(|(lease, socket)| Begun { node: self.node, lease, socket });
-        self.service.spawn(client, place, self.visitor, begun);
+    fn missed(&self, client: StdStream, place: Place, lease: Lease, why: Missed) {
+        let (let_through, begun) = match why {
+            Missed::Unbegun => (true, None),
+            // To another node, or later: it has to ask anew whether it may.
+            Missed::Moved => (false, None),
+            Missed::Begun(socket) => (true, Some(Begun { node: self.node, lease, socket })),
+        };
+        self.service.spawn(client, place, Visitor { let_through, ..self.visitor }, begun);
     }
 }
 

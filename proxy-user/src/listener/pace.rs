@@ -27,6 +27,10 @@ impl Pace {
         Self { interval, until: None, next: None }
     }
 
+    pub(super) fn limits(&self) -> bool {
+        self.interval.is_some()
+    }
+
     /// The route leads somewhere again: to a `new` node, or to the one it led to before.
     pub(super) fn begin(&mut self, new: bool, now: Instant) {
         let until = if new { now + SETTLING } else { now };

@@ -1,5 +1,6 @@
 //! Who of those who wait goes next, and when. Pure but for the wake-up: time is an argument.
-//! Promises: first come, first served, at one rate for all; nobody overtakes a queue; few try a node that just
+//! Promises: first come, first served, at one rate for all; nobody overtakes a queue, but those who are led where no rate is set
+//! (`turn`); few try a node that just
 //! failed, so that a dead master costs no storm of connects; nothing is visited that is not let through.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -104,10 +105,12 @@ impl Queue {
             Road::Open => !self.sockets.waiting.is_empty() || !self.syns.waiting.is_empty(),
             Road::Doubtful(_) => !self.syns.waiting.is_empty(),
         };
-        match self.pace.due(now, now) {
-            Some(_) => Turn::Paced,
-            None if queued => Turn::Held,
-            None => Turn::Free,
+        // Who is led before the pace begins would not keep it.
+        let is_paced = self.pace.due(now, now).is_some() || self.road == Road::Closed && self.pace.limits();
+        match is_paced {
+            true => Turn::Paced,
+            false if queued => Turn::Held,
+            false => Turn::Free,
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{Shutdown, TcpStream},
     thread,
 };
 
@@ -90,6 +90,31 @@ fn pieces_around_a_late_pairing() {
         }
         // What comes in few pieces is brief as well.
         ensure!(paired > ROUNDS / 2, "some were paired in {paired} of {ROUNDS} rounds");
+        Ok(())
+    });
+}
+
+/// What is a little more than brief turns it back, also where it began with the daemon.
+#[test]
+fn who_is_brief_no_more_goes_to_the_kernel_at_once() {
+    const TRIPS: usize = 5;
+    stage::check(Stage::new("sockmap", echo), |stage| {
+        let talk = || -> Result<()> {
+            let mut stream = stage.connect()?;
+            for _ in 0..TRIPS {
+                stream.write_all(b"ping").context("ping")?;
+                stream.read_exact(&mut [0; 4]).context("pong")?;
+            }
+            stream.shutdown(Shutdown::Write).context("finish")?;
+            ensure!(stream.read(&mut [0]).context("the end")? == 0, "something came after the end");
+            Ok(())
+        };
+        stage.be_brief(MANY)?;
+        (0..MANY).try_for_each(|_| talk())?;
+        let before = stage.verdicts("redirected")?;
+        talk()?;
+        let redirected = stage.verdicts("redirected")? - before;
+        ensure!(redirected >= 2.0 * TRIPS as f64, "{redirected} of {} were redirected", 2 * TRIPS);
         Ok(())
     });
 }

@@ -8,7 +8,7 @@ use slab::Slab;
 
 use super::{DIAL, Worker};
 use crate::{
-    datapath::{Call, Connection, Sever},
+    datapath::{Call, Connection, Missed, Sever},
     socket::{self, HANDSHAKE},
     target::Passage,
 };
@@ -58,30 +58,37 @@ impl Dials {
 }
 
 impl Worker {
-    pub(super) fn dial(&mut self, call: Call, now: Instant) {
+    pub(super) fn dial(&mut self, call: Call) {
+        if call.lease.passage() != Passage::Free {
+            return call.miss(Missed::Moved);
+        }
         let node = match socket::dial(call.node) {
             Ok(node) => node,
             // There is none to be had; whoever has time for it waits for one.
-            Err(error) if socket::is_short_of_files(&error) => return call.miss(None),
-            Err(error) => return call.miss(Some(Err(error))),
+            Err(error) if socket::is_short_of_files(&error) => return call.miss(Missed::Unbegun),
+            Err(error) => return call.miss(Missed::Begun(Err(error))),
         };
         let entry = self.dials.under_way.vacant_entry();
         let index = entry.key();
         if let Err(error) = self.epoll.add(node.as_fd(), EpollEvent::new(EpollFlags::EPOLLOUT, DIAL | index as u64)) {
-            return call.miss(Some(Err(error.into())));
+            tracing::debug!(%error, "a connect cannot be watched");
+            return call.miss(Missed::Unbegun);
         }
         self.dials.begun += 1;
         entry.insert(Dial { call, node, number: self.dials.begun });
-        self.dials.due.push_back((now + HANDSHAKE, index, self.dials.begun));
+        self.dials.due.push_back((Instant::now() + HANDSHAKE, index, self.dials.begun));
     }
 
-    /// Goes on with those who have reached their node, or have failed to.
-    pub(super) fn answer_calls(&mut self, now: Instant) {
+    /// Goes on with those who have reached their node, or have failed to. `all`: there is nobody else of whom epoll has something
+    /// to say.
+    pub(super) fn answer_calls(&mut self, all: bool, now: Instant) {
         for index in std::mem::take(&mut self.dials.arrived) {
             let Dial { call, node, .. } = self.dials.under_way.remove(index);
             match socket::arrived(&node, call.node) {
-                Err(error) => call.miss(Some(Err(error))),
-                Ok(()) if call.lease.passage() != Passage::Free || !call.caller.stands(&call.lease) => call.miss(None),
+                Err(error) => call.miss(Missed::Begun(Err(error))),
+                Ok(()) if call.lease.passage() != Passage::Free || !call.caller.stands(&call.lease) => {
+                    call.miss(Missed::Moved);
+                }
                 Ok(()) => {
                     let Call { client, lease, traffic, idle_timeout, place, caller, .. } = call;
                     let generation = lease.generation;
@@ -90,7 +97,7 @@ impl Worker {
                 }
             }
         }
-        while let Some(index) = self.dials.overdue(now) {
+        while all && let Some(index) = self.dials.overdue(now) {
             self.give_up(index, true);
         }
     }
@@ -110,6 +117,6 @@ impl Worker {
         // Elsewhere it would go on to ring here.
         let watched = self.epoll.delete(node.as_fd());
         debug_assert!(watched.is_ok(), "it was watched: {watched:?}");
-        call.miss(goes_on.then_some(Ok(node)));
+        call.miss(if goes_on { Missed::Begun(Ok(node)) } else { Missed::Moved });
     }
 }

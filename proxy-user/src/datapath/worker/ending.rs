@@ -28,7 +28,6 @@ pub(super) struct Ending {
 
 impl Worker {
     pub(super) fn carry_out(&mut self, order: &Sever, urgent: Urgent) {
-        self.give_up_calls(order);
         let early = self.early.remove(&order.key);
         let doomed = |pair: &Pair| pair.lease.key == order.key && pair.lease.generation != order.keep;
         let severed = self.sever(&doomed, urgent.or_here());
@@ -36,6 +35,7 @@ impl Worker {
         let first = early.map(|(_, first)| first).or(severed.1);
         // Nobody waits for it any more when the daemon is going down.
         let _unheard = order.done.send(Severed { connections, first, last: Instant::now() });
+        self.give_up_calls(order);
     }
 
     /// Resets the clients of all matching connections: they are the ones who have to reconnect. What a close

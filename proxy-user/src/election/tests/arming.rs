@@ -259,6 +259,28 @@ fn a_vote_that_is_missing_does_not_bring_the_deposed_back() {
     );
 }
 
+/// It was to be followed no more: that those who named its successor cannot be heard any more, nor the successor, is no word
+/// for it.
+#[test]
+fn who_is_held_is_not_brought_back_by_silence() {
+    healthy(
+        "150 1~chosen:B@7        => paused A@6 failover
+         220 B=master            => paused A@6 failover
+         300 B=- B=- B=-         => paused A@6 failover
+         1300 1:B@7 2:B@7        => paused A@6 failover
+         2000 1:- 2:-            => paused A@6 failover
+         5219                    => paused A@6 failover
+         5220                    => closed no-majority
+         12100                   => closed no-majority",
+    );
+    healthy(
+        "150 1~chosen:B@7 B=master => paused A@6 failover
+         300 3:- 1:B@7           => paused A@6 failover
+         400 B=- B=- B=-         => paused A@6 failover
+         5150                    => closed disagreement",
+    );
+}
+
 #[test]
 fn a_false_epoch_does_not_hide_the_next_failover() {
     early(

@@ -30,6 +30,8 @@ pub(super) struct Model {
     early: bool,
     announced: Announced,
     in_force: Option<SocketAddr>,
+    /// Who is held although it is to be followed no more.
+    condemned: Option<SocketAddr>,
 }
 
 /// All that a node ever did since it was listed: true is a report.
@@ -69,6 +71,7 @@ impl Model {
             early: rules.commit == Commit::Early,
             announced: Announced::default(),
             in_force: None,
+            condemned: None,
         }
     }
 
@@ -156,7 +159,7 @@ impl Model {
         announced.forfeit(self.in_force, |addr| self.claims(addr));
         self.announced = announced;
         let Some(target) = &after.master else {
-            self.alone = None;
+            (self.alone, self.condemned) = (None, None);
             return Ok(());
         };
         ensure(target.epoch >= self.floor, "an epoch went backwards")?;
@@ -232,6 +235,12 @@ impl Model {
         // Nothing passes then, and for how long that may be is asked elsewhere: a successor may be about to be named.
         let held = after.way == Way::Paused;
         let open = after.way == Way::Open || held;
+        if self.condemned.take_if(|condemned| *condemned != target.addr || !held).is_some_and(|it| it == target.addr) {
+            ensure(
+                candidate.is_some_and(|it| it.0 == target.addr),
+                "who was to be followed no more came back by itself",
+            )?;
+        }
         if self.announced.was_lent(target.addr) {
             let on_credit = self.announced.on_credit(target.addr, now);
             ensure(on_credit || held || !second, "two masters, and no majority for the one on credit")?;
@@ -244,14 +253,17 @@ impl Model {
             Some((addr, _)) if addr == target.addr => {
                 self.alone = None;
                 let overtaken = candidate.is_some_and(|it| self.rivals(it).iter().any(|rival| self.claims(*rival)));
+                self.condemned = self.condemned.or((held && overtaken).then_some(target.addr));
                 ensure(held || !overtaken, "kept although a higher epoch's node says master")?;
                 ensure(silent || open, "a supported master that speaks is not open")
             }
             Some((_, epoch)) if epoch >= self.floor && !self.announced.was_lent(target.addr) => {
+                self.condemned = Some(target.addr);
                 ensure(held, "kept although a majority deposed it")
             }
             _ => {
                 let since = *self.alone.get_or_insert(now);
+                self.condemned = self.condemned.or((held && second).then_some(target.addr));
                 ensure(held || !second, "kept without a majority although a second node says master")?;
                 let over = now - since >= self.grace;
                 ensure(!(over && after.way == Way::Open), "open without a majority beyond the grace")?;

@@ -164,7 +164,7 @@ fn syns_are_free_when_nobody_is_before_them() {
 #[test]
 fn a_rate_holds_syns_as_long_as_it_lasts() {
     let mut line = Hall::of([], 10);
-    assert_eq!(line.turn(), Turn::Held, "it has not begun");
+    assert_eq!(line.turn(), Turn::Paced, "whoever is led now would not keep it");
     line.queue.follow(true, true, line.now);
     assert_eq!(line.turn(), Turn::Paced);
     line.now += Duration::from_secs(6);

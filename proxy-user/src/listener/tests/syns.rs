@@ -150,7 +150,7 @@ async fn sockets_and_syns_go_in_one_order_at_one_rate() {
     let (_node, addr) = node();
     wire.rig.lead_to(&[slot(addr, 1)]);
     // They come after the switch, and wait behind the others.
-    wire.until_turn(Turn::Held).await;
+    wire.until_turn(Turn::Paced).await;
     wire.syn(30, 7).await;
     let (syns, sockets) = (wire.sent(16).await, wire.rig.take(15).await);
     assert_eq!(

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::*;
 use crate::{
-    datapath::{Call, Caller},
+    datapath::{Call, Caller, Missed},
     target::Lease,
 };
 
@@ -12,8 +12,7 @@ use crate::{
 #[derive(Debug)]
 enum Heard {
     Reached(u64),
-    /// Given back, with what was begun.
-    Missed(TcpStream, Option<io::Result<TcpStream>>),
+    Missed(TcpStream, Missed),
 }
 
 #[derive(Debug)]
@@ -31,8 +30,8 @@ impl Caller for Asker {
         self.told.send(Heard::Reached(generation)).expect("the test listens");
     }
 
-    fn missed(&self, client: TcpStream, _: Place, begun: Option<(Lease, io::Result<TcpStream>)>) {
-        self.told.send(Heard::Missed(client, begun.map(|(_, begun)| begun))).expect("the test listens");
+    fn missed(&self, client: TcpStream, _: Place, _: Lease, why: Missed) {
+        self.told.send(Heard::Missed(client, why)).expect("the test listens");
     }
 }
 
@@ -117,7 +116,7 @@ fn a_node_that_refuses_is_told_of() {
     let (_kept, address) = dead();
     let (_client, heard) = bench.call(address, true);
     match bench.turn_until_heard(&heard) {
-        Heard::Missed(_, Some(Err(error))) => assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused),
+        Heard::Missed(_, Missed::Begun(Err(error))) => assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused),
         other => panic!("{other:?}"),
     }
     assert!(bench.is_at_rest());
@@ -129,7 +128,7 @@ fn what_takes_long_goes_on_elsewhere() {
     let (queue, waiting, address) = silent();
     let begun = Instant::now();
     let (_client, heard) = bench.call(address, true);
-    let Heard::Missed(_, Some(Ok(node))) = bench.turn_until_heard(&heard) else { panic!("it was to go on") };
+    let Heard::Missed(_, Missed::Begun(Ok(node))) = bench.turn_until_heard(&heard) else { panic!("it was to go on") };
     assert!(begun.elapsed() >= socket::HANDSHAKE, "after {:?}", begun.elapsed());
     assert!(bench.is_at_rest() && bench.worker.dials.due().is_none());
     // With room in the queue the SYN that is sent again comes through, and the worker has nothing to do with it.
@@ -150,7 +149,7 @@ fn nobody_is_led_to_where_the_gate_is_shut_or_paused_or_nobody_goes_any_more() {
         let (_client, heard) = bench.call(address, stands);
         bench.turn();
         act(&bench);
-        assert!(matches!(bench.turn_until_heard(&heard), Heard::Missed(_, None)));
+        assert!(matches!(bench.turn_until_heard(&heard), Heard::Missed(_, Missed::Moved)));
         assert!(bench.is_at_rest());
     }
 }
@@ -163,7 +162,7 @@ fn a_switch_gives_back_who_is_still_on_the_way() {
     bench.turn();
     let mut reports = bench.switch();
     bench.turn();
-    let Ok(Heard::Missed(near, None)) = heard.try_recv() else { panic!("it was to come back at once") };
+    let Ok(Heard::Missed(near, Missed::Moved)) = heard.try_recv() else { panic!("it was to come back at once") };
     assert_eq!(reports.try_recv().map(|report| report.connections), Ok(0), "nobody was severed");
     // The client has noticed nothing.
     socket::close_in_order(&near);
