@@ -203,7 +203,7 @@ pub trait Datapath: Send + Sync + std::fmt::Debug {
     fn carried(&self) -> [u64; 2] {
         [0; 2]
     }
-    /// When the first of those was established under the generation that came last.
+    /// When the first of those was established, or led to its node, under the generation that came last.
     fn first_flow(&self) -> Option<Instant> {
         None
     }

@@ -139,6 +139,11 @@ impl Arming {
         }
     }
 
+    /// Nobody is known to doubt the master any more.
+    pub(super) fn calm(&mut self) {
+        self.witnesses.values_mut().for_each(|witness| witness.doubts = false);
+    }
+
     /// Forgets Sentinels that are none any more.
     pub(super) fn retain(&mut self, known: impl Fn(SocketAddr) -> bool) {
         self.witnesses.retain(|from, _| known(*from));

@@ -126,9 +126,6 @@ impl Election {
         let in_force = self.incumbent.as_ref().is_some_and(|it| it.target.addr == canonical(view.master));
         if in_force && self.believes(from) {
             self.arming.answered(canonical(from), view.master_down, now);
-        } else {
-            // It names somebody else: what it thinks of who is in force it does not say any more.
-            self.arming.lost(canonical(from));
         }
     }
 
@@ -265,11 +262,15 @@ impl Election {
     /// Rule 5: lowers what the other rules allow, and never raises it: where nobody is followed any more, who was connected is
     /// held for as long as a decision is near, and then dials once, to where that leads.
     fn pause(&mut self, way: Way, reason: Reason, now: Instant) -> (Way, Reason) {
+        if way == Way::Closed {
+            self.depose(now);
+            // A hold goes on; none begins with what closes the group.
+            self.incumbent.take_if(|_| !self.arming.holds());
+        }
         let master = self.incumbent.as_ref().map(|incumbent| incumbent.target.addr);
         self.arming.step(&mut self.roster, master, now);
         match way {
             Way::Closed => {
-                self.depose(now);
                 self.condemned = master.is_some() && self.arming.holds();
                 if self.condemned {
                     return (Way::Paused, Reason::Failover);
@@ -281,7 +282,11 @@ impl Election {
             Way::Open | Way::Established if self.arming.paused() => (Way::Paused, Reason::Failover),
             Way::Open | Way::Established | Way::Paused => {
                 // Whoever is brought back is so by a majority, or `is_condemned` sees it.
-                self.condemned &= master.is_some_and(|master| !self.majority.upholds(master));
+                if self.condemned && master.is_some_and(|master| self.majority.upholds(master)) {
+                    self.condemned = false;
+                    // The failover has come to nothing, and with it all doubts that are not said anew.
+                    self.arming.calm();
+                }
                 (way, reason)
             }
         }

@@ -118,7 +118,7 @@ impl Service {
             let stream = client.set_nonblocking(true).and_then(|()| TcpStream::from_std(client));
             match stream {
                 Ok(stream) => service.serve(stream, place, visitor, begun).await,
-                // The runtime is shutting down.
+                // The runtime is shutting down, or has no room for another socket.
                 Err(_) => service.counts.refused(Refusal::Draining),
             }
         };
@@ -245,6 +245,7 @@ impl Service {
 /// A client whose node the datapath dials.
 #[derive(Debug)]
 struct Errand {
+    // Before the token: who waits for that drops the datapath, whose worker may be who drops this.
     service: Arc<Service>,
     visitor: Visitor,
     node: SocketAddr,

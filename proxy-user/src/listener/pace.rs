@@ -31,6 +31,11 @@ impl Pace {
         self.interval.is_some()
     }
 
+    /// Who arrives from then on is not paced.
+    pub(super) fn settles(&self) -> Option<Instant> {
+        self.until.filter(|_| self.limits()).map(|until| until + Duration::from_millis(1))
+    }
+
     /// The route leads somewhere again: to a `new` node, or to the one it led to before.
     pub(super) fn begin(&mut self, new: bool, now: Instant) {
         let until = if new { now + SETTLING } else { now };

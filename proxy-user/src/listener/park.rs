@@ -139,7 +139,11 @@ impl Lot {
         slots.mark_changed();
         let mut switch_lives = true;
         while !stop.is_cancelled() {
-            let again = self.with(|queue| queue.release(Instant::now(), pause()));
+            let again = self.with(|queue| {
+                let now = Instant::now();
+                // Also where nobody waits the kernel has to hear that newcomers are free again.
+                queue.release(now, pause()).or_else(|| queue.settles(now))
+            });
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,

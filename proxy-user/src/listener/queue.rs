@@ -114,6 +114,11 @@ impl Queue {
         }
     }
 
+    /// When a rate ends to hold for those who arrive, if it does now.
+    pub(super) fn settles(&self, now: Instant) -> Option<Instant> {
+        self.pace.settles().filter(|settled| now < *settled)
+    }
+
     /// Queues up; the receiver fails when the queue has ended.
     pub(super) fn join(&mut self, by: By, number: u64, arrived: Instant) -> oneshot::Receiver<()> {
         let (go, turn) = oneshot::channel();

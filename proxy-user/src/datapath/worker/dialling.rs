@@ -83,7 +83,7 @@ impl Worker {
     /// to say.
     pub(super) fn answer_calls(&mut self, all: bool, now: Instant) {
         for index in std::mem::take(&mut self.dials.arrived) {
-            let Dial { call, node, .. } = self.dials.under_way.remove(index);
+            let Some(Dial { call, node, .. }) = self.dials.under_way.try_remove(index) else { continue };
             match socket::arrived(&node, call.node) {
                 Err(error) => call.miss(Missed::Begun(Err(error))),
                 Ok(()) if call.lease.passage() != Passage::Free || !call.caller.stands(&call.lease) => {
@@ -113,7 +113,7 @@ impl Worker {
     }
 
     fn give_up(&mut self, index: usize, goes_on: bool) {
-        let Dial { call, node, .. } = self.dials.under_way.remove(index);
+        let Some(Dial { call, node, .. }) = self.dials.under_way.try_remove(index) else { return };
         // Elsewhere it would go on to ring here.
         let watched = self.epoll.delete(node.as_fd());
         debug_assert!(watched.is_ok(), "it was watched: {watched:?}");

@@ -78,6 +78,8 @@ fn a_replica_that_takes_long_is_waited_for_while_its_sentinel_says_so() {
     healthy(&format!("{late} 5000 1:A@6 => open A@6 proven wake 5150\n 9000 B=master => open A@6 proven"));
     healthy(&format!("{late} 5150 => open A@6 proven wake none\n 40000 B=master => paused A@6 failover wake 45000"));
     healthy(&format!("{late} 5150 1:- => open A@6 proven wake none\n 40000 B=master => open A@6 proven"));
+    // Heard before the role, its word for the new one closes the group.
+    healthy(&format!("{late} 5150 => open A@6 proven wake none\n 40000 1:B@7 B=master => closed two-masters"));
 }
 
 #[test]
