@@ -67,6 +67,12 @@ pub(crate) fn arrived<S: AsFd>(socket: &S, node: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
+/// An accepted socket, for a task to wait on. Needs a runtime.
+pub(crate) fn watched(accepted: TcpStream) -> io::Result<tokio::net::TcpStream> {
+    accepted.set_nonblocking(true)?;
+    tokio::net::TcpStream::from_std(accepted)
+}
+
 /// Whether there was no file left for a socket, in the process or on the machine.
 pub(crate) fn is_short_of_files(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))

@@ -115,8 +115,7 @@ impl Service {
     fn spawn(self: &Arc<Self>, client: StdStream, place: Place, visitor: Visitor, begun: Option<Begun>) {
         let service = Arc::clone(self);
         let serve = async move {
-            let stream = client.set_nonblocking(true).and_then(|()| TcpStream::from_std(client));
-            match stream {
+            match socket::watched(client) {
                 Ok(stream) => service.serve(stream, place, visitor, begun).await,
                 // The runtime is shutting down, or has no room for another socket.
                 Err(_) => service.counts.refused(Refusal::Draining),

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use proxy_ebpf::TargetKey;
 use tokio::{
     net::TcpStream,
     sync::watch,
@@ -77,7 +78,7 @@ impl Dialer {
 
     /// Whether new connections are still made to this node under this lease.
     pub(super) fn stands(&self, node: SocketAddr, lease: &Lease) -> bool {
-        find(&self.slots.borrow(), node, lease).is_some()
+        find(&self.slots.borrow(), node, lease.key, lease.generation).is_some()
     }
 
     /// Connects to the slot that is the client's, or to the next best one; first of all where it was `begun`.
@@ -89,7 +90,7 @@ impl Dialer {
         let fresh = |slot: &'_ Slot| (slot.clone(), slot.lease(), None);
         let mut next = match begun {
             Some(Begun { node, lease, socket }) => {
-                let slot = find(&slots, node, &lease).ok_or(Failure::Moved)?;
+                let slot = find(&slots, node, lease.key, lease.generation).ok_or(Failure::Moved)?;
                 Some((slot.clone(), lease, Some(socket)))
             }
             None => self.candidate(&slots, client, &tried).map(fresh),
@@ -203,11 +204,11 @@ async fn moved(watch: &mut watch::Receiver<Slots>, slot: &Slot) {
 }
 
 fn current(slots: &[Slot], slot: &Slot) -> bool {
-    slots.iter().any(|now| now.addr == slot.addr && now.generation == slot.generation && now.key == slot.key)
+    find(slots, slot.addr, slot.key, slot.generation).is_some()
 }
 
-fn find<'a>(slots: &'a [Slot], node: SocketAddr, lease: &Lease) -> Option<&'a Slot> {
-    slots.iter().find(|slot| slot.addr == node && slot.generation == lease.generation && slot.key == lease.key)
+fn find(slots: &[Slot], node: SocketAddr, key: TargetKey, generation: u64) -> Option<&Slot> {
+    slots.iter().find(|slot| (slot.addr, slot.key, slot.generation) == (node, key, generation))
 }
 
 /// Nodes that failed a moment ago. Holds at most as many as there are slots.

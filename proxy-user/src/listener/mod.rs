@@ -3,7 +3,8 @@
 //! through to a node the switch has left; after the hand-over nothing of a connection remains here.
 //!
 //! The way of a client: `accept` -> `admit` -> `client` -> the datapath, which dials its node, or, where something stands
-//! in its way, -> (`park`) -> `connect` -> the datapath, or `reply` with the reason. Where the datapath takes packets aside: `syns` -> `park` -> the datapath.
+//! in its way, -> (`park`) -> `connect` -> the datapath, or `reply` with the reason. Where the datapath takes packets aside:
+//! `syns` -> `park` -> the datapath.
 //! `queue`, `pace`, `ledger` and `balance` decide, and do no I/O.
 
 mod accept;

@@ -41,9 +41,8 @@ impl Refusal {
 
 /// Says `refusal` to a client that was just accepted; see [`say_farewell`].
 pub(super) async fn refuse(client: StdStream, refusal: Refusal) {
-    let stream = client.set_nonblocking(true).and_then(|()| TcpStream::from_std(client));
     // Fails if the runtime is shutting down, or has no room for another socket.
-    if let Ok(client) = stream {
+    if let Ok(client) = socket::watched(client) {
         say_farewell(client, refusal).await;
     }
 }
