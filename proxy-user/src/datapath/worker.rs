@@ -39,7 +39,7 @@ const DIAL: u64 = 1 << 32;
 const SCRATCH: usize = 64 << 10;
 /// After so many brief connections the next ones have to show first that they are none: the splice costs as much as a few
 /// questions and their answers.
-const MOST_BRIEF: u32 = 8;
+pub(super) const MOST_BRIEF: u32 = 8;
 /// Connections whose clients have left in a pause, and whose places others have: their files are beyond what
 /// `max_connections` was fitted to, so they are few.
 const MOST_VACATED: usize = 64;
