@@ -12,7 +12,7 @@ mod drill;
 mod journal;
 mod json;
 mod page;
-mod redis_benchmark;
+mod requests;
 mod sample;
 mod series;
 mod setting;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
-use crate::{cpu::Cost, redis_benchmark::Timing, series::Series};
+use crate::{cpu::Cost, requests::Timing, series::Series};
 
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Sample {
@@ -48,7 +48,7 @@ impl Figure {
 }
 
 impl Sample {
-    /// Of a run of redis-benchmark.
+    /// Of a run of requests.
     pub(crate) fn of(timing: Timing, cost: Cost, requests: u64) -> Self {
         let million = |time: Duration| time.as_secs_f64() * 1e6 / requests as f64;
         Self {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cpu::Meter,
-    redis_benchmark::{self, KEY, Timing},
+    requests::{self, KEY, Timing},
     sample::Sample,
 };
 
@@ -41,7 +41,7 @@ pub(super) struct Pace {
 pub(super) fn measure(stage: &Stage, workload: &Workload, pace: Pace, known: Option<f64>) -> Result<Sample> {
     match workload.load {
         Load::Requests { test, clients, pipeline, bytes, keep, idle } => {
-            let load = redis_benchmark::Load { test, clients, requests: 0, pipeline, bytes, keep };
+            let load = requests::Load { test, clients, requests: 0, pipeline, bytes, keep };
             requests(stage, load, idle, pace, known)
         }
         Load::Messages { subscribers, per_second } => messages(stage, subscribers, per_second, pace),
@@ -49,11 +49,11 @@ pub(super) fn measure(stage: &Stage, workload: &Workload, pace: Pace, known: Opt
     }
 }
 
-fn requests(stage: &Stage, load: redis_benchmark::Load, idle: usize, pace: Pace, known: Option<f64>) -> Result<Sample> {
+fn requests(stage: &Stage, load: requests::Load, idle: usize, pace: Pace, known: Option<f64>) -> Result<Sample> {
     stage.cluster.nodes[0].client()?.set(KEY, &"x".repeat(load.bytes))?;
     let run = |requests| {
-        let load = redis_benchmark::Load { requests, ..load };
-        redis_benchmark::run(stage.client()?, stage.address, load, stage.directory())
+        let load = requests::Load { requests, ..load };
+        requests::run(stage.client()?, stage.address, load, stage.directory())
     };
     let crowd = Crowd::gather(stage.client()?, stage.address, idle, PING, "+PONG\r\n".len());
     let crowd = crowd.with_context(|| format!("{idle} idle connections"))?;
@@ -102,7 +102,7 @@ fn metered(stage: &Stage, work: impl FnOnce() -> Result<(Timing, u64)>) -> Resul
 }
 
 /// Requests for the first warm-up, when no rate is known: about a tenth of a second's.
-fn guess(load: redis_benchmark::Load) -> u64 {
+fn guess(load: requests::Load) -> u64 {
     let clients = u64::from(load.clients.min(BUSY));
     let each = if load.keep { 1000 } else { 200 };
     let large = (load.bytes as u64 >> 13).max(1);

@@ -1,6 +1,6 @@
 //! What the peers are measured with, by name. Every entry is bounded: a run lasts about a second.
 
-use crate::redis_benchmark::Test::{self, Get, Set};
+use crate::requests::Test::{self, Get, Set};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Workload {
@@ -21,7 +21,7 @@ pub(super) enum Place {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Load {
-    /// redis-benchmark, as fast as it goes.
+    /// As fast as they are answered.
     Requests {
         test: Test,
         clients: u32,

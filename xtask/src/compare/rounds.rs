@@ -1,4 +1,4 @@
-//! Interleaved rounds of redis-benchmark: each round runs every path at every number of clients, each
+//! Interleaved rounds of requests: each round runs every path at every number of clients, each
 //! time beginning with another path, so that what drifts in the machine hits all paths alike.
 
 use anyhow::Result;
@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Run, benchmark, path::Path, stage::Stage};
 use crate::{
     bar::{Bar, Limit},
-    redis_benchmark::Load,
+    requests::Load,
     sample::{Figure, Samples},
     series::Series,
     table::Table,

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use switchmaster_tests::{Cluster, Daemon, HaProxy, Spec, World, netns::Namespace, process::Process};
 
 use super::{Run, path::Path};
-use crate::{daemon, redis_benchmark::KEY, tuning::tune};
+use crate::{daemon, requests::KEY, tuning::tune};
 
 const FOUND: Duration = Duration::from_secs(10);
 const VALUE_BYTES: usize = 64;

@@ -17,7 +17,7 @@ use switchmaster_tests::{
 use super::{Run, benchmark, path::Path, report::Section, stage::Stage};
 use crate::{
     bar::{Bar, Limit},
-    redis_benchmark::Load,
+    requests::Load,
     sample::{Figure, Sample},
     series::Series,
     table::Table,

@@ -37,9 +37,10 @@ pub(super) fn measure(run: &Run) -> Result<Section> {
         title: "Throughput, latency, CPU",
         method: format!(
             "redis-benchmark, GET of 64 bytes, no pipeline; {} interleaved rounds of about {seconds} s. Medians, and in\n\
-             brackets the least and the most. redis-benchmark counts latency in steps of 8 us. `machine` is the CPU time\n\
-             of everything on the machine, client and Redis included, for one request; `proxy` is the user and system\n\
-             time of the proxy's process for a million requests.",
+             brackets the least and the most. redis-benchmark counts latency in steps of 8 us;\n\
+             a single client is one of our own, which counts in nanoseconds. `machine` is the CPU time of everything on\n\
+             the machine, client and Redis included, for one request; `proxy` is the user and system time of the\n\
+             proxy's process for a million requests.",
             run.rounds
         ),
         tables: vec![rounds.table("requests/s")],

@@ -1,5 +1,4 @@
-//! redis-benchmark: one run of it, and the rate and latencies it prints. It is a closed loop: a client sends
-//! its next request when the last one is answered, so these latencies leave out what a slow moment held up.
+//! redis-benchmark: one run of it, and the rate and latencies it prints.
 
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
@@ -9,20 +8,14 @@ use switchmaster_tests::{
     process::{Process, tail},
 };
 
-/// The key that its requests are about, literally.
-pub(crate) const KEY: &str = "key:__rand_int__";
+use super::{Load, Test, Timing};
+
 /// A run is sized to last about a second.
 const LIMIT: Duration = Duration::from_secs(60);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Test {
-    Get,
-    Set,
-}
-
 impl Test {
     /// As it calls it in its output.
-    pub(crate) fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Get => "GET",
             Self::Set => "SET",
@@ -30,36 +23,7 @@ impl Test {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Load {
-    pub(crate) test: Test,
-    pub(crate) clients: u32,
-    pub(crate) requests: u64,
-    /// Requests that a client sends at once.
-    pub(crate) pipeline: u32,
-    /// Of a value that is set. What is got is what the key holds.
-    pub(crate) bytes: usize,
-    /// One connection for all requests of a client, or a new one for each.
-    pub(crate) keep: bool,
-}
-
-impl Load {
-    /// GET of 64 bytes, one at a time.
-    pub(crate) fn get(clients: u32, requests: u64, keep: bool) -> Self {
-        Self { test: Test::Get, clients, requests, pipeline: 1, bytes: 64, keep }
-    }
-}
-
-/// What it prints. It counts latency in steps of 8 us.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Timing {
-    pub(crate) rps: f64,
-    pub(crate) p50_ms: f64,
-    pub(crate) p99_ms: f64,
-}
-
-/// Runs it in `from`; its output lies in `directory` meanwhile.
-pub(crate) fn run(from: &Namespace, to: SocketAddr, load: Load, directory: &Path) -> Result<Timing> {
+pub(super) fn run(from: &Namespace, to: SocketAddr, load: Load, directory: &Path) -> Result<Timing> {
     let log = directory.join("benchmark");
     let mut command = from.command("redis-benchmark");
     command.args(["-h", &to.ip().to_string(), "-p", &to.port().to_string(), "--csv"]);
