@@ -46,6 +46,7 @@ figures! {
     SeverP99 = "sever_p99_ms" "ms" "idle connections severed, p99",
     NeverSevered = "idle_never_severed" "" "idle connections on another node that were never severed",
     Parked = "parked" "" "connections parked (the proxy's count)",
+    Unled = "unled" "" "local clients that the listener has for good, having come back before anybody was led",
     Refused = "refused" "" "new connections turned away, as clients see it",
     RefusedByProxy = "refused_by_proxy" "" "connections turned away (the proxy's count)",
     Cut = "cut" "" "new connections reset before an answer",

@@ -215,6 +215,7 @@ fn line(round: &Round) -> String {
         Figure::Wrong,
         Figure::SeverP99,
         Figure::Parked,
+        Figure::Unled,
         Figure::Refused,
         Figure::Answered,
     ];

@@ -165,6 +165,7 @@ fn conclude(
     (old, new): (usize, usize),
     before: Option<Counters>,
 ) -> Result<(Round, CrowdWatch)> {
+    let unled = stage.unled()?;
     let Load { writer, publisher, subscriber, witnesses, dialers, crowd, watch, stalls, signs } = load;
     let counted = stage.front()?.counters()?.zip(before).map(|(now, before)| Counters {
         parked: now.parked - before.parked,
@@ -196,6 +197,7 @@ fn conclude(
         journal: stage.front()?.journal(at),
     };
     let mut round = account::settle(&evidence, &addresses, &signs, counted);
+    round.figures.note(Figure::Unled, unled.map(|count| count as f64));
     if drill == Drill::Flap {
         // Of one switch they would say something.
         for figure in [Figure::RoleChange, Figure::Majority, Figure::MajorityToGood, Figure::FenceAfterRole] {

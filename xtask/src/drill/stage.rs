@@ -143,6 +143,13 @@ impl Stage {
         })
     }
 
+    /// How many clients, of those that there are now, do not go the way that is drilled; `None` where there is no such way.
+    pub(super) fn unled(&self) -> Result<Option<u64>> {
+        let (Front::Ours { daemon, .. }, Some(way)) = (self.front()?, self.local) else { return Ok(None) };
+        let route = daemon.status()?.route("writes")?.clone();
+        Ok(Some(route.connections.saturating_sub(way.count(&route))))
+    }
+
     /// Nothing passes between `node` and its peers and their Sentinels; proxy and clients reach all.
     pub(super) fn cut(&self, node: usize, cut: bool) -> Result<()> {
         let own = self.cluster.nodes[node].namespace();

@@ -1,7 +1,7 @@
-//! When what clients receive is looked at. The kernel's calling a program for each packet that a socket below the cgroup receives is
-//! not free, whatever the program does: it is there from the first sign of a switch until no gate is shut any more. It
-//! has a thread of its own, since milliseconds count then, and the kernel's lock for cgroups may be another's for a while: nobody
-//! else waits for it longer than it likes.
+//! When what clients receive is looked at. The kernel's calling a program for each packet that a socket below the cgroup
+//! receives is not free, whatever the program does: it is there from the first sign of a switch until half a minute after the
+//! last one, and for as long as a gate is shut. It has a thread of its own, since milliseconds count then, and the kernel's
+//! lock for cgroups may be another's for a while: nobody else waits for it longer than it likes.
 
 use std::{
     path::Path,
