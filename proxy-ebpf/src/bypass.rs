@@ -20,8 +20,6 @@ pub mod names {
     pub const CLIENTS: &str = "bypass_clients";
     /// Array of `u64`, by [`super::sum`]. Mapped into the daemon's memory.
     pub const SUMS: &str = "bypass_sums";
-    /// Ring buffer of [`super::End`]: sockets that the daemon is to take out of [`SOCKETS`].
-    pub const LEAVING: &str = "bypass_leaving";
     /// Per-CPU array of one [`super::Counts`].
     pub const COUNTS: &str = "bypass_counts";
     /// The programs: connections as they begin and end, and what is sent on them.
@@ -93,7 +91,7 @@ pub mod seat {
     pub const FREE: u64 = 0;
     /// The other end hands over to it.
     pub const TAKEN: u64 = 1;
-    /// It goes out, and nobody hands over to it any more.
+    /// It goes out with what is sent next, and nobody hands over to it any more.
     pub const LEAVING: u64 = 2;
 }
 

@@ -19,8 +19,8 @@ mod pass;
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-        BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB,
     },
     macros::{sk_msg, sock_ops},
     programs::{SkMsgContext, SockOpsContext},
@@ -37,6 +37,7 @@ fn bypass_conns(ctx: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connections::dials(&ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => connections::connected(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => connections::accepted(&ctx),
+        BPF_SOCK_OPS_HDR_OPT_LEN_CB => connections::sends(&ctx),
         BPF_SOCK_OPS_STATE_CB => connections::changes(&ctx),
         _ => {}
     }

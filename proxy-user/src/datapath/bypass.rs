@@ -4,7 +4,6 @@
 //! has them); nothing is bypassed on a kernel on which the self-test fails. Needs what steering needs, and BTF of the kernel.
 
 mod keeper;
-mod leaving;
 mod selftest;
 
 use std::{
@@ -23,7 +22,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf, SockHash},
+    maps::{Array, Map, MapData, MapError, PerCpuArray, SockHash},
     pin::PinError,
     programs::{
         CgroupAttachMode, ProgramError, SkMsg, SockOps,
@@ -36,7 +35,6 @@ use proxy_ebpf::{
 };
 
 use self::keeper::{Keeper, Order};
-use self::leaving::{Leaving, Running};
 use self::selftest::Tested;
 pub use self::selftest::selftest;
 use crate::kernel::{self, BtfError, Hooks, Mapping, MappingError, PinDir, netns};
@@ -91,7 +89,6 @@ pub struct Bypass {
     sums: Mapping<AtomicU64>,
     counts: PerCpuArray<MapData, Counts>,
     keeper: Mutex<Option<JoinHandle<()>>>,
-    _leaving: Running,
 }
 
 impl Bypass {
@@ -102,23 +99,14 @@ impl Bypass {
         let counts = PerCpuArray::try_from(take(&mut object, names::COUNTS)?)?;
         let nodes = take(&mut object, names::NODES)?.try_into()?;
         tell(&mut object, setup.tested.orders())?;
-        let leaving = hand_over(&mut object)?.start().map_err(Error::Thread)?;
+        hand_over(&mut object)?;
         attach(&mut object, &setup.cgroup, &setup.links)?;
         let (cgroup, tested) = (setup.cgroup.clone(), setup.tested.said.clone());
         let keeper = Keeper::new(object, nodes, netns::cookie().map_err(Error::Namespace)?, setup);
         let (orders, told) = channel();
         let run = move || keeper.run(&told);
         let keeper = thread::Builder::new().name("bypass".to_owned()).spawn(run).map_err(Error::Thread)?;
-        Ok(Self {
-            cgroup,
-            tested,
-            orders: Mutex::new(orders),
-            clients,
-            sums,
-            counts,
-            keeper: Mutex::new(Some(keeper)),
-            _leaving: leaving,
-        })
+        Ok(Self { cgroup, tested, orders: Mutex::new(orders), clients, sums, counts, keeper: Mutex::new(Some(keeper)) })
     }
 
     pub fn cgroup(&self) -> &Path {
@@ -219,11 +207,11 @@ fn load(object: &mut Ebpf) -> Result<(), Error> {
 }
 
 /// What is sent on the sockets that are entered from here on is asked about.
-fn hand_over(object: &mut Ebpf) -> Result<Leaving, Error> {
+fn hand_over(object: &mut Ebpf) -> Result<(), Error> {
     let sockets: SockHash<_, End> = take(object, names::SOCKETS)?.try_into()?;
     let send = program::<SkMsg>(object, names::SEND)?;
     send.attach(sockets.fd()).map_err(|error| Error::Program(names::SEND, error))?;
-    Ok(Leaving::new(RingBuf::try_from(take(object, names::LEAVING)?)?, sockets))
+    Ok(())
 }
 
 fn tell(object: &mut Ebpf, orders: Orders) -> Result<(), Error> {

@@ -367,8 +367,6 @@ fn who_waits_inside_of_calls_goes_by_tcp() {
         client.read_exact(&mut [0]).context("hear")?;
         ensure!(messages(stage)? == before, "it is bypassed");
         ensure!(outcome(stage, "blocking")? >= 1.0, "for another reason");
-        // The daemon has taken both out meanwhile.
-        wait::pause(Duration::from_millis(200));
         client.shutdown(Shutdown::Write).context("finish")?;
         let (mut waiting, answer) = (
             client.try_clone().context("clone")?,
@@ -380,6 +378,34 @@ fn who_waits_inside_of_calls_goes_by_tcp() {
         // Its own end is acknowledged meanwhile, which wakes it.
         waiting.read_exact(&mut [0; 4]).context("waiting")?;
         answer.join().ok().context("the node's thread")?.context("answer")
+    });
+}
+
+/// Who connects without waiting and waits from then on, as hiredis does, is out of the bypass in the call in which it sends for the
+/// first time: with the daemon standing still, the end that a switch makes of it is the one that TCP knows.
+#[test]
+fn who_begins_to_wait_is_out_with_its_first_word() {
+    stage::check(Stage::new("bypassed", |_| Ok(())), |stage| {
+        stage.node.set_door(Door::Keep);
+        stage.daemon.process().signal(Signal::SIGSTOP)?;
+        // More than a queue of what is to be done would hold.
+        let mut held = Vec::new();
+        for _ in 0..600 {
+            let mut client = stage.connect()?;
+            client.write_all(b"x").context("send")?;
+            held.push(client);
+        }
+        let mut client = held.pop().context("nobody")?;
+        let port = client.local_addr().context("the client's address")?.port();
+        let waiting = thread::spawn(move || client.read(&mut [0]));
+        wait::pause(Duration::from_millis(200));
+        let filter = format!("sport = :{port}");
+        stage.world.proxy()?.run("ss", &["--kill", "--tcp", "state", "established", &filter])?;
+        let end = waiting.join().ok().context("the client's thread")?;
+        let kind = end.map_err(|error| error.kind());
+        stage.daemon.process().signal(Signal::SIGCONT)?;
+        ensure!(kind == Err(ErrorKind::ConnectionAborted), "it ended with {kind:?}");
+        Ok(())
     });
 }
 

@@ -3,14 +3,12 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_ANY, BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock, bpf_sock_ops},
-    helpers::{
-        bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_sock_hash_update,
-    },
+    bindings::{BPF_ANY, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock, bpf_sock_ops},
+    helpers::{bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_hash_update},
     programs::SockOpsContext,
 };
 
-use super::{ENDS, NODES, ORDERS, SOCKETS, add, count_client, orders, set_waiting, socket};
+use super::{ENDS, NODES, ORDERS, SOCKETS, add, count_client, orders, remove, set_waiting, socket, take_out};
 use crate::field::{read, read_all};
 use crate::kernel::{
     packet::{bytes, mapped, of_words},
@@ -90,6 +88,23 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
     }
 }
 
+/// TCP is asked to send on a socket. Whose connection goes by TCP from its beginning is taken out here, in the call that has
+/// chosen: its process may wait in the next one already.
+#[inline(always)]
+pub(crate) fn sends(ctx: &SockOpsContext) {
+    let Some(path) = socket_of(ctx).and_then(socket::path) else { return };
+    if path.way == way::UNDECIDED {
+        return;
+    }
+    // Only for the choice this is asked.
+    let flags = read(&ops(ctx).bpf_sock_ops_cb_flags) & !BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
+    let _of_an_established_one = ctx.set_cb_flags(flags as i32);
+    if path.way == way::TCP {
+        take_out(path.peer.other());
+        take_out(path.peer);
+    }
+}
+
 /// Its state is another one from here on.
 #[inline(always)]
 pub(crate) fn changes(ctx: &SockOpsContext) {
@@ -115,7 +130,7 @@ fn enter(ctx: &SockOpsContext, path: &mut Path) {
     let ops = ops(ctx);
     let mut own = path.peer.other();
     // Others that want to hear of this socket go on to.
-    let flags = read(&ops.bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;
+    let flags = read(&ops.bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
     let here = path.here;
     path.way = way::UNDECIDED;
     if ctx.set_cb_flags(flags as i32).is_err() || ENDS.insert(own, here, 0).is_err() {
@@ -139,11 +154,9 @@ fn leave(path: &mut Path) {
         count_client(path, u64::MAX);
     }
     set_waiting(path, 0);
-    let own = path.peer.other();
+    let mut own = path.peer.other();
     let _is_gone = ENDS.remove(own);
-    let map = (&raw const SOCKETS).cast_mut().cast();
-    // SAFETY: the key is of the map's size.
-    unsafe { bpf_map_delete_elem(map, (&raw const own).cast_mut().cast()) };
+    remove(&mut own);
 }
 
 /// Somebody looks after what is bypassed, or did a moment ago.

@@ -6,7 +6,8 @@ mod socket;
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SockHash},
+    helpers::bpf_map_delete_elem,
     macros::btf_map,
 };
 
@@ -33,8 +34,6 @@ static ORDERS: Array<Orders, 1, MAPPED> = Array::new();
 static CLIENTS: Array<u64, { SLOTS as usize }, MAPPED> = Array::new();
 #[btf_map(name = "bypass_sums")]
 static SUMS: Array<u64, { sum::COUNT as usize }, MAPPED> = Array::new();
-#[btf_map(name = "bypass_leaving")]
-static LEAVING: RingBuf<End, { 64 << 10 }> = RingBuf::new();
 #[btf_map(name = "bypass_counts")]
 static COUNTS: PerCpuArray<Counts, 1> = PerCpuArray::new();
 
@@ -53,19 +52,32 @@ fn add(index: u32, by: u64) {
     }
 }
 
-/// Has the daemon take a socket out, so that its process has it as it was before. False: something was handed over to it.
+/// From here on nothing is handed over to a socket, which is to be taken out, so that its process has it as it was before. False:
+/// something was handed over to it.
 #[inline(always)]
 fn let_go(end: &End) -> bool {
     let Some(entered) = ENDS.get_ptr_mut(*end) else { return false };
     // SAFETY: a field of the entry. If that is another's by now, the other goes by TCP.
-    let seat = unsafe { &raw mut (*entered).seat };
-    if !replace(seat, seat::FREE, seat::LEAVING) {
-        return false;
+    replace(unsafe { &raw mut (*entered).seat }, seat::FREE, seat::LEAVING)
+}
+
+/// Takes out one that was let go.
+#[inline(always)]
+fn take_out(mut end: End) {
+    // SAFETY: an integer in an entry, of that connection's end or of what has come to its memory since.
+    let seat = ENDS.get_ptr(end).map(|entered| unsafe { &raw const (*entered).seat }.cast::<u64>());
+    // SAFETY: as above.
+    if seat.is_some_and(|seat| unsafe { seat.read_volatile() } == seat::LEAVING) {
+        let _is_gone = ENDS.remove(end);
+        remove(&mut end);
     }
-    if LEAVING.output(*end, 0).is_err() {
-        replace(seat, seat::LEAVING, seat::FREE);
-    }
-    true
+}
+
+#[inline(always)]
+fn remove(end: &mut End) {
+    let map = (&raw const SOCKETS).cast_mut().cast();
+    // SAFETY: the key is of the map's size.
+    unsafe { bpf_map_delete_elem(map, (&raw mut *end).cast()) };
 }
 
 /// A client more whose requests are bypassed, or one less.

@@ -25,7 +25,7 @@ use proxy_ebpf::{
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::{Error, hand_over, leaving::Running, link, load, take, tell};
+use super::{Error, hand_over, link, load, take, tell};
 use crate::{
     datapath::selftest::{LIMIT, exchange, pattern, text},
     kernel::{self, Types, cgroup2, netns},
@@ -80,7 +80,6 @@ struct Bench {
     orders: Array<MapData, Orders>,
     counts: PerCpuArray<MapData, Counts>,
     _link: FdLink,
-    _leaving: Running,
     _object: Ebpf,
 }
 
@@ -142,7 +141,7 @@ impl Bench {
         if let Some(listener) = &listener6 {
             name(&mut object, listener.local_addr().map_err(io("listen"))?)?;
         }
-        let leaving = hand_over(&mut object)?.start().map_err(Error::Thread)?;
+        hand_over(&mut object)?;
         let counts = PerCpuArray::try_from(take(&mut object, names::COUNTS)?)?;
         let orders = Array::try_from(take(&mut object, names::ORDERS)?)?;
         let cgroup = own_cgroup().ok_or_else(|| Error::Failed {
@@ -150,7 +149,7 @@ impl Bench {
             what: "cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup".to_owned(),
         })?;
         let link = link(&mut object, &cgroup)?;
-        Ok(Self { listener, listener6, orders, counts, _link: link, _leaving: leaving, _object: object })
+        Ok(Self { listener, listener6, orders, counts, _link: link, _object: object })
     }
 
     fn connect(&self) -> Result<Ends, String> {
