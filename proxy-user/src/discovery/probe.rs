@@ -88,6 +88,9 @@ pub(super) struct Info {
     pub(super) replica_offset: Option<u64>,
     pub(super) backlog: Option<bool>,
     pub(super) run_id: Option<String>,
+    /// `master_replid` and, where there is one, `master_replid2`: the data set, as far as replication knows it. A master and its
+    /// replicas share one.
+    pub(super) histories: Vec<String>,
 }
 
 pub(super) fn info(reply: &Reply) -> Result<Answer<Info>, Fault> {
@@ -112,6 +115,10 @@ fn sections(text: &str) -> Info {
             "slave_repl_offset" => info.replica_offset = value.parse().ok(),
             "repl_backlog_active" => info.backlog = Some(value == "1"),
             "run_id" => info.run_id = Some(value.to_owned()),
+            // Nought: there is none.
+            "master_replid" | "master_replid2" if value.bytes().any(|digit| digit != b'0') => {
+                info.histories.push(value.to_owned());
+            }
             _ => {}
         }
     }

@@ -15,10 +15,12 @@ use crate::election::{Failure, NodeReport, ReplicaLink, Role};
 /// What a probe found.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Probe {
-    /// `lag_bytes` is still to be filled in by whoever knows the master's offset.
+    /// `lag_bytes` and `stray` are still to be filled in by whoever knows the other nodes.
     pub(super) report: NodeReport,
     pub(super) master_offset: Option<u64>,
     pub(super) replica_offset: Option<u64>,
+    /// As of [`Info`]; none where INFO may not be read.
+    pub(super) histories: Vec<String>,
 }
 
 /// An open connection to a node. It is one process as long as it lasts, so the id is asked for once.
@@ -152,7 +154,7 @@ impl Prober {
             Some((host, port)) => ground.resolver.one(host, *port).await.ok(),
             None => None,
         };
-        ReplicaLink { master, up, lag_seconds, lag_bytes: None }
+        ReplicaLink { master, stray: false, up, lag_seconds, lag_bytes: None }
     }
 
     fn found(&self, role: Role, replica_offset: Option<u64>, round: &Round) -> Probe {
@@ -161,9 +163,13 @@ impl Prober {
             (Role::Master, None, Some(Answer::Got(reply))) => reply.offset,
             _ => None,
         };
-        let before = self.last.as_ref().and_then(|last| last.report.backlog_active);
-        let backlog_active = info_of(round).map_or(before, |info| info.backlog);
-        Probe { report: NodeReport { role, id: self.id.clone(), backlog_active }, master_offset, replica_offset }
+        let last = self.last.as_ref();
+        let (backlog_active, histories) = match info_of(round) {
+            Some(info) => (info.backlog, info.histories.clone()),
+            None => last.map(|last| (last.report.backlog_active, last.histories.clone())).unwrap_or_default(),
+        };
+        let report = NodeReport { role, id: self.id.clone(), backlog_active };
+        Probe { report, master_offset, replica_offset, histories }
     }
 }
 

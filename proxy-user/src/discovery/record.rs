@@ -32,6 +32,7 @@ pub(super) struct NodeRecord {
     pub(super) report: Option<NodeReport>,
     pub(super) latency: Option<Duration>,
     pub(super) master_offset: Option<u64>,
+    pub(super) histories: Vec<String>,
 }
 
 impl SentinelRecord {
@@ -72,7 +73,14 @@ impl SentinelRecord {
 impl NodeRecord {
     pub(super) fn new(peer: &Peer) -> Self {
         let name = peer.host.as_deref().map(str::to_owned);
-        Self { name, health: Health::default(), report: None, latency: None, master_offset: None }
+        Self {
+            name,
+            health: Health::default(),
+            report: None,
+            latency: None,
+            master_offset: None,
+            histories: Vec::new(),
+        }
     }
 
     pub(super) fn status(&self, addr: SocketAddr, now: Instant) -> NodeStatus {

@@ -43,6 +43,7 @@ pub(super) struct Node {
     failures: u32,
     master_reports: u32,
     replica_reports: u32,
+    stray_reports: u32,
     /// `fall` was reached, and `rise` not since.
     lost: bool,
     sound: bool,
@@ -70,7 +71,7 @@ impl Node {
         self.failures = 0;
         match &report.role {
             Role::Master => self.count_master(report.backlog_active, limits),
-            Role::Replica(link) => self.count_replica(link.up, limits),
+            Role::Replica(link) => self.count_replica(link, limits),
             Role::Loading => self.count_nothing(),
         }
         self.said = Some(report.role);
@@ -79,16 +80,18 @@ impl Node {
     /// The report that reveals a stranger does not count for it: whoever watches sees it closed once.
     fn count_master(&mut self, backlog_active: Option<bool>, limits: &Thresholds) {
         self.count_for_replica(false, limits);
+        self.stray_reports = 0;
         self.master_reports = if self.stranger { 0 } else { self.master_reports.saturating_add(1) };
         self.backlog_active = backlog_active.or(self.backlog_active);
         self.lost &= self.master_reports < limits.master_rise;
     }
 
-    fn count_replica(&mut self, up: bool, limits: &Thresholds) {
+    fn count_replica(&mut self, link: &ReplicaLink, limits: &Thresholds) {
         self.forget_mastership();
         self.replica = true;
         self.lost = false;
-        self.count_for_replica(up && !self.stranger, limits);
+        self.stray_reports = if link.stray { self.stray_reports.saturating_add(1) } else { 0 };
+        self.count_for_replica(link.up && !link.stray && !self.stranger, limits);
     }
 
     fn count_nothing(&mut self) {
@@ -166,7 +169,7 @@ impl Node {
         self.said == Some(Role::Master) && self.failures == 0 && risen && self.has_backlog(limits)
     }
 
-    pub(super) fn as_replica(&self, addr: SocketAddr) -> Option<Replica> {
+    pub(super) fn as_replica(&self, addr: SocketAddr, limits: &Thresholds) -> Option<Replica> {
         if !self.replica {
             return None;
         }
@@ -179,7 +182,7 @@ impl Node {
             addr,
             id: self.id.clone(),
             sound: self.sound,
-            keep: link.is_some() && !self.stranger,
+            keep: link.is_some() && !self.stranger && self.stray_reports < limits.fall,
             lag_seconds: lag(|link| link.lag_seconds),
             lag_bytes: lag(|link| link.lag_bytes),
         })

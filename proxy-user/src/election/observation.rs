@@ -82,6 +82,8 @@ pub enum Role {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReplicaLink {
     pub master: Option<SocketAddr>,
+    /// That master is none of the group's: what the replica holds is somebody else's data.
+    pub stray: bool,
     pub up: bool,
     /// Seconds since the master was last heard of (`master_last_io_seconds_ago`).
     pub lag_seconds: Option<u64>,

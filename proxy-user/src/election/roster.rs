@@ -95,7 +95,7 @@ impl Roster {
         self.nodes
             .iter()
             .filter(|(addr, _)| Some(**addr) != master)
-            .filter_map(|(addr, node)| node.as_replica(*addr))
+            .filter_map(|(addr, node)| node.as_replica(*addr, &self.limits))
             .collect()
     }
 }

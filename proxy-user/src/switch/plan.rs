@@ -38,7 +38,9 @@ fn master(verdict: &Verdict) -> Option<Wanted> {
 }
 
 fn replicas(route: &Route, verdict: &Verdict) -> Vec<Wanted> {
-    let mut wanted: Vec<Wanted> = verdict.replicas.iter().filter_map(|replica| self::replica(route, replica)).collect();
+    let most = if is_vouched_for(verdict) { Way::Open } else { Way::Established };
+    let each = verdict.replicas.iter().filter_map(|replica| self::replica(route, replica));
+    let mut wanted: Vec<Wanted> = each.map(|wanted| Wanted { way: wanted.way.min(most), ..wanted }).collect();
     if route.fallback == Fallback::Master
         && let Some(mut master) = master(verdict)
     {
@@ -49,6 +51,16 @@ fn replicas(route: &Route, verdict: &Verdict) -> Vec<Wanted> {
         wanted.push(master);
     }
     wanted
+}
+
+/// Whether it is clear which group's replicas these are: its master is proven, or was until it fell silent. Else a replica takes
+/// nobody new, as a master would not.
+fn is_vouched_for(verdict: &Verdict) -> bool {
+    match verdict.way {
+        Way::Open | Way::Paused => true,
+        Way::Established => verdict.reason == Reason::ProbeLost,
+        Way::Closed => false,
+    }
 }
 
 fn replica(route: &Route, replica: &Replica) -> Option<Wanted> {

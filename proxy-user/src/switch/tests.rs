@@ -211,6 +211,29 @@ fn replicas_come_and_go_without_touching_each_other() {
 }
 
 #[test]
+fn replicas_take_nobody_new_while_nobody_vouches_for_their_master() {
+    let replicas = vec![replica(2, true, true, 0)];
+    let mut starting = Bench::new(TargetRole::Replica, Fallback::None);
+    let unproven = Verdict { replicas: replicas.clone(), ..Verdict::closed() };
+    assert_eq!(starting.follow(&unproven).1, vec![]);
+    let mut bench = Bench::new(TargetRole::Replica, Fallback::None);
+    let as_if = |way, reason| Verdict { reason, replicas: replicas.clone(), ..master(way, target(1, 5, None)) };
+    let open = bench.follow(&as_if(Way::Open, Reason::Proven));
+    assert_eq!(open.1, vec![(2, 1)]);
+    for (way, reason, offered) in [
+        (Way::Open, Reason::NoMajority, vec![(2, 1)]),
+        (Way::Established, Reason::NoMajority, vec![]),
+        (Way::Paused, Reason::Failover, vec![(2, 1)]),
+        (Way::Closed, Reason::TwoMasters, vec![]),
+        (Way::Established, Reason::ProbeLost, vec![(2, 1)]),
+        (Way::Closed, Reason::RoleLost, vec![]),
+        (Way::Open, Reason::Proven, vec![(2, 1)]),
+    ] {
+        assert_eq!(bench.follow(&as_if(way, reason)), (vec![], offered), "{way:?} {reason:?}: nobody is severed");
+    }
+}
+
+#[test]
 fn a_datapath_is_told_of_each_change_of_the_slots_once() {
     let mut bench = Bench::new(TargetRole::Replica, Fallback::Master);
     let with = |replicas: Vec<Replica>| Verdict { replicas, ..master(Way::Open, target(1, 5, None)) };

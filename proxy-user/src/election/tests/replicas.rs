@@ -32,6 +32,22 @@ fn soundness_by_rise_fall_and_link() {
 }
 
 #[test]
+fn who_replicates_from_another_group_takes_nobody_and_keeps_nobody_for_long() {
+    let eager = Rules { rise: 2, fall: 2, ..rules(true) };
+    for (script, expected) in [
+        ("B=stray B=stray B=stray", "B drop"),
+        ("B=replica B=replica B=stray", "B keep"),
+        ("B=replica B=replica B=stray B=stray", "B drop"),
+        ("B=replica B=replica B=stray B=- B=stray", "B drop"),
+        ("B=replica B=replica B=stray B=stray B=replica", "B keep"),
+        ("B=replica B=replica B=stray B=replica B=replica", "B sound"),
+    ] {
+        let election = play(eager.clone(), &format!("0 sentinels=1 nodes=A,B {script}"));
+        assert_eq!(replicas(&election), expected, "{script}");
+    }
+}
+
+#[test]
 fn a_stranger_is_dropped_once_and_then_proven_anew() {
     for (script, expected) in [
         ("B=replica#x B=replica", "B sound"),

@@ -129,11 +129,13 @@ fn report(words: &str) -> NodeReport {
         Some(role) => (role, Some(true)),
         None => words.strip_suffix("-backlog").map_or((words, None), |role| (role, Some(false))),
     };
-    let replica = |up| Role::Replica(ReplicaLink { master: None, up, lag_seconds: Some(0), lag_bytes: None });
+    let link = |up| ReplicaLink { master: None, stray: false, up, lag_seconds: Some(0), lag_bytes: None };
+    let replica = |up| Role::Replica(link(up));
     let role = match role {
         "master" => Role::Master,
         "replica" => replica(true),
         "down-link" => replica(false),
+        "stray" => Role::Replica(ReplicaLink { stray: true, ..link(true) }),
         "loading" => Role::Loading,
         other => panic!("no such role: {other}"),
     };

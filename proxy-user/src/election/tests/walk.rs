@@ -79,8 +79,10 @@ fn sign(kind: u8, epoch: u8, replica: u8, master: u8) -> Sign {
 fn report(role: u8, id: u8) -> NodeReport {
     let role = match role % 8 {
         0..=3 => Role::Master,
-        4 | 5 => Role::Replica(ReplicaLink { master: None, up: true, lag_seconds: None, lag_bytes: None }),
-        6 => Role::Replica(ReplicaLink { master: None, up: false, lag_seconds: None, lag_bytes: None }),
+        4 | 5 => {
+            Role::Replica(ReplicaLink { master: None, stray: false, up: true, lag_seconds: None, lag_bytes: None })
+        }
+        6 => Role::Replica(ReplicaLink { master: None, stray: false, up: false, lag_seconds: None, lag_bytes: None }),
         _ => Role::Loading,
     };
     let id = match id % 16 {

@@ -83,7 +83,7 @@ fn flip(timeline: &Timeline, epoch: u64) {
 }
 
 fn replica() -> Role {
-    Role::Replica(ReplicaLink { master: None, up: true, lag_seconds: None, lag_bytes: None })
+    Role::Replica(ReplicaLink { master: None, stray: false, up: true, lag_seconds: None, lag_bytes: None })
 }
 
 fn says(number: u8, role: Role) -> Observation {
