@@ -20,12 +20,19 @@ pub mod names {
     pub const CLIENTS: &str = "bypass_clients";
     /// Array of `u64`, by [`super::sum`]. Mapped into the daemon's memory.
     pub const SUMS: &str = "bypass_sums";
+    /// `Program -> u32`: whose connections are left to TCP.
+    pub const PROGRAMS: &str = "bypass_programs";
     /// Per-CPU array of one [`super::Counts`].
     pub const COUNTS: &str = "bypass_counts";
     /// The programs: connections as they begin and end, and what is sent on them.
     pub const CONNECTIONS: &str = "bypass_conns";
     pub const SEND: &str = "bypass_send";
 }
+
+/// A program, by the name that the kernel has for a process's first thread (`comm`), with zeros behind.
+pub type Program = [u8; 16];
+/// As many may be named.
+pub const MOST_PROGRAMS: usize = 64;
 
 /// A socket, by its connection. The same addresses and ports are another connection's before and after it, and at the same time in
 /// another namespace; with the sequence numbers it is this one and no other. TCP has drawn both at random, so two sockets of
@@ -170,6 +177,9 @@ pub struct Orders {
     /// ... and from there to the flags that its process has set.
     pub file: u32,
     pub f_flags: u32,
+    /// ... and of a thread: to its process's first one, and that one's name.
+    pub group_leader: u32,
+    pub comm: u32,
 }
 
 /// How much may wait for a reader, with what the kernel needs to hold it, in bytes.
@@ -215,15 +225,17 @@ pub mod count {
     pub const OFF: u32 = 10;
     /// Its process waits inside of recv(2), which the kernel lets end for nothing on such a socket.
     pub const BLOCKING: u32 = 11;
+    /// Its program is named in [`super::names::PROGRAMS`].
+    pub const EXCEPTED: u32 = 12;
     /// To here.
-    pub const BYTES: u32 = 12;
-    pub const MESSAGES: u32 = 13;
-    pub const COUNT: u32 = 14;
+    pub const BYTES: u32 = 13;
+    pub const MESSAGES: u32 = 14;
+    pub const COUNT: u32 = 15;
 
     /// Label values of the metric `switchmaster_bypass_total`, by index.
     pub const NAMES: [&str; BYTES as usize] = [
         "bypassed", "no_peer", "mixed", "behind", "memory", "ulp", "held", "gone", "refused", "no_room", "off",
-        "blocking",
+        "blocking", "excepted",
     ];
 }
 
@@ -231,5 +243,5 @@ const _: () = {
     assert!(size_of::<End>() == 56);
     assert!(size_of::<Entered>() == 24);
     assert!(size_of::<Path>() == 176);
-    assert!(size_of::<Orders>() == 48);
+    assert!(size_of::<Orders>() == 56);
 };

@@ -87,6 +87,7 @@ const BYPASS: Maps = &[
     (bypass::names::ORDERS, size_of::<u32>(), size_of::<bypass::Orders>()),
     (bypass::names::CLIENTS, size_of::<u32>(), size_of::<u64>()),
     (bypass::names::SUMS, size_of::<u32>(), size_of::<u64>()),
+    (bypass::names::PROGRAMS, size_of::<bypass::Program>(), size_of::<u32>()),
     (bypass::names::COUNTS, size_of::<u32>(), size_of::<bypass::Counts>()),
     (steering::names::STEERED, size_of::<i32>(), size_of::<Steered>()),
 ];

@@ -215,13 +215,27 @@ impl Default for Park {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Local {
     pub steering: Steering,
     pub bypass: bool,
+    /// Programs, as the kernel names them, whose connections are not bypassed.
+    pub bypass_except: Vec<String>,
     pub all_namespaces: bool,
     /// Absent: the cgroup2 root found in /proc/mounts.
     pub cgroup: Option<PathBuf>,
+}
+
+impl Default for Local {
+    fn default() -> Self {
+        Self {
+            steering: Steering::default(),
+            bypass: false,
+            bypass_except: vec!["haproxy".to_owned()],
+            all_namespaces: false,
+            cgroup: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use proxy_ebpf::bypass::MOST_PROGRAMS;
+
 use super::{
     Admin, AdminListen, Config, Local, Name, Steering,
     check::{self, Parts},
@@ -12,7 +14,13 @@ use super::{
     quantity::{duration, secs},
     raw::Value,
     route, schema,
-    section::{Placed, Section},
+    section::{ListShape, Placed, Section},
+};
+
+const EXCEPT: ListShape = ListShape {
+    max: MOST_PROGRAMS,
+    single: true,
+    valid: "valid: a list such as [\"haproxy\", \"toxiproxy\"]; leave it out for [\"haproxy\"]",
 };
 
 /// Nothing if it has a problem; the problems are in the context.
@@ -74,12 +82,24 @@ fn admin(section: &Section<'_>) -> (Option<Placed<AdminListen>>, Option<super::S
     (listen, token)
 }
 
+/// As the kernel names it: it cuts a longer name off.
+fn program(name: &str) -> Result<String, Invalid> {
+    if name.is_empty() || name.contains(['/', '\0']) {
+        let valid = "valid: the name of a program as /proc/PID/comm has it, like \"haproxy\"";
+        return Err(Invalid::new(format!("{} is no program's name", super::errors::quoted(name)), valid));
+    }
+    Ok(name.to_owned())
+}
+
 fn local(section: &Section<'_>) -> Local {
     let steering = section.or("steering", Steering::default(), Section::parsed);
     let bypass = section.or("bypass", OnOff::Off, |value| OnOff::of_word(Section::text(value)?)) == OnOff::On;
+    let except = section.list("bypass_except", EXCEPT, |value| program(Section::text(value)?));
+    let except = except.map(|names| names.into_iter().map(|name| name.value).collect());
     Local {
         steering,
         bypass,
+        bypass_except: except.unwrap_or_else(|| Local::default().bypass_except),
         all_namespaces: section.or("namespaces", Namespaces::Own, |value| Namespaces::of_word(Section::text(value)?))
             == Namespaces::All,
         cgroup: section.get("cgroup", |value| {

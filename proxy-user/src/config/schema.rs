@@ -62,7 +62,8 @@ pub(super) const ROUTE: Table = Table {
 
 pub(super) const PARK: Table = Table { title: "park", keys: &["limit", "timeout"] };
 
-pub(super) const LOCAL: Table = Table { title: "[local]", keys: &["steering", "bypass", "namespaces", "cgroup"] };
+pub(super) const LOCAL: Table =
+    Table { title: "[local]", keys: &["steering", "bypass", "bypass_except", "namespaces", "cgroup"] };
 
 pub(super) const ALL: [&Table; 8] = [&ROOT, &ADMIN, &GROUP, &TLS, &CHECK, &ROUTE, &PARK, &LOCAL];
 

@@ -322,7 +322,8 @@ fn start_bypass(
     let tested = selftest_bypass()?;
     let object = kernel::load_bypass(tc, sizes, &kernel.pins)?;
     let (links, all_namespaces) = (kernel.pins.links(), config.local.all_namespaces);
-    Ok(Bypass::start(object, BypassSetup { cgroup, links, all_namespaces, nodes, tested })?)
+    let except = config.local.bypass_except.clone();
+    Ok(Bypass::start(object, BypassSetup { cgroup, links, all_namespaces, nodes, except, tested })?)
 }
 
 fn steered(config: &Config, flows: &[u32], numbers: &[u32]) -> Vec<SteeringRoute> {

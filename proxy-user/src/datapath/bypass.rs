@@ -7,7 +7,7 @@ mod keeper;
 mod selftest;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     net::SocketAddr,
     os::fd::AsFd as _,
@@ -22,7 +22,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, Map, MapData, MapError, PerCpuArray, SockHash},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SockHash},
     pin::PinError,
     programs::{
         CgroupAttachMode, ProgramError, SkMsg, SockOps,
@@ -31,7 +31,7 @@ use aya::{
 };
 use proxy_ebpf::{
     balance::{SLOTS, of_slot},
-    bypass::{Counts, End, Orders, count, names, sum},
+    bypass::{Counts, End, Orders, Program, count, names, sum},
 };
 
 use self::keeper::{Keeper, Order};
@@ -48,6 +48,8 @@ pub struct Setup {
     pub all_namespaces: bool,
     /// The nodes that an earlier daemon led to: nobody may say them again.
     pub nodes: Vec<SocketAddr>,
+    /// Programs whose connections are left to TCP, and ours.
+    pub except: Vec<String>,
     pub tested: Tested,
 }
 
@@ -99,6 +101,7 @@ impl Bypass {
         let counts = PerCpuArray::try_from(take(&mut object, names::COUNTS)?)?;
         let nodes = take(&mut object, names::NODES)?.try_into()?;
         tell(&mut object, setup.tested.orders())?;
+        except(&mut object, &setup.except)?;
         hand_over(&mut object)?;
         attach(&mut object, &setup.cgroup, &setup.links)?;
         let (cgroup, tested) = (setup.cgroup.clone(), setup.tested.said.clone());
@@ -186,7 +189,7 @@ pub fn discard(pins: &PinDir) -> Result<(), Error> {
         orders.set(0, Orders::default(), 0)?;
     }
     for name in kernel::OF_BYPASS {
-        match std::fs::remove_file(pins.maps().join(name)) {
+        match fs::remove_file(pins.maps().join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::Unpin(error)),
             _ => {}
         }
@@ -217,6 +220,25 @@ fn hand_over(object: &mut Ebpf) -> Result<(), Error> {
 fn tell(object: &mut Ebpf, orders: Orders) -> Result<(), Error> {
     let map = object.map_mut(names::ORDERS).ok_or(Error::Missing(names::ORDERS))?;
     Ok(Array::<_, Orders>::try_from(map)?.set(0, orders, 0)?)
+}
+
+/// Another daemon of ours is as one that is named: its splice does not see what was bypassed.
+fn except(object: &mut Ebpf, listed: &[String]) -> Result<(), Error> {
+    let map = object.map_mut(names::PROGRAMS).ok_or(Error::Missing(names::PROGRAMS))?;
+    let mut programs: HashMap<_, Program, u32> = map.try_into()?;
+    let own = fs::read_to_string("/proc/self/comm").unwrap_or_default();
+    for name in listed.iter().map(String::as_str).chain([own.trim_end(), env!("CARGO_PKG_NAME")]) {
+        programs.insert(program_name(name), 1, 0)?;
+    }
+    Ok(())
+}
+
+/// As the kernel has it: cut off, with zeros behind.
+fn program_name(name: &str) -> Program {
+    let mut program = Program::default();
+    let most = program.len() - 1;
+    program.iter_mut().zip(name.bytes().take(most)).for_each(|(to, from)| *to = from);
+    program
 }
 
 fn hooks(links: &Path, cgroup: &Path) -> Result<Hooks, Error> {

@@ -16,7 +16,8 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, Socket, Type};
 use switchmaster_tests::{
-    Patient, World,
+    Daemon, HaProxy, Patient, World,
+    daemon::{Config, Group, Route},
     memory::{self, MIB},
     node::Door,
     wait,
@@ -235,6 +236,37 @@ fn a_node_s_address_is_taken_whoever_dials_it_and_no_other() {
         (&client).write_all(b"hello")?;
         (&server).read_exact(&mut [0; 5])?;
         ensure!(messages(stage)? == before, "another server's");
+        Ok(())
+    });
+}
+
+/// Relays that look past a socket's queue: HAProxy, whose splice(2) would find nothing, and a daemon of ours whose splice in the
+/// kernel would see nothing. Programs of their names are left alone.
+#[test]
+fn relays_in_front_of_a_node_go_by_tcp() {
+    stage::check(echo(), |stage| {
+        let home = stage.world.proxy()?;
+        let (by_haproxy, by_a_second) = (home.address(7101), home.address(7102));
+        let _haproxy = HaProxy::spliced(&stage.world, by_haproxy, stage.node.ipv4())?;
+        let group = Group::new("second").set("nodes", format!("[\"{}\"]", stage.node.ipv4()));
+        let route = Route::new("writes", "second", "master", "sockmap", &[by_a_second]);
+        let config = Config::named("second", 9181)
+            .local("steering", "\"off\"")
+            .group(group)
+            .route(route)
+            .argument("--pin-dir")
+            .argument("/sys/fs/bpf/second");
+        let _second = Daemon::start(&stage.world, &config)?;
+        let before = messages(stage)?;
+        for (who, to) in [("HAProxy", by_haproxy), ("a second daemon", by_a_second)] {
+            let client = stage::dial(home, to)?;
+            client.set_read_timeout(Some(Duration::from_secs(5))).context("read time-out")?;
+            for size in [5, 1, 20_000, 200_000] {
+                exchange(&client, &vec![b'x'; size]).with_context(|| format!("{size} bytes through {who}"))?;
+            }
+        }
+        ensure!(messages(stage)? == before, "a relay was bypassed");
+        ensure!(outcome(stage, "excepted")? >= 2.0, "for another reason");
         Ok(())
     });
 }

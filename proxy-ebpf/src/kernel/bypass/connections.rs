@@ -4,18 +4,20 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_ANY, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock, bpf_sock_ops},
-    helpers::{bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_hash_update},
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_hash_update,
+    },
     programs::SockOpsContext,
 };
 
-use super::{ENDS, NODES, ORDERS, SOCKETS, add, count_client, orders, remove, set_waiting, socket, take_out};
+use super::{ENDS, NODES, ORDERS, PROGRAMS, SOCKETS, add, count_client, orders, remove, set_waiting, socket, take_out};
 use crate::field::{read, read_all};
 use crate::kernel::{
     packet::{bytes, mapped, of_words},
     tables::globals,
 };
 use proxy_ebpf::{
-    bypass::{End, Entered, Gate, Mark, NO_ROUTE, Path, count, seat, way},
+    bypass::{End, Entered, Gate, Mark, NO_ROUTE, Orders, Path, Program, count, seat, way},
     nat::{Address, Port},
     steering::Dialled,
 };
@@ -45,6 +47,9 @@ pub(crate) fn dials(ctx: &SockOpsContext) {
     } else if orders.spared == process {
         return;
     }
+    if is_excepted(orders) {
+        return add(count::EXCEPTED, 1);
+    }
     if !socket::remember(at, &path_of(&end, at, way::DIALLED, 1)) {
         return add(count::NO_ROOM, 1);
     }
@@ -54,6 +59,17 @@ pub(crate) fn dials(ctx: &SockOpsContext) {
         socket::forget(at);
         add(count::BLOCKING, 1);
     }
+}
+
+/// Whether the process that dials is one of a program which may look past a socket's queue.
+#[inline(always)]
+fn is_excepted(orders: &Orders) -> bool {
+    // SAFETY: no arguments; the kernel's own record of this thread.
+    let thread = unsafe { bpf_get_current_task() };
+    let first: Option<u64> = socket::word(thread, orders.group_leader);
+    let name: Option<Program> = first.and_then(|first| socket::word(first, orders.comm));
+    // SAFETY: the value is never looked at.
+    name.is_some_and(|name| unsafe { PROGRAMS.get(name) }.is_some())
 }
 
 /// Whom [`dials`] has seen is connected.

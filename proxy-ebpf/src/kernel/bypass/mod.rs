@@ -14,7 +14,7 @@ use aya_ebpf::{
 use crate::kernel::tables::{MAPPED, fetch_add, replace};
 use proxy_ebpf::{
     balance::{SLOTS, of_slot},
-    bypass::{Counts, End, Entered, Gate, NO_ROUTE, Orders, Path, seat, sum},
+    bypass::{Counts, End, Entered, Gate, MOST_PROGRAMS, NO_ROUTE, Orders, Path, Program, seat, sum},
     steering::Dialled,
 };
 
@@ -34,6 +34,8 @@ static ORDERS: Array<Orders, 1, MAPPED> = Array::new();
 static CLIENTS: Array<u64, { SLOTS as usize }, MAPPED> = Array::new();
 #[btf_map(name = "bypass_sums")]
 static SUMS: Array<u64, { sum::COUNT as usize }, MAPPED> = Array::new();
+#[btf_map(name = "bypass_programs")]
+static PROGRAMS: HashMap<Program, u32, MOST_PROGRAMS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map(name = "bypass_counts")]
 static COUNTS: PerCpuArray<Counts, 1> = PerCpuArray::new();
 

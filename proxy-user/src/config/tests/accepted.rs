@@ -61,6 +61,15 @@ fn the_contract_is_accepted_as_it_is_written() {
 }
 
 #[test]
+fn programs_that_are_not_bypassed_are_listed_by_name() {
+    let folder = folder();
+    let excepted = |text: &str| parse_in(folder.path(), text).expect("valid").config.local.bypass_except;
+    assert_eq!(excepted(MINIMAL), ["haproxy"]);
+    assert_eq!(excepted(&format!("{MINIMAL}\n[local]\nbypass_except = \"relay\"\n")), ["relay"]);
+    assert_eq!(excepted(&format!("{MINIMAL}\n[local]\nbypass_except = [\"a\", \"b\"]\n")), ["a", "b"]);
+}
+
+#[test]
 fn what_is_left_out_has_its_default() {
     let folder = folder();
     let config = parse_in(folder.path(), MINIMAL).expect("valid").config;

@@ -109,6 +109,12 @@ fn wrong_types() {
         (route("allow = 1979-05-27"), "9:1: route[0].allow: is a date, not a list; ", "leave it out to allow everyone"),
         (route("allow = []"), "9:1: route[0].allow: is an empty list; ", "leave it out to allow everyone"),
         (route("[local]\nbypass = true"), "10:10: local.bypass: is true or false, not a string; ", "quotes"),
+        (route("[local]\nbypass_except = []"), "10:1: local.bypass_except: is an empty list; ", "leave it out"),
+        (
+            route("[local]\nbypass_except = \"/usr/sbin/haproxy\""),
+            "10:17: local.bypass_except: \"/usr/sbin/haproxy\" is no program's name; ",
+            "/proc/PID/comm",
+        ),
     ]);
 }
 

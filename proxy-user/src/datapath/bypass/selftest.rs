@@ -213,6 +213,8 @@ fn orders(at: SocketAddr) -> Result<Orders, Error> {
         sysctl_mem: types.offset("proto", &["sysctl_mem"])?,
         file: types.offset("socket", &["file"])?,
         f_flags: types.offset("file", &["f_flags"])?,
+        group_leader: types.offset("task_struct", &["group_leader"])?,
+        comm: types.offset("task_struct", &["comm"])?,
     })
 }
 

@@ -74,6 +74,7 @@ impl Feed {
 }
 
 fn probed(result: Result<NodeReport, Fault>) -> What {
-    let result = result.map(|report| Probe { report, master_offset: None, replica_offset: None, histories: Vec::new() });
+    let result =
+        result.map(|report| Probe { report, master_offset: None, replica_offset: None, histories: Vec::new() });
     What::Probed { latency: Duration::from_millis(1), result }
 }
