@@ -20,6 +20,11 @@ pub mod names {
     pub const CLIENTS: &str = "bypass_clients";
     /// Array of `u64`, by [`super::sum`]. Mapped into the daemon's memory.
     pub const SUMS: &str = "bypass_sums";
+    /// `u64 -> u64`, the kernel's address of a socket twice: of readers that have something unread which stands before what comes by
+    /// TCP.
+    pub const LATE: &str = "bypass_late";
+    /// Ring buffer of `u64`: each that is entered there.
+    pub const HURRY: &str = "bypass_hurry";
     /// `Program -> u32`: whose connections are left to TCP.
     pub const PROGRAMS: &str = "bypass_programs";
     /// Per-CPU array of one [`super::Counts`].
@@ -27,6 +32,8 @@ pub mod names {
     /// The programs: connections as they begin and end, and what is sent on them.
     pub const CONNECTIONS: &str = "bypass_conns";
     pub const SEND: &str = "bypass_send";
+    /// And the one that is run over all sockets, for those of [`LATE`].
+    pub const REMIND: &str = "bypass_remind";
 }
 
 /// A program, by the name that the kernel has for a process's first thread (`comm`), with zeros behind.
@@ -167,6 +174,7 @@ pub struct Orders {
     pub asking: u32,
     /// Where fields of the kernel's own records begin, in bytes: those of a socket ...
     pub rmem_alloc: u32,
+    pub rcvlowat: u32,
     pub write_seq: u32,
     pub prot: u32,
     pub socket: u32,
@@ -180,6 +188,7 @@ pub struct Orders {
     /// ... and of a thread: to its process's first one, and that one's name.
     pub group_leader: u32,
     pub comm: u32,
+    pub _pad: u32,
 }
 
 /// How much may wait for a reader, with what the kernel needs to hold it, in bytes.
@@ -243,5 +252,5 @@ const _: () = {
     assert!(size_of::<End>() == 56);
     assert!(size_of::<Entered>() == 24);
     assert!(size_of::<Path>() == 176);
-    assert!(size_of::<Orders>() == 56);
+    assert!(size_of::<Orders>() == 64);
 };

@@ -87,6 +87,8 @@ const BYPASS: Maps = &[
     (bypass::names::ORDERS, size_of::<u32>(), size_of::<bypass::Orders>()),
     (bypass::names::CLIENTS, size_of::<u32>(), size_of::<u64>()),
     (bypass::names::SUMS, size_of::<u32>(), size_of::<u64>()),
+    (bypass::names::LATE, size_of::<u64>(), size_of::<u64>()),
+    (bypass::names::HURRY, 0, 0),
     (bypass::names::PROGRAMS, size_of::<bypass::Program>(), size_of::<u32>()),
     (bypass::names::COUNTS, size_of::<u32>(), size_of::<bypass::Counts>()),
     (steering::names::STEERED, size_of::<i32>(), size_of::<Steered>()),
@@ -108,7 +110,7 @@ const OBJECTS: [(&str, &[Maps], &[&str]); 6] = [
     ("tc", &[NAT], &[nat::names::TC]),
     ("xdp", &[NAT, XDP], &[xdp::names::XDP]),
     ("steering", &[NAT, STEERING], &STEER),
-    ("bypass", &[NAT, BYPASS], &[bypass::names::CONNECTIONS, bypass::names::SEND]),
+    ("bypass", &[NAT, BYPASS], &[bypass::names::CONNECTIONS, bypass::names::SEND, bypass::names::REMIND]),
     ("release", &[], &[parking::names::RELEASE]),
 ];
 

@@ -26,7 +26,7 @@ use aya_ebpf::{
     programs::{SkMsgContext, SockOpsContext},
 };
 
-use self::pass::{connections, send};
+use self::pass::{connections, remind, send};
 
 /// What the kernel asked is left to it.
 const GO_ON: u32 = 1;
@@ -47,6 +47,14 @@ fn bypass_conns(ctx: SockOpsContext) -> u32 {
 #[sk_msg]
 fn bypass_send(ctx: SkMsgContext) -> u32 {
     send::verdict(&ctx)
+}
+
+/// There is no macro for programs of this kind. It writes nothing for who reads.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+fn bypass_remind(ctx: &remind::Visit) -> u32 {
+    remind::visit(ctx);
+    0
 }
 
 proxy_ebpf::complete_object!();

@@ -3,6 +3,7 @@
 //! names the nodes. Promises: none that TCP does not give, but for calls that look past a socket's queue (docs/datapaths.md
 //! has them); nothing is bypassed on a kernel on which the self-test fails. Needs what steering needs, and BTF of the kernel.
 
+mod hurry;
 mod keeper;
 mod selftest;
 
@@ -21,11 +22,11 @@ use std::{
 };
 
 use aya::{
-    Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SockHash},
+    Btf, Ebpf,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SockHash},
     pin::PinError,
     programs::{
-        CgroupAttachMode, ProgramError, SkMsg, SockOps,
+        CgroupAttachMode, Iter, ProgramError, SkMsg, SockOps,
         links::{FdLink, LinkError},
     },
 };
@@ -34,6 +35,7 @@ use proxy_ebpf::{
     bypass::{Counts, End, Orders, Program, count, names, sum},
 };
 
+use self::hurry::Hurry;
 use self::keeper::{Keeper, Order};
 use self::selftest::Tested;
 pub use self::selftest::selftest;
@@ -77,6 +79,8 @@ pub enum Error {
     Unpin(#[source] io::Error),
     #[error("which network namespace this is cannot be asked: {0}")]
     Namespace(#[source] io::Error),
+    #[error("the kernel does not go through its sockets: {0}")]
+    Walk(#[source] io::Error),
     #[error("its thread does not start: {0}")]
     Thread(#[source] io::Error),
     #[error("the self-test failed on this kernel: {case}: {what}")]
@@ -91,6 +95,7 @@ pub struct Bypass {
     sums: Mapping<AtomicU64>,
     counts: PerCpuArray<MapData, Counts>,
     keeper: Mutex<Option<JoinHandle<()>>>,
+    _hurry: Hurry,
 }
 
 impl Bypass {
@@ -99,17 +104,28 @@ impl Bypass {
         load(&mut object)?;
         let (clients, sums) = (words(&object, names::CLIENTS)?, words(&object, names::SUMS)?);
         let counts = PerCpuArray::try_from(take(&mut object, names::COUNTS)?)?;
-        let nodes = take(&mut object, names::NODES)?.try_into()?;
+        let (nodes, late) = (take(&mut object, names::NODES)?.try_into()?, take(&mut object, names::LATE)?.try_into()?);
+        let hurry = RingBuf::try_from(take(&mut object, names::HURRY)?)?;
         tell(&mut object, setup.tested.orders())?;
         except(&mut object, &setup.except)?;
         hand_over(&mut object)?;
         attach(&mut object, &setup.cgroup, &setup.links)?;
         let (cgroup, tested) = (setup.cgroup.clone(), setup.tested.said.clone());
-        let keeper = Keeper::new(object, nodes, netns::cookie().map_err(Error::Namespace)?, setup);
+        let keeper = Keeper::new(object, nodes, late, netns::cookie().map_err(Error::Namespace)?, setup);
         let (orders, told) = channel();
+        let hurry = Hurry::start(hurry, orders.clone()).map_err(Error::Thread)?;
         let run = move || keeper.run(&told);
         let keeper = thread::Builder::new().name("bypass".to_owned()).spawn(run).map_err(Error::Thread)?;
-        Ok(Self { cgroup, tested, orders: Mutex::new(orders), clients, sums, counts, keeper: Mutex::new(Some(keeper)) })
+        Ok(Self {
+            cgroup,
+            tested,
+            orders: Mutex::new(orders),
+            clients,
+            sums,
+            counts,
+            keeper: Mutex::new(Some(keeper)),
+            _hurry: hurry,
+        })
     }
 
     pub fn cgroup(&self) -> &Path {
@@ -206,7 +222,10 @@ fn load(object: &mut Ebpf) -> Result<(), Error> {
     program::<SockOps>(object, names::CONNECTIONS)?
         .load()
         .map_err(|error| Error::Program(names::CONNECTIONS, error))?;
-    program::<SkMsg>(object, names::SEND)?.load().map_err(|error| Error::Program(names::SEND, error))
+    program::<SkMsg>(object, names::SEND)?.load().map_err(|error| Error::Program(names::SEND, error))?;
+    let types = Btf::from_sys_fs().map_err(|error| Error::Program(names::REMIND, error.into()))?;
+    let remind = program::<Iter>(object, names::REMIND)?;
+    remind.load("tcp", &types).map_err(|error| Error::Program(names::REMIND, error))
 }
 
 /// What is sent on the sockets that are entered from here on is asked about.
@@ -214,6 +233,18 @@ fn hand_over(object: &mut Ebpf) -> Result<(), Error> {
     let sockets: SockHash<_, End> = take(object, names::SOCKETS)?.try_into()?;
     let send = program::<SkMsg>(object, names::SEND)?;
     send.attach(sockets.fd()).map_err(|error| Error::Program(names::SEND, error))?;
+    Ok(())
+}
+
+/// Tells those readers of this thread's network namespace once more that there is something to read which have bypassed bytes
+/// before them that TCP has: see the program.
+fn remind(object: &mut Ebpf) -> Result<(), Error> {
+    let refused = |error| Error::Program(names::REMIND, error);
+    let program = program::<Iter>(object, names::REMIND)?;
+    let id = program.attach().map_err(refused)?;
+    let mut sockets = program.take_link(id).map_err(refused)?.into_file()?;
+    // It writes nothing: the kernel calls the program for each socket by the way.
+    io::copy(&mut sockets, &mut io::sink()).map_err(Error::Walk)?;
     Ok(())
 }
 

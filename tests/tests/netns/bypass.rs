@@ -13,7 +13,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::signal::Signal;
+use nix::sys::{
+    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags},
+    signal::Signal,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use switchmaster_tests::{
     Daemon, HaProxy, Patient, World,
@@ -236,6 +239,47 @@ fn a_node_s_address_is_taken_whoever_dials_it_and_no_other() {
         (&client).write_all(b"hello")?;
         (&server).read_exact(&mut [0; 5])?;
         ensure!(messages(stage)? == before, "another server's");
+        Ok(())
+    });
+}
+
+/// A reader that waits for the edge of epoll after a read that was shorter than its buffer, as tokio does, was behind: what came by
+/// bypass ends in such a read, and what came by TCP lies behind it. It hears of that all the same, if nothing more is sent.
+#[test]
+fn who_waits_for_the_edge_hears_of_what_tcp_has() {
+    const SIZE: usize = 1000;
+    stage::check(Stage::new("bypassed", |_| Ok(())), |stage| {
+        let (client, node) = pair(stage)?;
+        client.set_nonblocking(true).context("nonblocking")?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll")?;
+        let edge = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
+        epoll.add(&client, edge).context("epoll")?;
+        let before = outcome(stage, "behind")?;
+        let (mut writer, mut sent) = (Patient::new(&node)?, 0);
+        // Of more than one TCP would have to send the rest again, which is an edge of its own.
+        while sent < 1000 * SIZE || outcome(stage, "behind")? == before {
+            writer.write_all(&[b'x'; SIZE]).context("send")?;
+            sent += SIZE;
+            ensure!(sent < 64 << 20, "nothing went by TCP");
+        }
+        let (mut received, mut buffer, mut events) = (0, vec![0; 64 << 10], [EpollEvent::empty()]);
+        while received < sent {
+            let ready = epoll.wait(&mut events, 5000_u16).context("epoll")?;
+            ensure!(ready == 1, "no edge after {received} of {sent} bytes");
+            loop {
+                match (&client).read(&mut buffer) {
+                    Ok(0) => anyhow::bail!("the end after {received} bytes"),
+                    Ok(count) => {
+                        received += count;
+                        if count < buffer.len() {
+                            break;
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error).context("read"),
+                }
+            }
+        }
         Ok(())
     });
 }

@@ -10,7 +10,9 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 
-use super::{ENDS, NODES, ORDERS, PROGRAMS, SOCKETS, add, count_client, orders, remove, set_waiting, socket, take_out};
+use super::{
+    ENDS, LATE, NODES, ORDERS, PROGRAMS, SOCKETS, add, count_client, orders, remove, set_waiting, socket, take_out,
+};
 use crate::field::{read, read_all};
 use crate::kernel::{
     packet::{bytes, mapped, of_words},
@@ -135,6 +137,7 @@ pub(crate) fn changes(ctx: &SockOpsContext) {
     }
     path.way = way::TCP;
     set_waiting(path, 0);
+    let _was_late = LATE.remove(path.here.socket);
     // What is in its queue its process may read still, so the socket stays where that is.
     let own = path.peer.other();
     let _is_gone = ENDS.remove(own);

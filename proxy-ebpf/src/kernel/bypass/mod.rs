@@ -1,12 +1,13 @@
 //! Which connections are bypassed, and whether what is sent on one still is.
 
 pub(crate) mod connections;
+pub(crate) mod remind;
 pub(crate) mod send;
 mod socket;
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SockHash},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash},
     helpers::bpf_map_delete_elem,
     macros::btf_map,
 };
@@ -34,6 +35,11 @@ static ORDERS: Array<Orders, 1, MAPPED> = Array::new();
 static CLIENTS: Array<u64, { SLOTS as usize }, MAPPED> = Array::new();
 #[btf_map(name = "bypass_sums")]
 static SUMS: Array<u64, { sum::COUNT as usize }, MAPPED> = Array::new();
+/// As many as there can be ends.
+#[btf_map(name = "bypass_late")]
+static LATE: HashMap<u64, u64, MOST_ENDS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+#[btf_map(name = "bypass_hurry")]
+static HURRY: RingBuf<u64, 4096> = RingBuf::new();
 #[btf_map(name = "bypass_programs")]
 static PROGRAMS: HashMap<Program, u32, MOST_PROGRAMS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map(name = "bypass_counts")]

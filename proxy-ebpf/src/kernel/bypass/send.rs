@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::SkMsgContext,
 };
 
-use super::{ENDS, SOCKETS, SUMS, add, count_client, let_go, orders, set_waiting, socket};
+use super::{ENDS, SOCKETS, SUMS, add, count_client, let_go, orders, remind::be_reminded, set_waiting, socket};
 use crate::field::read;
 use crate::kernel::{
     flow::{Gate as Says, gate::gate_of},
@@ -39,6 +39,9 @@ pub(crate) fn verdict(ctx: &SkMsgContext) -> u32 {
     if let Err(why) = hand_over(ctx, msg, at, path) {
         if path.way == way::BYPASS {
             count_client(path, u64::MAX);
+            if why != count::GONE {
+                be_reminded(path.there);
+            }
         } else if let_go(&path.peer.other()) {
             let_go(&path.peer);
         }

@@ -1,4 +1,4 @@
-//! The thread that tells the bypass which nodes are at home in which network namespace.
+//! The thread that tells the bypass which nodes are at home in which network namespace, and readers that something waits for them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -13,7 +13,7 @@ use aya::{
 };
 use proxy_ebpf::{bypass::names, steering::Dialled};
 
-use super::{Setup, attach, hooks};
+use super::{Error, Setup, attach, hooks, remind};
 use crate::{
     datapath::spaces::{Spaces, addresses},
     kernel::{contents, netns::inside},
@@ -24,10 +24,15 @@ use crate::{
 const MOST_NODES: usize = 256;
 /// How often it looks at namespaces and their addresses.
 const LOOK: Duration = Duration::from_secs(1);
+/// How soon a reader is reminded first, and how seldom at last one that does not read: all sockets are looked at each time.
+const SOON: Duration = Duration::from_millis(10);
+const SELDOM: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) enum Order {
     Meet(SocketAddr),
+    /// A reader is late, from now on.
+    Remind,
     Stop,
 }
 
@@ -35,36 +40,97 @@ pub(super) struct Keeper {
     /// The programs that the link leads to.
     object: Ebpf,
     map: HashMap<MapData, Dialled, u32>,
+    late: HashMap<MapData, u64, u64>,
+    /// Since when somebody is late, and when they are reminded next.
+    reminder: Option<(Instant, Instant)>,
     home: u64,
     setup: Setup,
     spaces: Spaces,
     /// The latest that it was told of.
     nodes: VecDeque<SocketAddr>,
-    /// The last fault that was told.
+    /// The last faults that were told: of this, and of reminding.
     told: Option<String>,
+    fault: Option<String>,
 }
 
 impl Keeper {
-    pub(super) fn new(object: Ebpf, map: HashMap<MapData, Dialled, u32>, home: u64, setup: Setup) -> Self {
+    pub(super) fn new(
+        object: Ebpf,
+        map: HashMap<MapData, Dialled, u32>,
+        late: HashMap<MapData, u64, u64>,
+        home: u64,
+        setup: Setup,
+    ) -> Self {
         let nodes = setup.nodes.iter().copied().collect();
-        Self { object, map, home, setup, spaces: Spaces::default(), nodes, told: None }
+        Self {
+            object,
+            map,
+            late,
+            reminder: None,
+            home,
+            setup,
+            spaces: Spaces::default(),
+            nodes,
+            told: None,
+            fault: None,
+        }
     }
 
     pub(super) fn run(mut self, orders: &Receiver<Order>) {
         let mut look = Instant::now() + LOOK;
         loop {
-            match orders.recv_timeout(look.saturating_duration_since(Instant::now())) {
+            let next = self.reminder.map_or(look, |(_, next)| next.min(look));
+            match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(Order::Meet(node)) if self.nodes.contains(&node) => continue,
                 Ok(Order::Meet(node)) => {
                     self.nodes.push_back(node);
                     self.nodes.drain(..self.nodes.len().saturating_sub(MOST_NODES));
+                    look = Instant::now();
+                }
+                Ok(Order::Remind) => {
+                    let now = Instant::now();
+                    self.reminder = Some((now, now + SOON));
                 }
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            self.follow();
-            look = Instant::now() + LOOK;
+            let now = Instant::now();
+            if self.reminder.is_some_and(|(_, next)| next <= now) {
+                self.remind();
+            }
+            if look <= now {
+                self.follow();
+                // Of one the ring may have had no room to tell, or an earlier daemon has heard.
+                if self.reminder.is_none() && self.late.keys().next().is_some() {
+                    self.remind();
+                }
+                look = Instant::now() + LOOK;
+            }
         }
+    }
+
+    /// Those that have read everything are late no more.
+    fn remind(&mut self) {
+        let fault = self.remind_all().err().map(|error| format!("{error:#}"));
+        if let Some(error) = fault.as_ref().filter(|_| fault != self.fault) {
+            tracing::warn!(error, "clients on this host may wait for what has come already");
+        }
+        self.fault = fault;
+        let now = Instant::now();
+        let since = self.reminder.map_or(now, |(since, _)| since);
+        let is_over = self.late.keys().next().is_none();
+        self.reminder = (!is_over).then(|| (since, now + ((now - since) / 8).clamp(SOON, SELDOM)));
+    }
+
+    fn remind_all(&mut self) -> Result<(), Error> {
+        remind(&mut self.object)?;
+        if self.setup.all_namespaces {
+            self.spaces.follow(Some(&self.setup.cgroup), self.home, |_| false);
+            for (_, namespace) in self.spaces.led() {
+                inside(namespace, || remind(&mut self.object)).unwrap_or(Ok(()))?;
+            }
+        }
+        Ok(())
     }
 
     fn follow(&mut self) {

@@ -3,6 +3,7 @@
 //! this process has where the kernel counts all.
 
 use std::{
+    cell::RefCell,
     fs,
     io::{self, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -17,7 +18,10 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, PerCpuArray},
     programs::links::FdLink,
 };
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+};
 use proxy_ebpf::{
     bypass::{Counts, MOST_WAITING, Orders, count, names},
     nat::names as nat,
@@ -25,7 +29,7 @@ use proxy_ebpf::{
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::{Error, hand_over, link, load, take, tell};
+use super::{Error, hand_over, link, load, remind, take, tell};
 use crate::{
     datapath::selftest::{LIMIT, exchange, pattern, text},
     kernel::{self, Types, cgroup2, netns},
@@ -80,7 +84,7 @@ struct Bench {
     orders: Array<MapData, Orders>,
     counts: PerCpuArray<MapData, Counts>,
     _link: FdLink,
-    _object: Ebpf,
+    object: RefCell<Ebpf>,
 }
 
 /// A connection, by its ends.
@@ -149,7 +153,7 @@ impl Bench {
             what: "cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup".to_owned(),
         })?;
         let link = link(&mut object, &cgroup)?;
-        Ok(Self { listener, listener6, orders, counts, _link: link, _object: object })
+        Ok(Self { listener, listener6, orders, counts, _link: link, object: RefCell::new(object) })
     }
 
     fn connect(&self) -> Result<Ends, String> {
@@ -205,6 +209,7 @@ fn orders(at: SocketAddr) -> Result<Orders, Error> {
         spared: 0,
         asking: at.port().into(),
         rmem_alloc: types.offset("sock", &["sk_backlog", "rmem_alloc"])?,
+        rcvlowat: types.offset("sock", &["sk_rcvlowat"])?,
         write_seq: types.offset("tcp_sock", &["write_seq"])?,
         prot: types.offset("sock", &["__sk_common", "skc_prot"])?,
         socket: types.offset("sock", &["sk_socket"])?,
@@ -215,6 +220,7 @@ fn orders(at: SocketAddr) -> Result<Orders, Error> {
         f_flags: types.offset("file", &["f_flags"])?,
         group_leader: types.offset("task_struct", &["group_leader"])?,
         comm: types.offset("task_struct", &["comm"])?,
+        _pad: 0,
     })
 }
 
@@ -333,12 +339,26 @@ fn slow_reader(bench: &Bench) -> Result<(), String> {
     if !(MOST_WAITING / 4..=MOST_WAITING).contains(&bypassed) || bench.count(count::BEHIND)? != 1 {
         return Err(format!("{bypassed} bytes of {sent} were bypassed; its queue is not seen"));
     }
+    is_reminded(bench, &ends.client.0)?;
     ends.node.0.shutdown(Shutdown::Write).map_err(text)?;
     let mut received = Vec::new();
     let read = ends.client.read_to_end(&mut received);
     read.map_err(|error| format!("after {} bytes of {sent}: {error}", received.len()))?;
     let intact = received.len() == sent && received.chunks(chunk.len()).all(|part| *part == chunk[..part.len()]);
     if intact { Ok(()) } else { Err(format!("{} bytes of {sent} arrived intact", received.len())) }
+}
+
+/// Who waits for an edge of epoll's gets one more.
+fn is_reminded(bench: &Bench, reader: &TcpStream) -> Result<(), String> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(text)?;
+    epoll.add(reader, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0)).map_err(text)?;
+    let edges = || epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO).map_err(text);
+    let (first, second) = (edges()?, edges()?);
+    remind(&mut bench.object.borrow_mut()).map_err(text)?;
+    match (first, second, edges()?) {
+        (1, 0, 1) => Ok(()),
+        edges => Err(format!("of what waits it was told {edges:?} times, where one, none and one more was right")),
+    }
 }
 
 const MOST_IN_FLIGHT: usize = 64 << 20;
