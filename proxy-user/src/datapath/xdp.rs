@@ -100,7 +100,8 @@ impl Xdp {
             Ok(facts) => facts,
             Err(error) => return tracing::warn!(%error, "what drivers can do for xdp is not known; nothing changes"),
         };
-        let is_there = |ifindex: &u32| facts.iter().any(|facts| facts.interface.ifindex == *ifindex);
+        let is_known = |ifindex: &u32| facts.iter().any(|facts| facts.interface.ifindex == *ifindex);
+        let is_there = |ifindex: &u32| host.down.contains(ifindex) || is_known(ifindex);
         let gone: Vec<u32> = self.attached.keys().filter(|ifindex| !is_there(ifindex)).copied().collect();
         gone.into_iter().for_each(|ifindex| self.leave(ifindex));
         self.tried.retain(|ifindex, _| is_there(ifindex));

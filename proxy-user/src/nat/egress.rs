@@ -113,6 +113,8 @@ fn way(node: IpAddr, route: &RouteMessage) -> Result<Way, EgressError> {
 pub struct Host {
     /// Those that are up and carry Ethernet frames, and belong to no bridge, bond or team.
     pub interfaces: BTreeSet<Interface>,
+    /// Others of that kind which are down, maybe for a moment only.
+    pub down: BTreeSet<u32>,
     /// The host's own addresses that others can dial, without loopback and link-local ones.
     pub addresses: BTreeSet<IpAddr>,
 }
@@ -123,16 +125,17 @@ impl Host {
         let enslaved = enslaved().map_err(|error| EgressError::Interfaces(io::Error::other(error)))?;
         for entry in getifaddrs().map_err(|error| EgressError::Interfaces(error.into()))? {
             let Some(address) = entry.address else { continue };
-            if !entry.flags.contains(InterfaceFlags::IFF_UP) {
-                continue;
-            }
             if let Some(link) = address.as_link_addr() {
                 if link.hatype() == ETHERNET && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
                     let ifindex = link.ifindex() as u32;
                     if enslaved.contains(&ifindex) {
                         continue;
                     }
-                    host.interfaces.insert(Interface { ifindex, name: entry.interface_name });
+                    if entry.flags.contains(InterfaceFlags::IFF_UP) {
+                        host.interfaces.insert(Interface { ifindex, name: entry.interface_name });
+                    } else {
+                        host.down.insert(ifindex);
+                    }
                 }
             } else if let Some(ip) = address.as_sockaddr_in() {
                 host.addresses.extend(dialled(IpAddr::V4(ip.ip())));
@@ -141,6 +144,11 @@ impl Host {
             }
         }
         Ok(host)
+    }
+
+    /// Whether there is such an interface, up or down.
+    pub fn has(&self, ifindex: u32) -> bool {
+        self.down.contains(&ifindex) || self.interfaces.iter().any(|interface| interface.ifindex == ifindex)
     }
 }
 

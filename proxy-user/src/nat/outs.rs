@@ -62,7 +62,7 @@ impl Outs {
     fn write(&mut self, host: &Host) -> Result<(), Fault> {
         let links = links::links()?;
         let filtered = filtered()?;
-        let is_ours = |link: &Link| host.interfaces.iter().any(|it| it.ifindex == link.ifindex);
+        let is_ours = |link: &Link| host.has(link.ifindex);
         let mut outs = BTreeMap::new();
         for link in links.iter().filter(|link| is_ours(link)) {
             let Some(mac) = link.mac else { continue };

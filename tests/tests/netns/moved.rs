@@ -1,5 +1,5 @@
-//! A neighbour gets another MAC address while the programs remember the old one: that costs a connection one retransmission,
-//! also where the end whose packets go astray only acknowledges.
+//! What is below IP changes under a connection. A neighbour gets another MAC address while the programs remember the old one: that
+//! costs one retransmission, also where the end whose packets go astray only acknowledges. A link goes down, and comes back.
 
 use std::{
     io::{Read as _, Write as _},
@@ -100,6 +100,26 @@ fn costs_one_retransmission(datapath: &str) {
     });
 }
 
+/// A link goes down for longer than the daemon needs to see it, on either side, and comes back: to TCP that is silence.
+fn outlives_a_link_that_was_down(datapath: &str) {
+    stage::check(Stage::new(datapath, serve), |stage| {
+        stage.wait_translated(0)?;
+        let (asking, mut listening) = (stage.connect()?, stage.connect()?);
+        listening.write_all(WITHOUT_END).context("ask")?;
+        for link in ["link1", "link2"] {
+            ask(&asking)?;
+            let proxy = stage.world.proxy()?;
+            proxy.run("ip", &["link", "set", "dev", link, "down"])?;
+            wait::pause(Duration::from_millis(2500));
+            proxy.run("ip", &["link", "set", "dev", link, "up"])?;
+            // At once, before the daemon has looked again.
+            ask(&asking).with_context(|| format!("after {link} was down"))?;
+            listening.read_exact(&mut [0; 1 << 16]).with_context(|| format!("a stream after {link} was down"))?;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn costs_one_retransmission_by_tc() {
     costs_one_retransmission("tc");
@@ -108,4 +128,14 @@ fn costs_one_retransmission_by_tc() {
 #[test]
 fn costs_one_retransmission_by_xdp() {
     costs_one_retransmission("xdp");
+}
+
+#[test]
+fn outlives_a_link_that_was_down_by_tc() {
+    outlives_a_link_that_was_down("tc");
+}
+
+#[test]
+fn outlives_a_link_that_was_down_by_xdp() {
+    outlives_a_link_that_was_down("xdp");
 }

@@ -52,13 +52,14 @@ impl Attach for Nowhere {
 
 impl Attach for Attached {
     fn follow(&mut self, host: &Host) -> BTreeSet<u32> {
-        let there: BTreeSet<u32> = host.interfaces.iter().map(|interface| interface.ifindex).collect();
-        self.refused.retain(|ifindex| there.contains(ifindex));
+        self.refused.retain(|ifindex| host.has(*ifindex));
         let known = self.links.found().unwrap_or_default();
-        for &ifindex in known.iter().chain(&self.attached).filter(|ifindex| !there.contains(ifindex)) {
+        // One that is down may be up again before anybody looks, and then packets of flows must not reach the host's own stack, which
+        // would answer them by RST.
+        for &ifindex in known.iter().chain(&self.attached).filter(|ifindex| !host.has(**ifindex)) {
             self.remove(ifindex);
         }
-        self.attached.retain(|ifindex| there.contains(ifindex));
+        self.attached.retain(|ifindex| host.has(*ifindex));
         for interface in &host.interfaces {
             if !self.attached.contains(&interface.ifindex) {
                 self.attach(interface);
