@@ -46,6 +46,7 @@ use crate::{
         audit::{self, Audit},
         balancer::{self, Balancer},
         carried::Carried,
+        claim::{self, ClaimError},
         collector::Collector,
         doors::Doors,
         exits::{ExitError, Exits, Maps, Wanted},
@@ -137,6 +138,8 @@ pub enum Error {
     Unpin(#[source] io::Error),
     #[error(transparent)]
     Ports(#[from] ReservationError),
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     #[error("what an earlier daemon left: {0}")]
     Exits(#[from] ExitError),
     #[error("its thread does not start: {0}")]
@@ -147,13 +150,14 @@ pub enum Error {
 const MOMENT: Duration = Duration::from_millis(5);
 
 impl Tc {
-    /// What can keep this kernel from translating packets and is known before anything is made.
+    /// What can keep this daemon from translating packets and is known before anything is made.
     pub fn check() -> Result<(), Error> {
         // Before, programs hang on netlink filters, which outlive the process and whoever writes their maps.
         if KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(6, 6, 0)) {
             return Err(Error::Kernel);
         }
-        Ok(reservation::checked(ports::DEFAULT)?)
+        reservation::checked(ports::DEFAULT)?;
+        Ok(claim::claim()?)
     }
 
     /// Serves `routes`; `release` sends parked SYNs on. Flows that an earlier daemon left go on, and new ones for as long

@@ -243,7 +243,7 @@ impl Exits {
         self.maps.free.set(number, &queue, 0)?;
         self.maps.globals.snats[number as usize].set(&snat);
         let mut pool = Pool::new(snat, queue)?;
-        let filled = pool.fill(&held)?;
+        let filled = pool.fill(&held, rand::random())?;
         self.maps.snat_of.insert(snat.addr, number, 0)?;
         self.known.push(snat);
         tracing::info!(%address, ports = filled, held = held.len(), "nodes see this address; source ports are ours");

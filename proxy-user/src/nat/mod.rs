@@ -24,6 +24,7 @@ pub mod aside;
 pub mod audit;
 pub mod balancer;
 pub mod carried;
+pub mod claim;
 pub mod collector;
 pub mod doors;
 pub mod egress;

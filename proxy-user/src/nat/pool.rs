@@ -45,10 +45,12 @@ impl Pool {
         self.snat.ports
     }
 
-    /// Fills a new queue with all its places, but those whose ports are `held` by somebody else.
-    pub fn fill(&mut self, held: &BTreeSet<u16>) -> Result<u32, PoolError> {
+    /// Fills a new queue with all its places, but those whose ports are `held` by somebody else. Where it begins is the caller's: at
+    /// another place each time, since of the connections of a daemon before nodes may still hold some in TIME_WAIT.
+    pub fn fill(&mut self, held: &BTreeSet<u16>, begin: u16) -> Result<u32, PoolError> {
         let mut filled = 0;
-        for at in 0..self.snat.ports {
+        let begin = begin % self.snat.ports.max(1);
+        for at in (begin..self.snat.ports).chain(0..begin) {
             if !held.contains(&self.snat.first_port.wrapping_add(at)) {
                 self.give(self.snat.first + u32::from(at))?;
                 filled += 1;

@@ -9,7 +9,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use switchmaster_tests::{daemon::Route, wait};
+use switchmaster_tests::{
+    Daemon,
+    daemon::{Config, Group, Route},
+    wait,
+};
 
 use crate::{
     order::{echo, or_reset},
@@ -73,5 +77,31 @@ fn nodes_see_the_listed_addresses_that_are_there() {
             ensure!(seen.is_disjoint(&listed), "seen from {seen:?}");
             Ok(())
         })
+    });
+}
+
+/// Two daemons would give out the same source ports, and each take the other's flows for its own: the second translates nothing.
+#[test]
+fn a_second_daemon_has_no_source_ports() {
+    stage::check(Stage::new("tc", |stream| or_reset(echo(stream))), |stage| {
+        let node = stage.node.ipv4();
+        let second = |datapath: &str| -> Result<Config> {
+            let listen = stage.world.proxy()?.address(7300);
+            let group = Group::new("second").set("nodes", format!("[\"{node}\"]"));
+            Ok(Config::named("second", 9181)
+                .local("steering", "\"off\"")
+                .group(group)
+                .route(Route::new("other", "second", "master", datapath, &[listen]))
+                .argument("--pin-dir")
+                .argument("/sys/fs/bpf/second"))
+        };
+        let refused = Daemon::start(&stage.world, &second("tc")?).err().context("it has started")?;
+        ensure!(format!("{refused:#}").contains("by the same source ports"), "{refused:#}");
+        let daemon = Daemon::start(&stage.world, &second("auto")?)?;
+        daemon.wait_master("second", node, stage::LIMIT)?;
+        let route = daemon.status()?.route("other")?.clone();
+        let why = route.datapath_reason.unwrap_or_default();
+        ensure!(route.datapath == "sockmap" && why.contains("another daemon"), "{}: {why}", route.datapath);
+        stage.wait_translated(0)
     });
 }

@@ -15,7 +15,7 @@ fn stage() -> Stage {
     for place in 0..6 {
         stage.make(place, |_| {});
     }
-    stage.collector.pools()[1].fill(&BTreeSet::new()).unwrap();
+    stage.collector.pools()[1].fill(&BTreeSet::new(), 0).unwrap();
     stage.usage.lower_by(0, 10);
     stage
 }

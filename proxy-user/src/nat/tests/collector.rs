@@ -169,7 +169,7 @@ fn a_key_that_leads_elsewhere_by_now_is_left_alone() {
 #[ignore = "needs root"]
 fn a_full_queue_loses_no_place() {
     let mut stage = Stage::new();
-    stage.collector.pools()[0].fill(&BTreeSet::new()).unwrap();
+    stage.collector.pools()[0].fill(&BTreeSet::new(), 0).unwrap();
     let flow = stage.make(3, reset);
     let sweep = stage.sweep();
     assert!(matches!(sweep.failed, Some(CollectError::Queue(_))), "{sweep:?}");
@@ -221,8 +221,8 @@ fn each_route_and_slot_has_its_own_rules() {
 #[ignore = "needs root"]
 fn a_queue_is_filled_but_for_the_ports_of_others() {
     let mut stage = Stage::new();
-    let filled = stage.collector.pools()[1].fill(&BTreeSet::from([9_999, 10_000, 10_005, 10_008])).unwrap();
-    assert_eq!((filled, stage.queued()), (6, vec![9, 10, 11, 12, 14, 15]));
+    let filled = stage.collector.pools()[1].fill(&BTreeSet::from([9_999, 10_000, 10_005, 10_008]), 4).unwrap();
+    assert_eq!((filled, stage.queued()), (6, vec![12, 14, 15, 9, 10, 11]));
     let short = queue(map(BPF_MAP_TYPE_QUEUE, 0, 4, 4, 0));
     let error = Pool::new(snat(0, 10_000, 8), short).unwrap_err().to_string();
     assert!(error.contains("203.0.113.9 holds 4, and 8 are ours"), "{error}");
