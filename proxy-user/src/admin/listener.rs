@@ -19,17 +19,17 @@ use tokio::{
     net::{TcpListener, UnixListener},
 };
 
-use crate::config::AdminListen;
+use crate::{config::AdminListen, listener::remedy};
 
 #[derive(Debug, Error)]
 pub enum BindError {
-    #[error("cannot listen on {0} for [admin]: {1}")]
+    #[error("cannot listen on {0} for [admin]: {1}{remedy}", remedy = remedy(*.0, .1))]
     Tcp(SocketAddr, #[source] io::Error),
     #[error("cannot listen on unix:{path} for [admin]: {1}", path = .0.display())]
     Unix(PathBuf, #[source] io::Error),
-    #[error("cannot listen on unix:{path} for [admin]: another process listens there", path = .0.display())]
+    #[error("cannot listen on unix:{path} for [admin]: another process listens there; stop it, or choose another path", path = .0.display())]
     InUse(PathBuf),
-    #[error("cannot listen on unix:{path} for [admin]: a file is there that is no socket; it is left alone", path = .0.display())]
+    #[error("cannot listen on unix:{path} for [admin]: a file is there that is no socket; remove it, or choose another path", path = .0.display())]
     NoSocket(PathBuf),
 }
 

@@ -5,6 +5,7 @@ use std::{
     env,
     fs::File,
     io::Read as _,
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
 };
 
@@ -87,6 +88,11 @@ pub(super) fn parse_flags(settings: &[Setting], env: Env<'_>) -> Result<Loaded, 
 }
 
 fn text(path: &Path) -> Result<String, Invalid> {
+    // Whoever opens a pipe that nobody writes to waits; one that a shell has made has its writer.
+    let of_a_shell = path.starts_with("/dev") || path.starts_with("/proc");
+    if !of_a_shell && path.metadata().is_ok_and(|meta| meta.file_type().is_fifo()) {
+        return Err(Invalid::new("is a pipe", "give the path of a file, or /dev/stdin"));
+    }
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(|error| {
         Invalid::new(format!("cannot read it: {error}"), "give the path of a file that this user may read")

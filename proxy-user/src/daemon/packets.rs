@@ -17,7 +17,7 @@ use aya::{
 };
 use proxy_ebpf::{TargetKey, balance::kind, nat::names};
 
-use super::paths::{Chosen, InKernel};
+use super::paths::{Chosen, InKernel, refuse};
 use crate::{
     admin::status,
     config::{Config, DatapathChoice, Route, Source, Steering as Wish, TargetRole},
@@ -168,7 +168,7 @@ pub(super) fn start(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Re
     match attached {
         Ok(attached) => divide(config, flows, attached, kernel),
         Err(error) => match named {
-            Some(route) => Err(error.context(format!("route {}: the datapath {}", route.name, route.datapath))),
+            Some(route) => Err(refuse(route, route.datapath, &error)),
             None if config.local.steering == Wish::On => Err(error),
             None => {
                 // Nobody looks after what an earlier daemon attached, or after what was begun here.

@@ -9,8 +9,9 @@ use super::packets::{self, Packets};
 use crate::{
     cli::Failure,
     config::{self, Config, DatapathChoice, Route},
-    datapath::{Bypass, Copy, Datapath, SelfTestError, Sockmap, Steering, Tc, XdpPanel, selftest},
+    datapath::{Bypass, Copy, Datapath, SelfTestError, Sockmap, Steering, Tc, TcError, XdpPanel, selftest},
     kernel::{self, BpffsError, KernelTargets, Life, LifeError, PinDir, Sizes},
+    nat::reset::ResetError,
     purge::{PORTS, purge},
 };
 
@@ -87,7 +88,8 @@ pub(super) fn choose(config: &Config, flows: &[u32], pin_dir: &Path) -> Result<P
                 Chosen { datapath: Arc::<Sockmap>::clone(&kernel.sockmap), reason }
             }
             (DatapathChoice::Auto, Err(error), _) => {
-                let reason = format!("sockmap cannot work here: {error:#}");
+                let needs = if is_denied(error) { format!(" (it needs {CAPABILITIES})") } else { String::new() };
+                let reason = format!("sockmap cannot work here{needs}: {error:#}");
                 Chosen { datapath: Arc::<Copy>::clone(&copy), reason }
             }
             (choice, Err(error), _) => return Err(refuse(route, choice, error)),
@@ -189,10 +191,14 @@ fn enter_kernel(config: &Config, pin_dir: &Path, workers: usize) -> Result<InKer
     Ok(InKernel { targets, sockmap, pins, tested, left })
 }
 
+const CAPABILITIES: &str =
+    "the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (and CAP_SYS_ADMIN where bpffs is not mounted)";
+
 /// Whether privileges are what is missing.
 fn is_denied(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        matches!(cause.downcast_ref(), Some(TcError::Reset(ResetError::Privilege)))
+            || cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
             || cause.source().is_none() && cause.to_string().contains("EPERM")
     })
 }
@@ -209,14 +215,15 @@ pub(super) fn refuse_steering(error: &anyhow::Error) -> anyhow::Error {
 }
 
 /// The error of a route whose named datapath cannot work.
-fn refuse(route: &Route, choice: DatapathChoice, error: &anyhow::Error) -> anyhow::Error {
+pub(super) fn refuse(route: &Route, choice: DatapathChoice, error: &anyhow::Error) -> anyhow::Error {
     let denied = is_denied(error);
     let beneath = if choice == DatapathChoice::Sockmap { "" } else { " with sockmap beneath it" };
     let what = format!("route {}: the datapath {choice}{beneath} ({error:#})", route.name);
     if denied {
-        let privilege =
-            "the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (and CAP_SYS_ADMIN where bpffs is not mounted)"
-                .to_owned();
+        let privilege = match choice {
+            DatapathChoice::Tc | DatapathChoice::Xdp => format!("CAP_NET_RAW, and {CAPABILITIES}"),
+            _ => CAPABILITIES.to_owned(),
+        };
         let remedy = "grant them, or set datapath = \"copy\", which needs none".to_owned();
         return Failure::Privilege { what, privilege, remedy }.into();
     }

@@ -42,11 +42,12 @@ pub(super) fn bind(address: SocketAddr) -> Result<(SocketAddr, TcpListener), Bin
     listen().map_err(|source| BindError { address, source })
 }
 
-fn remedy(address: SocketAddr, error: &io::Error) -> String {
+/// What to do, to be put behind the error.
+pub(crate) fn remedy(address: SocketAddr, error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EADDRINUSE) => {
             let holder = holder(address).map_or_else(String::new, |holder| format!(" by {holder}"));
-            format!("{holder}; stop what listens there, or choose another address for the route's `listen`")
+            format!("{holder}; stop what listens there, or choose another address for `listen`")
         }
         Some(Errno::EACCES) => "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE: \
              grant it, or choose a port of 1024 or above"

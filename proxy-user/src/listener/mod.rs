@@ -39,6 +39,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::bind::remedy;
 use self::{accept::Door, client::Service, syns::Desk};
 pub use self::{
     bind::BindError,

@@ -32,6 +32,26 @@ fn more_than_max_connections_go_to_the_listener() -> Result<()> {
     world.send(&syn)?.counted(&[packet::NEW, packet::TO_NODE])
 }
 
+/// Those who come at once have all begun before the first of them counts.
+#[test]
+fn of_those_who_come_at_once_no_more_than_max_connections_are_kept() -> Result<()> {
+    let at = v4();
+    let mut world = World::open(at, 64)?;
+    world.limit(2)?;
+    let clients = [40_001, 40_002, 40_003].map(|port| SocketAddr::new(at.client.ip(), port));
+    let mut acks = Vec::new();
+    for client in clients {
+        acks.push(world.half_open(client)?.1);
+    }
+    world.send(&acks[0])?.counted(&[packet::ESTABLISHED, packet::TO_NODE])?;
+    world.send(&acks[1])?.counted(&[packet::ESTABLISHED, packet::TO_NODE])?;
+    let outcome = world.send(&acks[2])?;
+    outcome.counted(&[packet::FULL])?;
+    ensure!(outcome.verdict == UNSPEC && outcome.packet == acks[2].bytes(), "it was touched");
+    ensure!(world.usage()? == 2, "{} places are counted", world.usage()?);
+    world.send(&acks[2])?.counted(&[packet::NO_FLOW])
+}
+
 #[test]
 fn who_is_not_allowed_goes_to_the_listener() -> Result<()> {
     for (at, bits) in [(v4(), ALLOWED_MAPPED_BITS + 24), (v6(), ALLOWED_ROUTE_BITS + 64)] {

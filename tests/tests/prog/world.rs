@@ -421,14 +421,20 @@ impl World {
 
     /// A finished handshake from `client`; returns the source port towards the node.
     pub(crate) fn connect(&mut self, client: SocketAddr) -> Result<u16> {
+        let (port, ack) = self.half_open(client)?;
+        let ack = self.send(&ack)?;
+        ensure!(ack.verdict == REDIRECT, "not established: {:?}", ack.counted);
+        Ok(port)
+    }
+
+    /// A handshake from `client` but for its last segment: the source port towards the node, and that segment.
+    pub(crate) fn half_open(&mut self, client: SocketAddr) -> Result<(u16, Segment)> {
         let at = self.at;
         let syn = self.send(&Segment::syn(client, at.door))?;
         ensure!(syn.verdict == REDIRECT, "no flow: {:?}", syn.counted);
         let port = Segment::read(&syn.packet)?.from.port();
         let known = SocketAddr::new(at.snat, port);
         self.send(&Segment::syn(at.node, known).seq(5000).ack(1001))?;
-        let ack = self.send(&Segment::new(client, at.door).seq(1001).ack(5001))?;
-        ensure!(ack.verdict == REDIRECT, "not established: {:?}", ack.counted);
-        Ok(port)
+        Ok((port, Segment::new(client, at.door).seq(1001).ack(5001)))
     }
 }

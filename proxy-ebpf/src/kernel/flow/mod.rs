@@ -167,33 +167,42 @@ pub(crate) fn side(end: &End) -> Side {
     Side { addr: halves(&end.addr), port: end.port }
 }
 
-/// A client that acknowledges what the node sent is where it says it is: from now on its flow is kept.
+/// A client that acknowledges what the node sent is where it says it is: from now on its flow is kept. False: the route has as many
+/// as it may have, since so many began before they counted, and this one has ended. The stack answers by RST, to both.
 #[inline(always)]
-pub(crate) fn open(found: &Found, segment: &Segment) {
+pub(crate) fn open(found: &Found, segment: &Segment, globals: &Globals) -> bool {
     if !is_half(found.word) {
-        return;
+        return true;
     }
     // SAFETY: a place of the array.
     let flow = unsafe { &*found.flow };
     if segment.flags & ACK == 0 || flow.node.packets == 0 || segment.acknowledgement != flow.node.next {
-        return;
+        return true;
     }
-    if replace(word(found.flow), found.word, with_state(found.word, flow::OPEN)) {
-        flow_established(found.place);
-    }
+    let door = globals.doors.get(usize::from(flow.client.through));
+    let most = door.map_or(u32::MAX, |door| door.max_connections);
+    flow_opens(found.place, found.word, most) != 0 || !free(found.place, found.word)
 }
 
-/// By itself for the verifier, as `flow_free` is.
+/// By itself for the verifier, as `flow_free` is. 0: there is no room for it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_established(place: u32) -> u32 {
-    let Some(found) = FLOWS.get_ptr(place) else { return 0 };
+extern "C" fn flow_opens(place: u32, old: u64, most: u32) -> u32 {
+    let Some(found) = FLOWS.get_ptr_mut(place) else { return 0 };
     // SAFETY: a place of the array; the fields of a flow that lives do not change.
     let flow = unsafe { &*found };
-    count(packet::ESTABLISHED);
-    if let Some(usage) = USAGE.get_ptr_mut(u32::from(flow.route)) {
-        fetch_add(usage, 1);
+    let Some(usage) = USAGE.get_ptr_mut(u32::from(flow.route)) else { return 0 };
+    // Signed, as where the SYN came: a count that fell below nothing is small.
+    if fetch_add(usage, 1) as i64 >= i64::from(most) {
+        fetch_add(usage, u64::MAX);
+        return 0;
     }
+    if !replace(word(found), old, with_state(old, flow::OPEN)) {
+        // Another packet of its has, or it is another flow's place.
+        fetch_add(usage, u64::MAX);
+        return 1;
+    }
+    count(packet::ESTABLISHED);
     balance::established(flow);
     remember_first(flow.route, flow.generation);
     1

@@ -163,7 +163,9 @@ fn translate_error(packet: &Skb) -> Result<u32, Not> {
 #[inline(always)]
 fn from_client(packet: &Skb, segment: &Segment, found: &Found, globals: &Globals) -> Result<Onward, Not> {
     let course = to_node(segment, found, globals)?;
-    flow::open(found, segment);
+    if !flow::open(found, segment, globals) {
+        return Err(Not::Passed(packet::FULL));
+    }
     let now = flow::now(&globals.clock);
     // SAFETY: a place of the array.
     let sender = Sender::of(unsafe { &(*found.flow).client }, segment);
