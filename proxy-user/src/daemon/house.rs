@@ -282,6 +282,7 @@ fn sentinel_sample(sentinel: &discovery::SentinelStatus) -> SentinelSample {
         addr: sentinel.addr,
         up: sentinel.state == discovery::State::Answering,
         epoch: sentinel.epoch,
+        master: sentinel.master,
         polls: vec![
             ("answered", sentinel.polls.saturating_sub(sentinel.polls_failed)),
             ("failed", sentinel.polls_failed),

@@ -242,6 +242,7 @@ impl Tc {
             exits: Arc::clone(&exits),
             balancer: Arc::clone(&balancer),
             unreachable: BTreeSet::new(),
+            overlap: None,
             ended: Table::new(),
         };
         let rest = Instant::now() + keeper.heart.rest().unwrap_or_default();

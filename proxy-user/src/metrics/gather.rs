@@ -116,6 +116,11 @@ fn encode_sentinels(page: &mut Page<'_>, groups: &[GroupSample]) -> fmt::Result 
     page.gauges("sentinel_view_up", "1 while the Sentinel answers for the group", up)?;
     let epochs = all().filter_map(|(group, it)| Some((labels(group, it), it.epoch?)));
     page.gauges("sentinel_epoch", "The config-epoch that the Sentinel reports", epochs)?;
+    let masters = all().filter_map(|(group, it)| {
+        let [group, sentinel] = labels(group, it);
+        Some(([group, sentinel, ("addr", text(it.master?))], 1))
+    });
+    page.gauges("sentinel_master_info", "1 for the master that the Sentinel names", masters)?;
     let polls = all().flat_map(|(group, it)| {
         it.polls.iter().map(move |(outcome, count)| {
             let [group, sentinel] = labels(group, it);

@@ -59,6 +59,8 @@ pub struct SentinelSample {
     /// It answers for this group now.
     pub up: bool,
     pub epoch: Option<u64>,
+    /// Whom it names.
+    pub master: Option<SocketAddr>,
     /// `answered` and `failed`.
     pub polls: Counts,
     pub events: u64,

@@ -50,6 +50,7 @@ fn snapshot() -> Snapshot {
         addr: "[fd00::1]:26379".parse().unwrap(),
         up: true,
         epoch: Some(7),
+        master: Some(([10, 0, 0, 1], 6379).into()),
         polls: counts(POLLS),
         events: 5,
     };

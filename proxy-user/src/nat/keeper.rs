@@ -28,6 +28,7 @@ use super::{
     fate::{Severing as Ended, Standing, is_over},
     globals::Globals,
     heart::Heart,
+    ports, reservation,
     reset::Resetter,
     ticks,
 };
@@ -103,6 +104,8 @@ pub struct Keeper {
     pub balancer: Arc<Balancer>,
     /// Nodes that were told of.
     pub unreachable: BTreeSet<SocketAddr>,
+    /// Why the host's own sockets may take our source ports, once it was told.
+    pub overlap: Option<String>,
     pub ended: HashMap<(u16, u16), Ended>,
 }
 
@@ -201,8 +204,20 @@ impl Keeper {
         tracing::info!(connections = live, ended, "the flows of a killed daemon are taken over");
     }
 
+    /// The range of the host's own sockets is a setting: somebody may change it while flows have ports of ours.
+    fn watch_ports(&mut self) {
+        let overlap = reservation::checked(ports::DEFAULT).err().map(|error| error.to_string());
+        if let Some(error) = overlap.as_ref().filter(|_| overlap != self.overlap) {
+            tracing::error!(error, "this host's own connections may get source ports of flows, and then no answer");
+        }
+        self.overlap = overlap;
+    }
+
     /// Interfaces and own addresses as they are now.
     pub fn follow_host(&mut self) {
+        if self.resetter.is_some() {
+            self.watch_ports();
+        }
         let host = match Host::read() {
             Ok(host) => host,
             Err(error) => return tracing::warn!(%error, "the host's interfaces are not known; nothing changes"),
