@@ -20,7 +20,7 @@ pub mod names {
     pub const CLIENTS: &str = "bypass_clients";
     /// Array of `u64`, by [`super::sum`]. Mapped into the daemon's memory.
     pub const SUMS: &str = "bypass_sums";
-    /// `u64 -> u64`, the kernel's address of a socket twice: of readers that have something unread which stands before what comes by
+    /// `u64 -> Late`, by the kernel's address of the socket: readers that have something unread which stands before what comes by
     /// TCP.
     pub const LATE: &str = "bypass_late";
     /// Ring buffer of `u64`: each that is entered there.
@@ -36,9 +36,19 @@ pub mod names {
     pub const REMIND: &str = "bypass_remind";
 }
 
+/// A reader that is to be told once more that there is something to read.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// The kernel's address of it, once more: a number to calculate with.
+    pub reader: u64,
+    /// How often it was met: a socket that is never met is none any more.
+    pub met: u64,
+}
+
 /// A program, by the name that the kernel has for a process's first thread (`comm`), with zeros behind.
 pub type Program = [u8; 16];
-/// As many may be named.
+/// As many may be named; the daemon's own names are two more.
 pub const MOST_PROGRAMS: usize = 64;
 
 /// A socket, by its connection. The same addresses and ports are another connection's before and after it, and at the same time in
@@ -160,6 +170,8 @@ pub mod way {
     pub const UNDECIDED: u32 = 1;
     pub const BYPASS: u32 = 2;
     pub const TCP: u32 = 3;
+    /// The same, and whoever was let go is out.
+    pub const OUT: u32 = 4;
 }
 
 /// What the daemon says to the programs.

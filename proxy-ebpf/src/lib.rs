@@ -253,5 +253,5 @@ mod user {
     pod!(Parked);
     pod!(Interface);
     pod!(Dialled, Listen, Reached, Steered, Counts);
-    pod!(bypass::End, Orders, bypass::Counts);
+    pod!(bypass::End, bypass::Late, Orders, bypass::Counts);
 }

@@ -87,7 +87,7 @@ const BYPASS: Maps = &[
     (bypass::names::ORDERS, size_of::<u32>(), size_of::<bypass::Orders>()),
     (bypass::names::CLIENTS, size_of::<u32>(), size_of::<u64>()),
     (bypass::names::SUMS, size_of::<u32>(), size_of::<u64>()),
-    (bypass::names::LATE, size_of::<u64>(), size_of::<u64>()),
+    (bypass::names::LATE, size_of::<u64>(), size_of::<bypass::Late>()),
     (bypass::names::HURRY, 0, 0),
     (bypass::names::PROGRAMS, size_of::<bypass::Program>(), size_of::<u32>()),
     (bypass::names::COUNTS, size_of::<u32>(), size_of::<bypass::Counts>()),

@@ -28,7 +28,7 @@ use crate::{
     },
     kernel::{self, KernelTargets, Life, NatSizes, PinDir},
     nat::{
-        self,
+        self, claim,
         egress::{Host, way_to},
         links::{self, Link},
         native::{self, Families, Unfit},
@@ -106,30 +106,42 @@ fn any_may_outlive(config: &Config) -> bool {
 }
 
 /// Whether packets are to be translated at all; an error where that is asked for by name and cannot be.
-fn translates(config: &Config) -> Result<bool, TcError> {
+fn translates(config: &Config, pins: &PinDir) -> Result<bool, TcError> {
     let mut served = config.routes.iter().filter(|route| may_serve(route)).peekable();
     if served.peek().is_none() {
         return Ok(false);
     }
-    match Tc::check() {
+    match can_translate(pins) {
         Err(error) if served.any(is_named) => Err(error),
         checked => Ok(checked.is_ok()),
     }
+}
+
+/// Why packets are not translated.
+fn why_not(config: &Config, pins: &PinDir) -> anyhow::Error {
+    let is_asked_for = config.routes.iter().any(may_serve);
+    let fault = is_asked_for.then(|| can_translate(pins).err()).flatten();
+    fault.map_or_else(|| anyhow!("no route asks for it"), Into::into)
+}
+
+fn can_translate(pins: &PinDir) -> Result<(), TcError> {
+    Tc::check()?;
+    Tc::claim(pins.links())
 }
 
 /// Whether this configuration can go on with what an earlier daemon left: flows need somebody who translates them, and
 /// the other way round maps with room for any.
 pub(super) fn goes_on(config: &Config, pins: &PinDir) -> bool {
     let had_flows = MapInfo::from_pin(pins.maps().join(names::FLOWS)).is_ok_and(|map| map.max_entries() > NO_FLOWS);
-    any_may_outlive(config) && translates(config).is_ok_and(|translates| translates == had_flows)
+    any_may_outlive(config) && translates(config, pins).is_ok_and(|translates| translates == had_flows)
 }
 
-pub(super) fn sizes(config: &Config) -> Result<NatSizes> {
+pub(super) fn sizes(config: &Config, pins: &PinDir) -> Result<NatSizes> {
     let listed: BTreeSet<&IpAddr> = config.routes.iter().flat_map(|route| &route.snat).collect();
     let most = MOST_NUMBERS - MOST_ADDRESSES as usize;
     ensure!(listed.len() <= most, "the routes list {} addresses in snat; at most {most}", listed.len());
     let flows = (MOST_ADDRESSES + u32::try_from(listed.len())?) * nat::ports::DEFAULT.count();
-    let flows = if translates(config).unwrap_or(true) { flows } else { NO_FLOWS };
+    let flows = if translates(config, pins).unwrap_or(true) { flows } else { NO_FLOWS };
     Ok(NatSizes { routes: u32::try_from(config.routes.len())?, flows })
 }
 
@@ -158,10 +170,8 @@ pub(super) fn start(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Re
         return nothing("", "");
     }
     let named = config.routes.iter().find(|route| may_serve(route) && is_named(route));
-    let attached = match translates(config) {
-        Ok(false) if !is_local(config) => {
-            Err(Tc::check().err().map_or_else(|| anyhow!("no route asks for it"), Into::into))
-        }
+    let attached = match translates(config, &kernel.pins) {
+        Ok(false) if !is_local(config) => Err(why_not(config, &kernel.pins)),
         Ok(translates) => attach(config, flows, kernel, translates),
         Err(error) => Err(error.into()),
     };
@@ -171,6 +181,7 @@ pub(super) fn start(config: &Config, flows: &[u32], kernel: &mut InKernel) -> Re
             Some(route) => Err(refuse(route, route.datapath, &error)),
             None if config.local.steering == Wish::On => Err(error),
             None => {
+                claim::release();
                 // Nobody looks after what an earlier daemon attached, or after what was begun here.
                 purge(&mut kernel.pins).context("what is pinned")?;
                 let why = format!("{error:#}");
@@ -203,7 +214,7 @@ const CONFIGURED: &str = "configured";
 
 fn attach(config: &Config, flows: &[u32], kernel: &mut InKernel, translates: bool) -> Result<Attached> {
     let host = Host::read().context("the host's interfaces")?;
-    let sizes = sizes(config)?;
+    let sizes = sizes(config, &kernel.pins)?;
     let seed = kernel.left.as_ref().map_or_else(rand::random, Life::seed);
     let object = kernel::load_tc(sizes, &kernel.pins, seed)?;
     let Some(Map::Array(gates)) = object.map(names::GATES) else { bail!("the kernel object has no gates") };
@@ -454,7 +465,7 @@ fn survey(host: &Host, families: Families) -> XdpStanding {
 fn divide(config: &Config, flows: &[u32], attached: Attached, kernel: &InKernel) -> Result<Packets> {
     let Attached { host, tc, front, numbers, translates, steering, bypass } = attached;
     if !translates {
-        let why = Tc::check().err().map_or_else(String::new, |error| format!("tc cannot work here: {error}"));
+        let why = format!("tc cannot work here: {}", why_not(config, &kernel.pins));
         let of = config.routes.iter().map(|route| Err(serves(route).err().map_or_else(|| why.clone(), str::to_owned)));
         return Ok(Packets { tc: Some(tc), xdp: None, of: of.collect(), numbers, steering, bypass });
     }

@@ -166,7 +166,7 @@ fn is_another_s(error: &anyhow::Error) -> bool {
 
 fn enter_kernel(config: &Config, pin_dir: &Path, workers: usize) -> Result<InKernel> {
     let mut pins = PinDir::claim(pin_dir)?;
-    let left = Life::find(&pins, packets::sizes(config)?, PORTS)?;
+    let left = Life::find(&pins, packets::sizes(config, &pins)?, PORTS)?;
     let left = left.filter(|_| packets::goes_on(config, &pins));
     if left.is_none() {
         // Half made, or of no use for this configuration.

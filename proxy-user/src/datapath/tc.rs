@@ -156,8 +156,12 @@ impl Tc {
         if KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(6, 6, 0)) {
             return Err(Error::Kernel);
         }
-        reservation::checked(ports::DEFAULT)?;
-        Ok(claim::claim()?)
+        Ok(reservation::checked(ports::DEFAULT)?)
+    }
+
+    /// From here on this daemon is the one that does; it pins its links there.
+    pub fn claim(links: PathBuf) -> Result<(), Error> {
+        Ok(claim::claim(&Links::new(links, names::TC))?)
     }
 
     /// Serves `routes`; `release` sends parked SYNs on. Flows that an earlier daemon left go on, and new ones for as long

@@ -127,7 +127,7 @@ impl Board {
     /// Fills in what only the other nodes show of a replica, and keeps the report.
     pub(super) fn probed(&mut self, addr: SocketAddr, at: Instant, latency: Duration, probe: &mut Probe) -> Change {
         if let Role::Replica(link) = &mut probe.report.role {
-            link.stray = link.master.is_some_and(|master| self.is_strange(master, &probe.histories));
+            link.stray = link.up && link.master.is_some_and(|master| self.is_strange(master, &probe.histories));
         }
         if let (Role::Replica(link), Some(own)) = (&mut probe.report.role, probe.replica_offset) {
             let master = link.master.and_then(|master| self.nodes.get(&master)).and_then(|node| node.master_offset);
@@ -140,24 +140,28 @@ impl Board {
             (_, offset) => record.master_offset = offset,
         }
         record.histories.clone_from(&probe.histories);
+        record.was_master = match &probe.report.role {
+            Role::Master => true,
+            Role::Replica(_) => false,
+            Role::Loading => record.was_master,
+        };
         record.report = Some(probe.report.clone());
         record.latency = Some(latency);
         record.health.answered(at)
     }
 
     /// Whether a replica's master is none of the group's. By an address that we do not know it may be all the same (a second
-    /// network, a port that is mapped): then its data set is one that a master here has.
+    /// network, a port that is mapped): its data set tells, if both sides say theirs. Without a proof it is not.
     fn is_strange(&self, master: SocketAddr, histories: &[String]) -> bool {
-        let (ip, port) = (master.ip().to_canonical(), master.port());
-        if self.nodes.contains_key(&SocketAddr::new(ip, port)) {
-            return false;
+        let known = SocketAddr::new(master.ip().to_canonical(), master.port());
+        if let Some(node) = self.nodes.get(&known) {
+            // A replica of one that is astray.
+            return matches!(&node.report, Some(report) if matches!(&report.role, Role::Replica(link) if link.stray));
         }
-        let is_master = |record: &&NodeRecord| matches!(&record.report, Some(report) if report.role == Role::Master);
-        let mut known = self.nodes.values().filter(is_master).flat_map(|record| &record.histories).peekable();
-        if histories.is_empty() || known.peek().is_none() {
-            return !ip.is_loopback();
-        }
-        !known.any(|history| histories.contains(history))
+        let of_masters = self.nodes.values().filter(|record| record.was_master).flat_map(|record| &record.histories);
+        let mut of_masters = of_masters.peekable();
+        let is_known = !histories.is_empty() && of_masters.peek().is_some();
+        is_known && !of_masters.any(|history| histories.contains(history))
     }
 
     pub(super) fn probe_failed(&mut self, addr: SocketAddr, at: Instant, fault: &Fault) -> Change {

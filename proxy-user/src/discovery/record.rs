@@ -33,6 +33,8 @@ pub(super) struct NodeRecord {
     pub(super) latency: Option<Duration>,
     pub(super) master_offset: Option<u64>,
     pub(super) histories: Vec<String>,
+    /// It said so last, silent or not.
+    pub(super) was_master: bool,
 }
 
 impl SentinelRecord {
@@ -80,6 +82,7 @@ impl NodeRecord {
             latency: None,
             master_offset: None,
             histories: Vec::new(),
+            was_master: false,
         }
     }
 

@@ -125,18 +125,21 @@ impl Host {
         let enslaved = enslaved().map_err(|error| EgressError::Interfaces(io::Error::other(error)))?;
         for entry in getifaddrs().map_err(|error| EgressError::Interfaces(error.into()))? {
             let Some(address) = entry.address else { continue };
+            let is_up = entry.flags.contains(InterfaceFlags::IFF_UP);
             if let Some(link) = address.as_link_addr() {
                 if link.hatype() == ETHERNET && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
                     let ifindex = link.ifindex() as u32;
                     if enslaved.contains(&ifindex) {
                         continue;
                     }
-                    if entry.flags.contains(InterfaceFlags::IFF_UP) {
+                    if is_up {
                         host.interfaces.insert(Interface { ifindex, name: entry.interface_name });
                     } else {
                         host.down.insert(ifindex);
                     }
                 }
+            } else if !is_up {
+                // Packets for these are somebody else's until it is up.
             } else if let Some(ip) = address.as_sockaddr_in() {
                 host.addresses.extend(dialled(IpAddr::V4(ip.ip())));
             } else if let Some(ip) = address.as_sockaddr_in6() {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use switchmaster_tests::{
     Daemon,
     daemon::{Config, Group, Route},
@@ -102,6 +103,14 @@ fn a_second_daemon_has_no_source_ports() {
         let route = daemon.status()?.route("other")?.clone();
         let why = route.datapath_reason.unwrap_or_default();
         ensure!(route.datapath == "sockmap" && why.contains("another daemon"), "{}: {why}", route.datapath);
-        stage.wait_translated(0)
+        stage.wait_translated(0)?;
+        drop(daemon);
+        // What it leaves goes on translating.
+        stage.daemon.process().signal(Signal::SIGKILL)?;
+        wait::pause(Duration::from_millis(500));
+        let refused =
+            Daemon::start(&stage.world, &second("tc")?).err().context("it has started beside a dead one's program")?;
+        ensure!(format!("{refused:#}").contains("another daemon's program translates packets at link"), "{refused:#}");
+        Ok(())
     });
 }

@@ -107,17 +107,13 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
 }
 
 /// TCP is asked to send on a socket. Whose connection goes by TCP from its beginning is taken out here, in the call that has
-/// chosen: its process may wait in the next one already.
+/// chosen: its process may wait in the next one already. That this is asked for each segment from then on has to be borne: the
+/// flag is the socket's, and another program may have set it for itself.
 #[inline(always)]
 pub(crate) fn sends(ctx: &SockOpsContext) {
     let Some(path) = socket_of(ctx).and_then(socket::path) else { return };
-    if path.way == way::UNDECIDED {
-        return;
-    }
-    // Only for the choice this is asked.
-    let flags = read(&ops(ctx).bpf_sock_ops_cb_flags) & !BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
-    let _of_an_established_one = ctx.set_cb_flags(flags as i32);
     if path.way == way::TCP {
+        path.way = way::OUT;
         take_out(path.peer.other());
         take_out(path.peer);
     }

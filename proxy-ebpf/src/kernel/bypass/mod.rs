@@ -15,7 +15,7 @@ use aya_ebpf::{
 use crate::kernel::tables::{MAPPED, fetch_add, replace};
 use proxy_ebpf::{
     balance::{SLOTS, of_slot},
-    bypass::{Counts, End, Entered, Gate, MOST_PROGRAMS, NO_ROUTE, Orders, Path, Program, seat, sum},
+    bypass::{Counts, End, Entered, Gate, Late, MOST_PROGRAMS, NO_ROUTE, Orders, Path, Program, seat, sum},
     steering::Dialled,
 };
 
@@ -37,11 +37,11 @@ static CLIENTS: Array<u64, { SLOTS as usize }, MAPPED> = Array::new();
 static SUMS: Array<u64, { sum::COUNT as usize }, MAPPED> = Array::new();
 /// As many as there can be ends.
 #[btf_map(name = "bypass_late")]
-static LATE: HashMap<u64, u64, MOST_ENDS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+static LATE: HashMap<u64, Late, MOST_ENDS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map(name = "bypass_hurry")]
 static HURRY: RingBuf<u64, 4096> = RingBuf::new();
 #[btf_map(name = "bypass_programs")]
-static PROGRAMS: HashMap<Program, u32, MOST_PROGRAMS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+static PROGRAMS: HashMap<Program, u32, { MOST_PROGRAMS + 2 }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map(name = "bypass_counts")]
 static COUNTS: PerCpuArray<Counts, 1> = PerCpuArray::new();
 

@@ -10,6 +10,8 @@ use aya_ebpf::{
 };
 
 use super::{HURRY, LATE, ORDERS, socket};
+use crate::kernel::tables::fetch_add;
+use proxy_ebpf::bypass::Late;
 
 const SOL_SOCKET: i32 = 1;
 const SO_RCVLOWAT: i32 = 18;
@@ -27,7 +29,7 @@ pub(crate) struct Visit {
 pub(super) fn be_reminded(reader: u64) {
     let Some(orders) = ORDERS.get(0) else { return };
     if socket::word::<u32>(reader, orders.rmem_alloc).is_some_and(|unread| unread != 0)
-        && LATE.insert(reader, reader, BPF_ANY.into()).is_ok()
+        && LATE.insert(reader, Late { reader, met: 0 }, BPF_ANY.into()).is_ok()
     {
         // The daemon looks by itself as well, if not as soon.
         let _is_told = HURRY.output(reader, 0);
@@ -41,9 +43,14 @@ pub(crate) fn visit(visit: &Visit) {
     if at.is_null() {
         return;
     }
-    let Some(late) = LATE.get_ptr(at as u64) else { return };
-    // SAFETY: an integer, the address once more: of the kernel's own pointer the program may not calculate.
-    let reader = unsafe { late.read_volatile() };
+    let Some(late) = LATE.get_ptr_mut(at as u64) else { return };
+    // SAFETY: an integer of the entry.
+    let met = unsafe { &raw mut (*late).met };
+    fetch_add(met, 1);
+    // SAFETY: as above.
+    let reader = unsafe { &raw const (*late).reader };
+    // SAFETY: as above.
+    let reader = unsafe { reader.read_volatile() };
     // SAFETY: the kernel's own.
     let tcp = unsafe { bpf_skc_to_tcp_sock(at.cast()) };
     let (Some(unread), Some(mut least)) =

@@ -11,7 +11,10 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData},
 };
-use proxy_ebpf::{bypass::names, steering::Dialled};
+use proxy_ebpf::{
+    bypass::{Late, names},
+    steering::Dialled,
+};
 
 use super::{Error, Setup, attach, hooks, remind};
 use crate::{
@@ -27,6 +30,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How soon a reader is reminded first, and how seldom at last one that does not read: all sockets are looked at each time.
 const SOON: Duration = Duration::from_millis(10);
 const SELDOM: Duration = Duration::from_secs(1);
+/// After each time it rests for so many times as long: a twentieth of a processor is enough for it.
+const REST: u32 = 20;
 
 #[derive(Debug)]
 pub(super) enum Order {
@@ -40,9 +45,10 @@ pub(super) struct Keeper {
     /// The programs that the link leads to.
     object: Ebpf,
     map: HashMap<MapData, Dialled, u32>,
-    late: HashMap<MapData, u64, u64>,
+    late: HashMap<MapData, u64, Late>,
     /// Since when somebody is late, and when they are reminded next.
     reminder: Option<(Instant, Instant)>,
+    rested: Instant,
     home: u64,
     setup: Setup,
     spaces: Spaces,
@@ -57,7 +63,7 @@ impl Keeper {
     pub(super) fn new(
         object: Ebpf,
         map: HashMap<MapData, Dialled, u32>,
-        late: HashMap<MapData, u64, u64>,
+        late: HashMap<MapData, u64, Late>,
         home: u64,
         setup: Setup,
     ) -> Self {
@@ -67,6 +73,7 @@ impl Keeper {
             map,
             late,
             reminder: None,
+            rested: Instant::now(),
             home,
             setup,
             spaces: Spaces::default(),
@@ -89,7 +96,9 @@ impl Keeper {
                 }
                 Ok(Order::Remind) => {
                     let now = Instant::now();
-                    self.reminder = Some((now, now + SOON));
+                    let soon = (now + SOON).max(self.rested);
+                    let next = self.reminder.map_or(soon, |(_, next)| next.min(soon));
+                    self.reminder = Some((now, next));
                 }
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -119,18 +128,28 @@ impl Keeper {
         let now = Instant::now();
         let since = self.reminder.map_or(now, |(since, _)| since);
         let is_over = self.late.keys().next().is_none();
-        self.reminder = (!is_over).then(|| (since, now + ((now - since) / 8).clamp(SOON, SELDOM)));
+        let next = (now + ((now - since) / 8).clamp(SOON, SELDOM)).max(self.rested);
+        self.reminder = (!is_over).then_some((since, next));
     }
 
     fn remind_all(&mut self) -> Result<(), Error> {
-        remind(&mut self.object)?;
+        let begun = Instant::now();
+        let before: Vec<(u64, u64)> = self.late.iter().flatten().map(|(reader, late)| (reader, late.met)).collect();
+        let mut done = remind(&mut self.object);
         if self.setup.all_namespaces {
             self.spaces.follow(Some(&self.setup.cgroup), self.home, |_| false);
             for (_, namespace) in self.spaces.led() {
-                inside(namespace, || remind(&mut self.object)).unwrap_or(Ok(()))?;
+                done = done.and(inside(namespace, || remind(&mut self.object)).unwrap_or(Ok(())));
             }
         }
-        Ok(())
+        // Who was nowhere is closed, or was when it was entered.
+        for (reader, met) in before.iter().filter(|_| done.is_ok()) {
+            if self.late.get(reader, 0).is_ok_and(|late| late.met == *met) {
+                let _is_gone = self.late.remove(reader);
+            }
+        }
+        self.rested = Instant::now() + begun.elapsed() * REST;
+        done
     }
 
     fn follow(&mut self) {

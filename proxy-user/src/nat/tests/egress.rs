@@ -96,8 +96,8 @@ fn ways_are_what_the_routes_say() {
         }
         ip("link set out down");
         let host = Host::read().unwrap();
-        assert_eq!(host.addresses, addresses(&["10.9.0.1", "10.9.0.2"]), "those of IPv6 go with the link");
-        assert_eq!((host.interfaces.len(), host.has(ifindex), host.down), (1, true, [ifindex].into()));
+        assert_eq!((host.addresses.len(), host.interfaces.len()), (0, 1), "{host:?}");
+        assert_eq!((host.has(ifindex), host.down), (true, [ifindex].into()));
     });
 }
 
