@@ -52,8 +52,19 @@ impl Tested {
 
 type Case = fn(&Bench) -> Result<(), String>;
 
-/// Runs every case. Needs a cgroup2 hierarchy with this process in it.
+/// Runs every case. Needs a cgroup2 hierarchy with this process in it. A fault of the kernel fails each time; what a busy machine
+/// may do once is told, and no reason to go without.
 pub fn selftest() -> Result<Tested, Error> {
+    run_all().or_else(|error| match error {
+        Error::Failed { .. } => {
+            tracing::warn!(%error, "the self-test of the bypass failed, and is run once more");
+            run_all()
+        }
+        other => Err(other),
+    })
+}
+
+fn run_all() -> Result<Tested, Error> {
     let mut cases: Vec<(&'static str, Case)> = vec![
         ("pair", pair),
         ("half-close", half_close),
@@ -292,7 +303,8 @@ fn reset(bench: &Bench) -> Result<(), String> {
 
 /// Of what a connection has not read the next one at its ports gets nothing.
 fn same_ports_again(bench: &Bench) -> Result<(), String> {
-    let mut first = bench.connect()?;
+    // One that nobody else has, not even in TIME_WAIT: a connect(2) may be given such a one, and then it cannot be bound again.
+    let mut first = join(&bench.listener, Some(([127, 0, 0, 1], 0).into()))?;
     let from = first.client.0.local_addr().map_err(text)?;
     exchange(&mut first.client, &mut first.node, b"request")?;
     first.node.write_all(b"of the first").map_err(text)?;
@@ -348,18 +360,28 @@ fn slow_reader(bench: &Bench) -> Result<(), String> {
     if intact { Ok(()) } else { Err(format!("{} bytes of {sent} arrived intact", received.len())) }
 }
 
-/// Who waits for an edge of epoll's gets one more.
+/// Who waits for an edge of epoll's gets one more, each time. TCP may send again what it had to drop, which is an edge as well:
+/// then once more.
 fn is_reminded(bench: &Bench, reader: &TcpStream) -> Result<(), String> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(text)?;
     epoll.add(reader, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0)).map_err(text)?;
     let edges = || epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO).map_err(text);
-    let (first, second) = (edges()?, edges()?);
-    remind(&mut bench.object.borrow_mut()).map_err(text)?;
-    match (first, second, edges()?) {
-        (1, 0, 1) => Ok(()),
-        edges => Err(format!("of what waits it was told {edges:?} times, where one, none and one more was right")),
+    for _ in 0..REMINDERS {
+        let until = Instant::now() + LIMIT;
+        while edges()? != 0 {
+            if Instant::now() > until {
+                return Err("edges come without end".to_owned());
+            }
+        }
+        remind(&mut bench.object.borrow_mut()).map_err(text)?;
+        if edges()? == 0 {
+            return Err("a reader that is behind is not told once more of what waits".to_owned());
+        }
     }
+    Ok(())
 }
 
+/// More than can come by chance.
+const REMINDERS: u32 = 3;
 const MOST_IN_FLIGHT: usize = 64 << 20;
 const STALL: Duration = Duration::from_millis(100);
