@@ -30,8 +30,16 @@ const MOST_DIALLED: u32 = 1 << 16;
 /// The maps of steering that outlive the daemon, with the sockets that it has led.
 const OF_STEERING: [&str; 4] = [steering::DIALLED, steering::REACHED, steering::STEERED, steering::STEERS];
 /// And of the bypass, with the sockets that it knows.
-pub const OF_BYPASS: [&str; 7] =
-    [bypass::NODES, bypass::SOCKETS, bypass::ENDS, bypass::PATHS, bypass::ORDERS, bypass::CLIENTS, bypass::SUMS];
+pub const OF_BYPASS: [&str; 8] = [
+    bypass::NODES,
+    bypass::SOCKETS,
+    bypass::ENDS,
+    bypass::PATHS,
+    bypass::ORDERS,
+    bypass::CLIENTS,
+    bypass::SUMS,
+    bypass::LATE,
+];
 /// Room for routes that a later configuration adds.
 const LEAST_ROUTES: u32 = 64;
 

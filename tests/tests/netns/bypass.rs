@@ -1,6 +1,8 @@
 //! What only the bypass can get wrong: which connections it takes, what a reader that stops costs, and a socket that is another
 //! connection's afterwards. That it moves bytes as every other way does the rest of the suite asks.
 
+mod waiting;
+
 use std::{
     env,
     io::{ErrorKind, Read as _, Write as _},
@@ -13,10 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::{
-    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags},
-    signal::Signal,
-};
+use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, Socket, Type};
 use switchmaster_tests::{
     Daemon, HaProxy, Patient, World,
@@ -243,47 +242,6 @@ fn a_node_s_address_is_taken_whoever_dials_it_and_no_other() {
     });
 }
 
-/// A reader that waits for the edge of epoll after a read that was shorter than its buffer, as tokio does, was behind: what came by
-/// bypass ends in such a read, and what came by TCP lies behind it. It hears of that all the same, if nothing more is sent.
-#[test]
-fn who_waits_for_the_edge_hears_of_what_tcp_has() {
-    const SIZE: usize = 1000;
-    stage::check(Stage::new("bypassed", |_| Ok(())), |stage| {
-        let (client, node) = pair(stage)?;
-        client.set_nonblocking(true).context("nonblocking")?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll")?;
-        let edge = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
-        epoll.add(&client, edge).context("epoll")?;
-        let before = outcome(stage, "behind")?;
-        let (mut writer, mut sent) = (Patient::new(&node)?, 0);
-        // Of more than one TCP would have to send the rest again, which is an edge of its own.
-        while sent < 1000 * SIZE || outcome(stage, "behind")? == before {
-            writer.write_all(&[b'x'; SIZE]).context("send")?;
-            sent += SIZE;
-            ensure!(sent < 64 << 20, "nothing went by TCP");
-        }
-        let (mut received, mut buffer, mut events) = (0, vec![0; 64 << 10], [EpollEvent::empty()]);
-        while received < sent {
-            let ready = epoll.wait(&mut events, 5000_u16).context("epoll")?;
-            ensure!(ready == 1, "no edge after {received} of {sent} bytes");
-            loop {
-                match (&client).read(&mut buffer) {
-                    Ok(0) => anyhow::bail!("the end after {received} bytes"),
-                    Ok(count) => {
-                        received += count;
-                        if count < buffer.len() {
-                            break;
-                        }
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(error).context("read"),
-                }
-            }
-        }
-        Ok(())
-    });
-}
-
 /// Relays that look past a socket's queue: HAProxy, whose splice(2) would find nothing, and a daemon of ours whose splice in the
 /// kernel would see nothing. Programs of their names are left alone.
 #[test]
@@ -423,64 +381,6 @@ fn an_end_means_what_it_means_to_tcp() {
             let end = Patient::new(&theirs)?.read(&mut [0]);
             ensure!(end.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset), "{end:?}");
         }
-        Ok(())
-    });
-}
-
-/// Who waits inside of recv(2) has his socket as it was: on one that is bypassed the kernel would let that end for nothing.
-#[test]
-fn who_waits_inside_of_calls_goes_by_tcp() {
-    stage::check(Stage::new("bypassed", |_| Ok(())), |stage| {
-        stage.node.set_door(Door::Keep);
-        let before = messages(stage)?;
-        // As the library does with a time limit: it connects without waiting, and waits from then on.
-        let mut client = stage.connect()?;
-        let mut node = wait::until(LIMIT, "the node to be dialled", || stage.node.kept().pop().context("nobody came"))?;
-        node.set_nonblocking(false).context("blocking")?;
-        client.write_all(b"x").context("send")?;
-        node.read_exact(&mut [0]).context("hear")?;
-        node.write_all(b"x").context("send")?;
-        client.read_exact(&mut [0]).context("hear")?;
-        ensure!(messages(stage)? == before, "it is bypassed");
-        ensure!(outcome(stage, "blocking")? >= 1.0, "for another reason");
-        client.shutdown(Shutdown::Write).context("finish")?;
-        let (mut waiting, answer) = (
-            client.try_clone().context("clone")?,
-            thread::spawn(move || {
-                wait::pause(Duration::from_millis(200));
-                node.write_all(b"late")
-            }),
-        );
-        // Its own end is acknowledged meanwhile, which wakes it.
-        waiting.read_exact(&mut [0; 4]).context("waiting")?;
-        answer.join().ok().context("the node's thread")?.context("answer")
-    });
-}
-
-/// Who connects without waiting and waits from then on, as hiredis does, is out of the bypass in the call in which it sends for the
-/// first time: with the daemon standing still, the end that a switch makes of it is the one that TCP knows.
-#[test]
-fn who_begins_to_wait_is_out_with_its_first_word() {
-    stage::check(Stage::new("bypassed", |_| Ok(())), |stage| {
-        stage.node.set_door(Door::Keep);
-        stage.daemon.process().signal(Signal::SIGSTOP)?;
-        // More than a queue of what is to be done would hold.
-        let mut held = Vec::new();
-        for _ in 0..600 {
-            let mut client = stage.connect()?;
-            client.write_all(b"x").context("send")?;
-            held.push(client);
-        }
-        let mut client = held.pop().context("nobody")?;
-        let port = client.local_addr().context("the client's address")?.port();
-        let waiting = thread::spawn(move || client.read(&mut [0]));
-        wait::pause(Duration::from_millis(200));
-        let filter = format!("sport = :{port}");
-        stage.world.proxy()?.run("ss", &["--kill", "--tcp", "state", "established", &filter])?;
-        let end = waiting.join().ok().context("the client's thread")?;
-        let kind = end.map_err(|error| error.kind());
-        stage.daemon.process().signal(Signal::SIGCONT)?;
-        ensure!(kind == Err(ErrorKind::ConnectionAborted), "it ended with {kind:?}");
         Ok(())
     });
 }

@@ -109,7 +109,7 @@ impl Keeper {
             }
             if look <= now {
                 self.follow();
-                // Of one the ring may have had no room to tell, or an earlier daemon has heard.
+                // Of one the ring may have had no room to tell, and sockets of an earlier daemon's time have its ring.
                 if self.reminder.is_none() && self.late.keys().next().is_some() {
                     self.remind();
                 }
